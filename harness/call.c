@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+#include "harness/call.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static enum qg_status back(struct qg_tensor *t, int n, struct qg_buffer *buffers, struct qg_error *err)
+{
+    for (int i = 0; i < n; i++) {
+        if (qg_buffer_alloc(&buffers[i], qg_bytes(&t[i]), err) != QG_OK)
+            return qg_context(err, "memory for '%s'", t[i].name);
+        t[i].data = buffers[i].data;
+    }
+    return QG_OK;
+}
+
+enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args, bool judge,
+                             struct qg_error *err)
+{
+    struct qg_call c = {.args = *args};
+    size_t n = qg_count(&args->out[0]);
+    if (back(c.args.in, c.args.n_in, c.in, err) != QG_OK ||
+        back(c.args.out, c.args.n_out, c.out, err) != QG_OK ||
+        qg_buffer_alloc(&c.work, qg_work_floats(args) * sizeof(float), err) != QG_OK ||
+        (judge && qg_buffer_alloc(&c.exact, n * sizeof(double), err) != QG_OK) ||
+        (judge && qg_buffer_alloc(&c.bound, n * sizeof(double), err) != QG_OK)) {
+        qg_call_free(&c);
+        return err->status;
+    }
+    c.args.work = c.work.data;
+    if (judge && (args->op == QG_MATMUL || args->op == QG_FAKE_QUANT_GRAD)) {
+        c.args.exact = c.exact.data;
+        c.args.bound = c.bound.data;
+    }
+    *ret_c = c;
+    return QG_OK;
+}
+
+void qg_call_free(struct qg_call *c)
+{
+    for (int i = 0; i < QG_MAX_TENSORS; i++) {
+        qg_buffer_free(&c->in[i]);
+        qg_buffer_free(&c->out[i]);
+    }
+    qg_buffer_free(&c->work);
+    qg_buffer_free(&c->exact);
+    qg_buffer_free(&c->bound);
+    *c = (struct qg_call){0};
+}
+
+enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, const char *text,
+                               struct qg_error *err)
+{
+    char copy[256], why[256], *save = NULL;
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
+        return qg_fail(err, QG_EINVAL, "parameters longer than %zu characters", sizeof copy - 1);
+    for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+        char *equal = strchr(word, '=');
+        if (!equal)
+            return qg_fail(err, QG_EINVAL, "'%s' is not a parameter; write NAME=VALUE", word);
+        *equal = '\0';
+        if (!qg_param_set(a, s, word, equal + 1, why, sizeof why))
+            return qg_fail(err, QG_EINVAL, "%s", why);
+    }
+    return QG_OK;
+}

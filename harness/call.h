@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A call with memory of its own: the arguments of one operation, and guarded buffers behind every
+ * tensor. What apply, run, gap and golden verify all start from.
+ */
+#ifndef QG_CALL_H
+#define QG_CALL_H
+
+#include "harness/base/buffer.h"
+#include "harness/base/error.h"
+#include "schemes/scheme.h"
+
+struct qg_call {
+    struct qg_args args;
+    struct qg_buffer in[QG_MAX_TENSORS], out[QG_MAX_TENSORS], work, exact, bound;
+};
+
+/* Takes arguments that qg_args_init has filled and puts memory behind every in[] and out[] tensor and
+ * behind work; with `judge`, behind exact and bound as well. All zeroed, all shared with children. */
+QG_MUST_CHECK enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args,
+                                           bool judge, struct qg_error *err);
+void qg_call_free(struct qg_call *c);
+
+/* Parses "group=32 grad=torch" into the parameters of `a`, which qg_params_default has set. */
+QG_MUST_CHECK enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s,
+                                             const char *text, struct qg_error *err);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The command line. One command per file: cli/<word>.c ends in `const struct qg_command
+ * qg_command_<word>`, and <word> stands in the list in harness/cli/meson.build. Only files in this
+ * folder print or exit.
+ */
+#ifndef QG_CLI_H
+#define QG_CLI_H
+
+#include <stdbool.h>
+
+#include "harness/base/error.h"
+
+/* Exit codes: what Meson and scripts understand. */
+enum { QG_EXIT_OK = 0, QG_EXIT_FAIL = 1, QG_EXIT_USAGE = 2, QG_EXIT_SKIP = 77, QG_EXIT_HARD = 99 };
+
+struct qg_command {
+    const char *name, *summary; /* one line for `qgauge help` */
+    const char *help;           /* the whole text for `qgauge NAME --help`, ends with \n */
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns an exit code */
+};
+
+/* Prints "qgauge NAME: MESSAGE" and how to get help to stderr; returns QG_EXIT_USAGE. */
+int qg_usage_error(const struct qg_command *c, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Prints "qgauge NAME: MESSAGE" to stderr; returns QG_EXIT_USAGE for QG_EINVAL, QG_EXIT_FAIL for
+ * QG_EFORMAT and QG_EABSENT, QG_EXIT_HARD otherwise. */
+int qg_report_error(const struct qg_command *c, const struct qg_error *err);
+
+/* Whether stdout or stderr (fd 1, 2) takes colour: a terminal, NO_COLOR unset, TERM not dumb. */
+bool qg_wants_color(int fd);
+
+/* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
+int qg_finish_stdout(const struct qg_command *c, int code);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge: finds the command and runs it. The list of commands is in meson.build.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness/base/fpenv.h"
+#include "harness/cli/cli.h"
+#include "harness/cli/version.h"
+
+#define QG_COMMAND(word) extern const struct qg_command qg_command_##word;
+#include "harness/cli/command_list.h"
+#undef QG_COMMAND
+
+static const struct qg_command *const commands[] = {
+#define QG_COMMAND(word) &qg_command_##word,
+#include "harness/cli/command_list.h"
+#undef QG_COMMAND
+    NULL,
+};
+
+static void print_overview(FILE *out)
+{
+    fputs("qgauge: the gauge for quantization numerics\n\n"
+          "usage: qgauge COMMAND [OPTION]...\n\n",
+          out);
+    for (size_t i = 0; commands[i]; i++)
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fputs("\nqgauge COMMAND --help tells more. Exit codes: 0 fine, 1 failure or regression, 2 usage,\n"
+          "77 skipped, 99 hard error.\n",
+          out);
+}
+
+int qg_usage_error(const struct qg_command *c, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    fprintf(stderr, "qgauge %s: ", c->name);
+    vfprintf(stderr, format, ap);
+    fprintf(stderr, "\nTry 'qgauge %s --help'.\n", c->name);
+    va_end(ap);
+    return QG_EXIT_USAGE;
+}
+
+int qg_report_error(const struct qg_command *c, const struct qg_error *err)
+{
+    fprintf(stderr, "qgauge %s: %s\n", c->name, err->message);
+    switch (err->status) {
+    case QG_EINVAL:
+        return QG_EXIT_USAGE;
+    case QG_EFORMAT:
+    case QG_EABSENT:
+        return QG_EXIT_FAIL;
+    default:
+        return QG_EXIT_HARD;
+    }
+}
+
+bool qg_wants_color(int fd)
+{
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(fd) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+}
+
+int qg_finish_stdout(const struct qg_command *c, int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    if (errno != EPIPE)
+        fprintf(stderr, "qgauge %s: stdout: %s\n", c->name, strerror(errno));
+    return QG_EXIT_HARD;
+}
+
+int main(int argc, char **argv)
+{
+    struct qg_error err;
+    // A reader that goes away (| head) ends us quietly, at the next write.
+    signal(SIGPIPE, SIG_DFL);
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        (strcmp(argv[1], "help") == 0 && argc == 2)) {
+        print_overview(argc < 2 ? stderr : stdout);
+        return argc < 2 ? QG_EXIT_USAGE : QG_EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("%s\n", QG_VERSION_LINE);
+        return QG_EXIT_OK;
+    }
+    if (qg_fpenv_check(&err) != QG_OK) {
+        fprintf(stderr, "qgauge: %s\n", err.message);
+        return QG_EXIT_HARD;
+    }
+    bool help = strcmp(argv[1], "help") == 0;
+    const char *name = help ? argv[2] : argv[1];
+    for (size_t i = 0; commands[i]; i++) {
+        if (strcmp(commands[i]->name, name) != 0)
+            continue;
+        if (help || (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))) {
+            fputs(commands[i]->help, stdout);
+            return QG_EXIT_OK;
+        }
+        return qg_finish_stdout(commands[i], commands[i]->run(argc - 1, argv + 1));
+    }
+    fprintf(stderr, "qgauge: there is no command '%s'; qgauge --help lists them\n", name);
+    return QG_EXIT_USAGE;
+}

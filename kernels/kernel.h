@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A kernel under test: one row per (scheme, operand, op, backend, variant). It has the signature of
+ * the definition it is judged against, so a kernel file is functions and a table:
+ *
+ *     const struct qg_kernel qg_kernels_int4_c[] = {
+ *         {.scheme = "int4", .op = QG_CONVERT, .operand = QG_WEIGHT, .backend = "c", .fn = convert},
+ *         {.scheme = NULL}};
+ *
+ * plus one word in kernels/meson.build. Kernels are pure: no allocation, no I/O; scratch is a->work.
+ */
+#ifndef QG_KERNEL_H
+#define QG_KERNEL_H
+
+#include "schemes/scheme.h"
+
+enum qg_claim {
+    QG_BIT_EXACT,    /* every byte of every output equals the definition's */
+    QG_WITHIN_BOUND, /* matmul, gradients: within the proved rounding bound */
+};
+
+enum qg_trait { QG_FUSES = 1, QG_REORDERS = 2, QG_FLUSHES = 4, QG_APPROXIMATES = 8 };
+
+struct qg_kernel {
+    const char *scheme, *backend, *variant; /* variant: "" when there is only one */
+    enum qg_op op;
+    enum qg_operand operand;
+    enum qg_claim claim;
+    unsigned traits;
+    size_t (*depth)(size_t k); /* most additions any one product of K passes through; NULL: K */
+    qg_op_fn *fn;
+};
+
+/* A place where kernels run. */
+struct qg_backend {
+    const char *name, *summary;
+    bool (*probe)(char *text, size_t size); /* true: text says what is there; false: why not */
+};
+
+const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
+const struct qg_backend *qg_backend_at(size_t i);
+const struct qg_backend *qg_backend_find(const char *name);
+
+/* "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme, operation
+ * (with the operand unless it is the weight), backend, variant. */
+void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size);
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The tables of kernels and backends. The list of files is in meson.build; kernel_list.h is made
+ * from it.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/kernel.h"
+
+#define QG_KERNELS(file) extern const struct qg_kernel qg_kernels_##file[];
+#include "kernels/kernel_list.h"
+#undef QG_KERNELS
+
+static const struct qg_kernel *const tables[] = {
+#define QG_KERNELS(file) qg_kernels_##file,
+#include "kernels/kernel_list.h"
+#undef QG_KERNELS
+    NULL,
+};
+
+const struct qg_kernel *qg_kernel_at(size_t i)
+{
+    for (size_t t = 0; tables[t]; t++)
+        for (const struct qg_kernel *k = tables[t]; k->scheme; k++)
+            if (i-- == 0)
+                return k;
+    return NULL;
+}
+
+static bool probe_c(char *text, size_t size)
+{
+    snprintf(text, size, "portable C, one thread");
+    return true;
+}
+
+static bool probe_blas(char *text, size_t size)
+{
+    snprintf(text, size, "OpenBLAS, one thread");
+    return true;
+}
+
+static const struct qg_backend backends[] = {
+    {"c", "plain C that the compiler may vectorise", probe_c},
+    {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas},
+};
+
+const struct qg_backend *qg_backend_at(size_t i)
+{
+    return i < sizeof backends / sizeof backends[0] ? &backends[i] : NULL;
+}
+
+const struct qg_backend *qg_backend_find(const char *name)
+{
+    for (size_t i = 0; qg_backend_at(i); i++)
+        if (strcmp(backends[i].name, name) == 0)
+            return &backends[i];
+    return NULL;
+}
+
+void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size)
+{
+    bool weight = k->operand == QG_WEIGHT;
+    snprintf(text, size, "%s.%s%s%s.%s%s%s", k->scheme, qg_op_name(k->op), weight ? "" : ":",
+             weight ? "" : qg_operand_name(k->operand), k->backend, k->variant[0] ? "." : "",
+             k->variant);
+}

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * fp8 activations x int4 weights: activations go to e4m3 per row at run time, weights to int4 in two
+ * stages, first e4m3 per row, then 4 bits per group of the e4m3 codes. torchao's
+ * Float8DynamicActivationInt4Weight with the preshuffled FBGEMM / MSLK kernel.
+ *
+ * Convert, on a row and then on a group of its codes:
+ *
+ *     r = 448 / max(max|w|, 1e-12)      c = e4m3(clamp(w r, +-448))      row scale 1/r, binary32
+ *     s = max(max|c|, 1e-6) / 8         q = clamp(round(c / s), -8, 7)   group scale e4m3(s), exact
+ *
+ * Dividing by 8 makes the negative extreme exact and clips the positive one to 7. The kernel looks up
+ * |q| s in a table that was rounded to e4m3 when the weights were packed, so the weight it multiplies
+ * with is sign(q) e4m3(|q| s): exact for |q| = 1, 2, 4, 8, up to 4.8 % off for 3, 5, 6, 7. That table,
+ * not the 4 bits, is most of the gap between prepare and convert (product=exact leaves it out). A
+ * positive weight is stored as the negative of its table entry, so q = 0 is -0.
+ *
+ * Matmul: x by the same row quantizer; e4m3 x e4m3 products, binary32 sum; then
+ * y = R(row scale of w * (scale of x * sum)), both products rounded to binary32, in this order.
+ *
+ * Prepare mimics the two stages in the weight's dtype, R(.) being a rounding to it: the row scale is
+ * R(max|w| / 448), the group scale max(R(max|w8| / 8), eps) with eps after the division, and the
+ * quotient is a product with R(1/s).
+ *
+ * Sources: prepare ao:torchao/quantization/qat/fake_quantizer.py _fp8_activations_forward and
+ * Float8FakeQuantizer (pytorch/ao#2937); convert fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/
+ * quantize.py quantize_int4_preshuffle, fbgemm:.../triton_gemm/fp8_gemm.py quantize_fp8_row,
+ * mslk:mslk/quantize/triton/fp8_quantize.py; table cutlass:tools/util/include/cutlass/util/
+ * mixed_dtype_utils.hpp; matmul fbgemm:.../cutlass_extensions/f8i4bf16_shuffled.cu.
+ *
+ * fp8-int4-nocast is prepare without the e4m3 roundings; fp8-int4-old is the prepare before #2937:
+ * symmetric int4 with max|w| / 7.5, eps 2^-7, and activations that are not rounded to e4m3.
+ */
+#include "schemes/dot.h"
+#include "schemes/intx.h"
+
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
+enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
+
+static const char *const row_words[] = {"fbgemm", "fbgemm-cpu", "mslk", NULL};
+static const char *const product_words[] = {"e4m3", "exact", NULL};
+static const char *const grad_words[] = {"torch", "ideal", NULL};
+
+static size_t group(const struct qg_args *a)
+{
+    return (size_t)a->param[GROUP];
+}
+
+static size_t whole_row(const struct qg_args *a)
+{
+    return a->cols;
+}
+
+static const char *refuse(const struct qg_args *a)
+{
+    return a->operand == QG_ACTIVATION || a->cols % group(a) == 0
+               ? NULL
+               : "the group does not divide K; upstream raises in prepare and its kernel has no "
+                 "check; choose another scheme for this layer or pad K";
+}
+
+static float round_e4m3(float x)
+{
+    return qg_round(QG_E4M3, x);
+}
+
+static float amax_of(const struct qg_tensor *x, size_t at, size_t n)
+{
+    float amax = 0.0f;
+    for (size_t i = at; i < at + n; i++)
+        amax = qg_max(amax, qg_abs(qg_get(x, i)));
+    return amax;
+}
+
+/* --- prepare ------------------------------------------------------------------------------------ */
+
+/* One row through e4m3 and back: y = R(e4m3(clamp(x / s)) s) with s = R(bound(max|x|) / 448). No
+ * lower bound for activations: an all-zero row is 0/0 = NaN. `cast` leaves the e4m3 rounding out. */
+static float fake_scale(const struct qg_tensor *x, size_t at, size_t k, float lower_bound)
+{
+    return qg_round(x->dtype, qg_div(qg_max(amax_of(x, at, k), lower_bound), QG_E4M3_MAX));
+}
+
+static float fake_e4m3(float x, float scale, bool cast)
+{
+    float q = qg_clamp(qg_div(x, scale), -QG_E4M3_MAX, QG_E4M3_MAX);
+    return cast ? round_e4m3(q) : q;
+}
+
+static void fake_activation(const struct qg_args *a, bool cast)
+{
+    const struct qg_tensor *x = &a->in[0];
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        float scale = fake_scale(x, at, a->cols, 0.0f);
+        for (size_t i = at; i < at + a->cols; i++) {
+            float q = fake_e4m3(qg_get(x, i), scale, cast);
+            qg_put(&a->out[0], i, qg_mul(q, scale));
+            qg_note(a, i, "scale", scale);
+            qg_note(a, i, "code", q);
+            qg_note(a, i, "y", qg_get(&a->out[0], i));
+        }
+    }
+}
+
+/* Stage 2 of a group of the weights w8 that stage 1 left. */
+struct stage2 {
+    float amax, scale, inverse;
+};
+
+static struct stage2 fake_group(enum qg_dtype t, const float *w8, size_t n)
+{
+    struct stage2 g = {0};
+    for (size_t i = 0; i < n; i++)
+        g.amax = qg_max(g.amax, qg_abs(w8[i]));
+    g.scale = qg_max(qg_round(t, qg_div(g.amax, 8.0f)), qg_round(t, 1e-6f));
+    g.inverse = qg_round(t, qg_div(1.0f, g.scale));
+    return g;
+}
+
+static float fake_code(enum qg_dtype t, float w8, const struct stage2 *g)
+{
+    return qg_add(qg_rint(qg_round(t, qg_mul(w8, g->inverse))), 0.0f); // + zero point: -0 becomes 0
+}
+
+static void fake_weight(const struct qg_args *a, bool cast)
+{
+    const struct qg_tensor *w = &a->in[0];
+    enum qg_dtype t = w->dtype;
+    float *w8 = a->work;
+    for (size_t row = 0; row < a->rows; row++) {
+        size_t at = row * a->cols;
+        float scale8 = fake_scale(w, at, a->cols, qg_round(t, 1e-12f));
+        for (size_t k = 0; k < a->cols; k++)
+            w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
+        for (size_t k = 0; k < a->cols; k++) {
+            struct stage2 g = fake_group(t, w8 + k / group(a) * group(a), group(a));
+            float q = qg_clamp(fake_code(t, w8[k], &g), -8.0f, 7.0f);
+            qg_put(&a->out[0], at + k, qg_mul(q, g.scale));
+            qg_note(a, at + k, "row scale", scale8);
+            qg_note(a, at + k, "after e4m3", w8[k]);
+            qg_note(a, at + k, "group scale", g.scale);
+            qg_note(a, at + k, "code", q);
+            qg_note(a, at + k, "y", qg_get(&a->out[0], at + k));
+        }
+    }
+}
+
+/* --- the gradient of prepare -------------------------------------------------------------------- */
+
+/* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to the
+ * source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the cast back
+ * to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. grad=ideal passes them through. */
+static float cast_grad(const struct qg_args *a, bool cast, float g)
+{
+    return cast && a->param[GRAD] == 0 ? round_e4m3(g) : g;
+}
+
+/* dL/dx of one row of y = R(c s), c = e4m3(clamp(x/s)), s = R(max|x| / 448), given h = dL/dy; `slack`
+ * bounds what a correct h may differ by. With v = x/s, k = [|v| <= 448] and gamma the gradient behind
+ * the cast:
+ *
+ *     dx_i = gamma_i k_i / s + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j v_j / s) / 448)
+ */
+static void grad_e4m3_row(const struct qg_args *a, size_t at, const float *h, const float *slack,
+                          float lower_bound, bool cast)
+{
+    const struct qg_tensor *x = &a->in[0];
+    enum qg_dtype t = x->dtype;
+    float amax = amax_of(x, at, a->cols), scale = fake_scale(x, at, a->cols, lower_bound);
+    struct qg_sum ds = {0};
+    double ties = 0, wobble = 0;
+    for (size_t j = 0; j < a->cols; j++) {
+        float xj = qg_get(x, at + j), v = qg_div(xj, scale);
+        float c = fake_e4m3(xj, scale, cast), gamma = cast_grad(a, cast, qg_mul(h[j], scale));
+        bool inside = v >= -QG_E4M3_MAX && v <= QG_E4M3_MAX;
+        qg_sum_add(&ds, (double)h[j] * c);
+        qg_sum_add(&ds, inside ? -(double)gamma * qg_div(v, scale) : 0);
+        float up = cast_grad(a, cast, qg_mul(h[j] + slack[j], scale));
+        float down = cast_grad(a, cast, qg_mul(h[j] - slack[j], scale));
+        wobble += (double)slack[j] * qg_abs(c) +
+                  fabs((double)up - down) * fabs((double)qg_div(v, scale));
+        ties += qg_abs(xj) == amax;
+    }
+    // s was a tensor of x's dtype, so its gradient is rounded to it, and again after each division.
+    double exact = qg_sum_value(&ds), off = qg_sum_bound(&ds, 2 * a->cols, a->depth, 4) + wobble;
+    float da = amax >= lower_bound ? qg_round(t, qg_div(qg_round(t, (float)exact), QG_E4M3_MAX)) : 0.0f;
+    float share = qg_round(t, qg_div(da, (float)ties));
+    double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
+    // Every sum within `off` of the exact one may round to the next number, three times over.
+    double share_off = (off / 448 + 3 * u * (fabs(exact) + off) / 448) / ties;
+    bool unsure = share_off > 0 && (qg_round(t, (float)(exact - off)) != qg_round(t, (float)(exact + off)));
+    for (size_t j = 0; j < a->cols; j++) {
+        float xj = qg_get(x, at + j), v = qg_div(xj, scale);
+        float gamma = cast_grad(a, cast, qg_mul(h[j], scale));
+        bool inside = v >= -QG_E4M3_MAX && v <= QG_E4M3_MAX;
+        float dx = qg_round(t, qg_div(inside ? gamma : 0.0f, scale));
+        double bound = 0;
+        if (slack[j] > 0) {
+            float up = cast_grad(a, cast, qg_mul(h[j] + slack[j], scale));
+            float down = cast_grad(a, cast, qg_mul(h[j] - slack[j], scale));
+            bound = fabs((double)up - down) / scale * (1 + 4 * u);
+        }
+        if (qg_abs(xj) == amax) {
+            dx = qg_add(dx, xj > 0 ? share : xj < 0 ? -share : 0.0f);
+            bound += unsure ? share_off : 0;
+        }
+        qg_emit(a, at + j, dx, dx, bound);
+    }
+}
+
+static void grad_activation(const struct qg_args *a, bool cast)
+{
+    float *h = a->work, *slack = a->work + a->cols;
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        for (size_t k = 0; k < a->cols; k++)
+            h[k] = qg_get(&a->in[1], at + k), slack[k] = 0.0f;
+        grad_e4m3_row(a, at, h, slack, 0.0f, cast);
+    }
+}
+
+/* Back through stage 2 of a group: h = dL/dw8 for y = R(q s), q = round(R(w8 inverse)),
+ * inverse = R(1/s), s = max(R(max|w8| / 8), eps). Every product and every sum is rounded to the
+ * dtype, as autograd does; only the order inside the two sums is not known. */
+static void grad_group(const struct qg_args *a, size_t at, const float *w8, float *h, float *slack)
+{
+    const struct qg_tensor *dy = &a->in[1];
+    enum qg_dtype t = a->dtype;
+    size_t n = group(a);
+    struct stage2 g = fake_group(t, w8, n);
+    struct qg_sum by_product = {0}, by_inverse = {0};
+    double ties = 0;
+    for (size_t j = 0; j < n; j++) {
+        float code = fake_code(t, w8[j], &g), q = qg_clamp(code, -8.0f, 7.0f), gj = qg_get(dy, at + j);
+        float dq = code >= -8.0f && code <= 7.0f ? qg_round(t, qg_mul(gj, g.scale)) : 0.0f;
+        qg_sum_add(&by_product, qg_round(t, qg_mul(gj, q)));
+        qg_sum_add(&by_inverse, qg_round(t, qg_mul(dq, w8[j])));
+        h[j] = qg_round(t, qg_mul(dq, g.inverse));
+        slack[j] = 0.0f;
+        ties += qg_abs(w8[j]) == g.amax;
+    }
+    float squared = qg_round(t, qg_mul(g.inverse, g.inverse));
+    float ds1 = qg_round(t, (float)qg_sum_value(&by_product));
+    float dinverse = qg_round(t, (float)qg_sum_value(&by_inverse));
+    float ds = qg_round(t, qg_add(ds1, qg_round(t, qg_mul(-dinverse, squared))));
+    if (!(qg_round(t, qg_div(g.amax, 8.0f)) >= 1e-6f))
+        return; // eps was the scale: no gradient through it
+    float share = qg_round(t, qg_div(qg_round(t, qg_div(ds, 8.0f)), (float)ties));
+    double e1 = qg_sum_bound(&by_product, n, a->depth, 0);
+    double e2 = qg_sum_bound(&by_inverse, n, a->depth, 0);
+    double v1 = qg_sum_value(&by_product), v2 = qg_sum_value(&by_inverse);
+    bool sure = qg_round(t, (float)(v1 - e1)) == qg_round(t, (float)(v1 + e1)) &&
+                qg_round(t, (float)(v2 - e2)) == qg_round(t, (float)(v2 + e2));
+    double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
+    double off = sure ? 0
+                      : (e1 + 2 * u * fabs(v1) + (e2 + 4 * u * fabs(v2)) * squared +
+                         4 * u * fabs((double)ds)) / 8 / ties;
+    for (size_t j = 0; j < n; j++)
+        if (qg_abs(w8[j]) == g.amax) {
+            h[j] = qg_round(t, qg_add(h[j], w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
+            slack[j] = (float)(off + (off > 0 ? u * (fabs((double)h[j]) + off) : 0));
+        }
+}
+
+static void grad_weight(const struct qg_args *a, bool cast)
+{
+    const struct qg_tensor *w = &a->in[0];
+    enum qg_dtype t = a->dtype;
+    float *w8 = a->work, *h = w8 + a->cols, *slack = h + a->cols, lower = qg_round(t, 1e-12f);
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        float scale8 = fake_scale(w, at, a->cols, lower);
+        for (size_t k = 0; k < a->cols; k++)
+            w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
+        for (size_t k = 0; k < a->cols; k += group(a))
+            grad_group(a, at + k, w8 + k, h + k, slack + k);
+        grad_e4m3_row(a, at, h, slack, lower, cast);
+    }
+}
+
+/* --- convert ------------------------------------------------------------------------------------ */
+
+/* The row quantizer, in the flavour that was asked for. */
+struct row {
+    float factor; /* codes are e4m3(clamp(w * factor)), or of w / scale when factor is 0 */
+    float scale;  /* stored */
+};
+
+static struct row quantize_row(const struct qg_args *a, const struct qg_tensor *x, size_t at)
+{
+    float amax = amax_of(x, at, a->cols), eps = (float)a->param[ROW_EPS];
+    struct row r = {0};
+    switch ((int)a->param[ROW]) {
+    case ROW_FBGEMM: // the Triton kernel, with a correctly rounded division
+        r.factor = qg_div(QG_E4M3_MAX, qg_max(amax, eps));
+        break;
+    case ROW_FBGEMM_CPU: // eps in x's dtype; 448 / t in PyTorch is a reciprocal times 448
+        r.factor = qg_mul(qg_div(1.0f, qg_max(amax, qg_round(x->dtype, eps))), QG_E4M3_MAX);
+        if (r.factor > 0x1.fffffep127f)
+            r.factor = 1.0f;
+        break;
+    default: // MSLK divides and stores the scale itself
+        r.scale = qg_div(qg_max(amax, eps), QG_E4M3_MAX);
+        return r;
+    }
+    r.scale = qg_div(1.0f, r.factor);
+    return r;
+}
+
+static float row_code(const struct row *r, float x)
+{
+    float v = r->factor != 0 ? qg_mul(x, r->factor) : qg_div(x, r->scale);
+    return round_e4m3(qg_clamp(v, -QG_E4M3_MAX, QG_E4M3_MAX));
+}
+
+static void convert_weight(const struct qg_args *a)
+{
+    const struct qg_tensor *w = &a->in[0];
+    uint8_t *codes = a->out[0].data;
+    size_t g = group(a), k = a->cols;
+    for (size_t row = 0; row < a->rows; row++) {
+        struct row r = quantize_row(a, w, row * k);
+        qg_put(&a->out[2], row, r.scale);
+        for (size_t at = 0; at < k; at += g) {
+            float amax = 0.0f;
+            for (size_t j = at; j < at + g; j++)
+                amax = qg_max(amax, qg_abs(row_code(&r, qg_get(w, row * k + j))));
+            float scale = qg_div(qg_max(amax, 1e-6f), 8.0f);
+            qg_put(&a->out[1], at / g * a->rows + row, scale);
+            for (size_t j = at; j < at + g; j++) {
+                float c = row_code(&r, qg_get(w, row * k + j));
+                float q = qg_clamp(qg_rint(qg_div(c, scale)), -8.0f, 7.0f);
+                qg_int4_put(codes + row * (k / 2), j, q == q ? (int)q : 0);
+                qg_note(a, row * k + j, "row scale", r.scale);
+                qg_note(a, row * k + j, "e4m3 code", c);
+                qg_note(a, row * k + j, "group scale", scale);
+                qg_note(a, row * k + j, "code", q);
+            }
+        }
+    }
+}
+
+static void convert_activation(const struct qg_args *a)
+{
+    const struct qg_tensor *x = &a->in[0];
+    for (size_t row = 0; row < a->rows; row++) {
+        struct row r = quantize_row(a, x, row * a->cols);
+        qg_put(&a->out[1], row, r.scale);
+        for (size_t i = row * a->cols; i < (row + 1) * a->cols; i++) {
+            qg_put(&a->out[0], i, row_code(&r, qg_get(x, i)));
+            qg_note(a, i, "scale", r.scale);
+            qg_note(a, i, "code", qg_get(&a->out[0], i));
+        }
+    }
+}
+
+/* The e4m3 number that the kernel multiplies with, without the row scale. */
+static float table_value(const struct qg_args *a, const struct qg_tensor *planes, size_t row, size_t col)
+{
+    int q = qg_int4_get((const uint8_t *)planes[0].data + row * (a->cols / 2), col);
+    float s = qg_get(&planes[1], col / group(a) * a->rows + row);
+    float magnitude = qg_mul(qg_abs((float)q), s);
+    if (a->param[PRODUCT] == 0)
+        magnitude = round_e4m3(magnitude);
+    qg_note(a, row * a->cols + col, "group scale (stored)", s);
+    qg_note(a, row * a->cols + col, "table value", q > 0 ? magnitude : -magnitude);
+    return q > 0 ? magnitude : -magnitude;
+}
+
+static void dequant_weight(const struct qg_args *a)
+{
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t col = 0; col < a->cols; col++) {
+            size_t i = row * a->cols + col;
+            qg_note(a, i, "row scale (stored)", qg_get(&a->in[2], row));
+            qg_put(&a->out[0], i, qg_mul(table_value(a, a->in, row, col), qg_get(&a->in[2], row)));
+            qg_note(a, i, "y", qg_get(&a->out[0], i));
+        }
+}
+
+static void dequant_activation(const struct qg_args *a)
+{
+    for (size_t i = 0; i < a->rows * a->cols; i++) {
+        qg_put(&a->out[0], i, qg_mul(qg_get(&a->in[0], i), qg_get(&a->in[1], i / a->cols)));
+        qg_note(a, i, "scale (stored)", qg_get(&a->in[1], i / a->cols));
+        qg_note(a, i, "y", qg_get(&a->out[0], i));
+    }
+}
+
+static void matmul(const struct qg_args *a)
+{
+    const struct qg_tensor *x = &a->in[0];
+    float *w = a->work, *codes = w + a->cols, *scales = codes + a->m * a->cols;
+    for (size_t m = 0; m < a->m; m++) {
+        struct row r = quantize_row(a, x, m * a->cols);
+        scales[m] = r.scale;
+        for (size_t k = 0; k < a->cols; k++)
+            codes[m * a->cols + k] = row_code(&r, qg_get(x, m * a->cols + k));
+    }
+    for (size_t n = 0; n < a->rows; n++) {
+        float w_scale = qg_get(&a->in[3], n);
+        for (size_t k = 0; k < a->cols; k++)
+            w[k] = table_value(a, a->in + 1, n, k);
+        for (size_t m = 0; m < a->m; m++) {
+            struct qg_sum s = {0};
+            for (size_t k = 0; k < a->cols; k++)
+                qg_sum_add(&s, (double)codes[m * a->cols + k] * w[k]);
+            double sum = qg_sum_value(&s), both = (double)scales[m] * w_scale;
+            float y = qg_mul(w_scale, qg_mul(scales[m], (float)sum));
+            // Two more roundings behind the sum; the first may be of a subnormal.
+            double bound = qg_sum_bound(&s, a->cols, a->depth, 3) * both + 0x1p-149 * (w_scale + 1.0);
+            qg_emit(a, m * a->rows + n, y, sum * both, bound);
+        }
+    }
+}
+
+/* --- the rows ----------------------------------------------------------------------------------- */
+
+static void new_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, true);
+}
+static void new_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, true);
+}
+static void new_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, true);
+}
+static void new_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, true);
+}
+static void nocast_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, false);
+}
+static void nocast_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, false);
+}
+static void nocast_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, false);
+}
+static void nocast_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, false);
+}
+
+static struct qg_intx old_grid(const struct qg_args *a)
+{
+    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
+}
+static void old_fake_weight(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant(a, &grid);
+}
+static void old_grad_weight(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant_grad(a, &grid);
+}
+
+#define SHARED_PARAMS                                                                              \
+    [GROUP] = {"group", "elements of a row that share a scale; upstream allows only 128", 128, 32, \
+               256, NULL, true},                                                                   \
+    [ROW] = {"row",                                                                                \
+             "row quantizer of convert: FBGEMM's kernel, FBGEMM's CPU fallback, or MSLK's",        \
+             ROW_FBGEMM, 0, 0, row_words, false},                                                  \
+    [ROW_EPS] = {"row-eps", "lower bound of a row's max|w|; MSLK since 1.1.0: 0.001953125", 1e-12, \
+                 0, 1, NULL, false},                                                               \
+    [PRODUCT] = {"product", "weight in the kernel: |q|*scale rounded to e4m3, or exact", 0, 0, 0,  \
+                 product_words, false},                                                            \
+    [GRAD] = {"grad",                                                                              \
+              "torch: the gradient is cast to e4m3 where the value was; ideal: it passes", 0, 0,   \
+              0, grad_words, false}
+
+static const struct qg_param params[] = {SHARED_PARAMS, {NULL}};
+static const struct qg_param old_params[] = {
+    SHARED_PARAMS,
+    [PREPARE_EPS] = {"prepare-eps", "lower bound of the scale in prepare; 2^-7 is bf16's epsilon",
+                     0x1p-7, 0, 1, NULL, false},
+    {NULL},
+};
+
+static const struct qg_plane weight_planes[] = {
+    {"codes", QG_U8, 0, {QG_EXT_ROWS, QG_EXT_NIBBLE}, "two's complement nibbles, even element low"},
+    {"scales", QG_E4M3, 0, {QG_EXT_GROUPS, QG_EXT_ROWS}, "of the group's e4m3 codes, [K/g, N]"},
+    {"row_scales", QG_F32, 0, {QG_EXT_ROWS}, "of the row's weights"},
+    {NULL},
+};
+static const struct qg_plane activation_planes[] = {
+    {"codes", QG_E4M3, 0, {QG_EXT_ROWS, QG_EXT_COLS}, "one e4m3 per element"},
+    {"scales", QG_F32, 0, {QG_EXT_ROWS}, "one per row"},
+    {NULL},
+};
+
+static const char nonfinite[] =
+    "NaN in a row: row scale NaN, codes 0. inf: its factor is 0, codes of finite values 0. All-zero "
+    "row: prepare of activations is 0/0 = NaN; weights and convert give 0 (eps 1e-12).";
+
+#define WEIGHT(fake, grad) {fake, grad, convert_weight, dequant_weight, group, weight_planes, 4}
+#define ACTIVATION(fake, grad)                                                                     \
+    {fake, grad, convert_activation, dequant_activation, whole_row, activation_planes, 8}
+
+const struct qg_scheme qg_schemes_fp8_int4[] = {
+    {.name = "fp8-int4",
+     .summary = "fp8 per-row activations x int4 weights through e4m3 (torchao, FBGEMM preshuffled)",
+     .upstream = "ao:torchao/quantization/qat/fake_quantizer.py; "
+                 "fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py quantize_int4_preshuffle",
+     .nonfinite = nonfinite,
+     .params = params,
+     .operand = {[QG_WEIGHT] = WEIGHT(new_fake_weight, new_grad_weight),
+                 [QG_ACTIVATION] = ACTIVATION(new_fake_activation, new_grad_activation)},
+     .matmul = matmul,
+     .refuse = refuse},
+    {.name = "fp8-int4-old",
+     .summary = "fp8-int4 with the prepare path before pytorch/ao#2937: symmetric int4, eps 2^-7",
+     .upstream = "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as fp8-int4",
+     .nonfinite = nonfinite,
+     .params = old_params,
+     .operand = {[QG_WEIGHT] = WEIGHT(old_fake_weight, old_grad_weight),
+                 [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
+     .matmul = matmul,
+     .refuse = refuse},
+    {.name = "fp8-int4-nocast",
+     .summary = "fp8-int4 with a prepare path that leaves out the e4m3 roundings",
+     .upstream = "ao:torchao/quantization/qat/fake_quantizer.py with the casts to float8 removed",
+     .nonfinite = nonfinite,
+     .params = params,
+     .operand = {[QG_WEIGHT] = WEIGHT(nocast_fake_weight, nocast_grad_weight),
+                 [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
+     .matmul = matmul,
+     .refuse = refuse},
+    {NULL},
+};

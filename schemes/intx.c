@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * torchao's integer quantizers with every operation in the tensor's own dtype: bf16 weights are
+ * quantized in bf16 arithmetic, which is why codes differ from an exact division in up to 9 % of int8
+ * cases. R(.) is a rounding to the dtype.
+ *
+ *     s = max(R(max|w| / 127.5), eps)            symmetric; 7.5 for int4
+ *     q = clamp(round(R(w R(1/s))), -128, 127)   the reciprocal is an operation of its own
+ *     w' = R(q s)
+ *
+ * A positive extreme lands on 127.5 and is clipped; a negative one maps to -128. Prepare and convert
+ * take the same steps in the same dtypes: they agree to the bit (SQNR inf), unless scale-dtype holds
+ * the scale in binary32, where the products of prepare and convert round differently.
+ *
+ * Activations (int8-int4 only) are asymmetric int8 per token (row), zero included in the range:
+ *
+ *     s = max(R(R(max - min) / 255), eps),  zp = clamp(-128 - round(R(min / s)), -128, 127)
+ *     q = clamp(R(round(R(x R(1/s))) + zp), -128, 127),  x' = R((q - zp) s)
+ *
+ * Both operands are dequantized to the dtype and an ordinary matmul follows; there is no integer GEMM.
+ *
+ * Sources: ao:torchao/quantization/quant_primitives.py choose_qparams_affine, quantize_affine,
+ * dequantize_affine, _fake_quantize_affine; ao:.../workflows/intx/intx_unpacked_to_int8_tensor.py;
+ * unsloth:unsloth/models/_utils.py for the mapping of the names int8, int8-int4 and cactus.
+ */
+#include "schemes/intx.h"
+
+#include "schemes/dot.h"
+
+enum { EPS, SCALE_DTYPE, GROUP }; /* parameters; the last where scales are per group */
+
+float qg_smallest_normal(enum qg_dtype t)
+{
+    return t == QG_F16 ? 0x1p-14f : 0x1p-126f;
+}
+
+/* The dtype of an operation between t and s: torch promotes to the wider one. */
+static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
+{
+    return t == s ? t : QG_F32;
+}
+
+static float lowest(int bits)
+{
+    return -(float)(1 << (bits - 1));
+}
+
+static int code_bits(const struct qg_args *a)
+{
+    return a->scheme->operand[a->operand].code_bits;
+}
+
+/* --- prepare ------------------------------------------------------------------------------------ */
+
+/* The scale of x[at .. at+group), computed in x's dtype, then held in grid->scale. */
+static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg_intx *grid)
+{
+    float amax = 0.0f;
+    for (size_t i = at; i < at + grid->group; i++)
+        amax = qg_max(amax, qg_abs(qg_get(x, i)));
+    float eps = grid->eps > 0 ? qg_round(x->dtype, (float)grid->eps) : qg_smallest_normal(x->dtype);
+    float half_range = (float)((1 << grid->bits) - 1) / 2;
+    float scale = qg_max(qg_round(x->dtype, qg_div(amax, half_range)), eps);
+    return qg_round(grid->scale, scale);
+}
+
+void qg_intx_fake_quant(const struct qg_args *a, const struct qg_intx *grid)
+{
+    const struct qg_tensor *x = &a->in[0], *y = &a->out[0];
+    float low = lowest(grid->bits), high = -low - 1.0f;
+    enum qg_dtype product = promote(x->dtype, grid->scale);
+    for (size_t at = 0; at < a->rows * a->cols; at += grid->group) {
+        float scale = prepare_scale(x, at, grid);
+        float inverse = qg_round(grid->scale, qg_div(1.0f, scale));
+        for (size_t i = at; i < at + grid->group; i++) {
+            float u = qg_round(product, qg_mul(qg_get(x, i), inverse));
+            float q = qg_clamp(qg_add(qg_rint(u), 0.0f), low, high); // + zero point: -0 becomes 0
+            qg_put(y, i, qg_round(product, qg_mul(q, scale)));
+            qg_note(a, i, "scale", scale);
+            qg_note(a, i, "x * (1/scale)", u);
+            qg_note(a, i, "code", q);
+            qg_note(a, i, "y", qg_get(y, i));
+        }
+    }
+}
+
+void qg_intx_fake_quant_grad(const struct qg_args *a, const struct qg_intx *grid)
+{
+    const struct qg_tensor *x = &a->in[0], *dy = &a->in[1];
+    float low = lowest(grid->bits), high = -low - 1.0f;
+    enum qg_dtype product = promote(x->dtype, grid->scale);
+    for (size_t at = 0; at < a->rows * a->cols; at += grid->group) {
+        float scale = prepare_scale(x, at, grid);
+        float inverse = qg_round(grid->scale, qg_div(1.0f, scale));
+        for (size_t i = at; i < at + grid->group; i++) {
+            float q = qg_rint(qg_round(product, qg_mul(qg_get(x, i), inverse)));
+            bool inside = q >= low && q <= high;
+            // Back through y = q s, then through the cast of q to x's dtype, then through x (1/s).
+            float dq = qg_round(x->dtype, qg_round(product, qg_mul(qg_get(dy, i), scale)));
+            float dx = qg_round(x->dtype, qg_round(product, qg_mul(inside ? dq : 0.0f, inverse)));
+            qg_emit(a, i, dx, dx, 0);
+        }
+    }
+}
+
+/* The grid that the scheme's parameters ask for. */
+static struct qg_intx grid_of(const struct qg_args *a)
+{
+    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32}; // as in qg_scale_dtypes
+    return (struct qg_intx){qg_group(a), code_bits(a), a->param[EPS],
+                            held[(int)a->param[SCALE_DTYPE]]};
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    struct qg_intx grid = grid_of(a);
+    qg_intx_fake_quant(a, &grid);
+}
+
+static void fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx grid = grid_of(a);
+    qg_intx_fake_quant_grad(a, &grid);
+}
+
+/* Asymmetric scale and zero point of row x[at .. at+k). */
+struct token {
+    float scale, zero;
+};
+
+static struct token prepare_token(const struct qg_tensor *x, size_t at, size_t k)
+{
+    enum qg_dtype t = x->dtype;
+    float min = 0.0f, max = 0.0f;
+    for (size_t i = at; i < at + k; i++) {
+        min = qg_min(min, qg_get(x, i));
+        max = qg_max(max, qg_get(x, i));
+    }
+    float range = qg_round(t, qg_sub(max, min));
+    float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
+    float zero = qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale))));
+    return (struct token){scale, qg_clamp(qg_round(t, zero), -128.0f, 127.0f)};
+}
+
+static float token_code(enum qg_dtype t, float x, float inverse, float zero)
+{
+    return qg_clamp(qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(x, inverse))), zero)), -128.0f,
+                    127.0f);
+}
+
+static void token_fake_quant(const struct qg_args *a)
+{
+    const struct qg_tensor *x = &a->in[0], *y = &a->out[0];
+    enum qg_dtype t = x->dtype;
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        struct token p = prepare_token(x, at, a->cols);
+        float inverse = qg_round(t, qg_div(1.0f, p.scale));
+        for (size_t i = at; i < at + a->cols; i++) {
+            float q = token_code(t, qg_get(x, i), inverse, p.zero);
+            qg_put(y, i, qg_mul(qg_sub(q, p.zero), p.scale));
+            qg_note(a, i, "scale", p.scale);
+            qg_note(a, i, "zero point", p.zero);
+            qg_note(a, i, "code", q);
+            qg_note(a, i, "y", qg_get(y, i));
+        }
+    }
+}
+
+static void token_fake_quant_grad(const struct qg_args *a)
+{
+    const struct qg_tensor *x = &a->in[0], *dy = &a->in[1];
+    enum qg_dtype t = x->dtype;
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        struct token p = prepare_token(x, at, a->cols);
+        float inverse = qg_round(t, qg_div(1.0f, p.scale));
+        for (size_t i = at; i < at + a->cols; i++) {
+            float q = qg_round(
+                t, qg_add(qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse))), p.zero));
+            bool inside = q >= -128.0f && q <= 127.0f;
+            float dq = qg_round(t, qg_mul(qg_get(dy, i), p.scale));
+            float dx = qg_round(t, qg_mul(inside ? dq : 0.0f, inverse));
+            qg_emit(a, i, dx, dx, 0);
+        }
+    }
+}
+
+/* --- convert ------------------------------------------------------------------------------------ */
+
+static void convert(const struct qg_args *a)
+{
+    size_t group = qg_group(a);
+    int bits = code_bits(a);
+    const struct qg_tensor *x = &a->in[0], *codes = &a->out[0], *scales = &a->out[1];
+    enum qg_dtype t = x->dtype, st = scales->dtype, product = promote(t, st);
+    float eps = a->param[EPS] > 0 ? qg_round(t, (float)a->param[EPS]) : qg_smallest_normal(t);
+    float low = lowest(bits), high = -low - 1.0f, half_range = (float)((1 << bits) - 1) / 2;
+    for (size_t at = 0; at < a->rows * a->cols; at += group) {
+        float amax = 0.0f;
+        for (size_t i = at; i < at + group; i++)
+            amax = qg_max(amax, qg_abs(qg_get(x, i)));
+        float scale = qg_round(st, qg_max(qg_round(t, qg_div(amax, half_range)), eps));
+        float inverse = qg_round(st, qg_div(1.0f, scale));
+        for (size_t i = at; i < at + group; i++) {
+            float u = qg_round(product, qg_mul(qg_get(x, i), inverse));
+            qg_put(codes, i, qg_clamp(qg_rint(u), low, high));
+            qg_note(a, i, "scale", scale);
+            qg_note(a, i, "x * (1/scale)", u);
+            qg_note(a, i, "code", qg_get(codes, i));
+        }
+        qg_put(scales, at / group, scale);
+        qg_put(&a->out[2], at / group, 0.0f);
+    }
+}
+
+/* Element i of the dequantized tensor: R((q - zp) s) in the promoted dtype, then the output's. */
+static float value_at(const struct qg_args *a, const struct qg_tensor *planes, size_t group, size_t i)
+{
+    float s = qg_get(&planes[1], i / group), zero = qg_get(&planes[2], i / group);
+    float q = qg_sub(qg_get(&planes[0], i), zero);
+    qg_note(a, i, "scale (stored)", s);
+    return qg_round(a->dtype, qg_round(promote(a->dtype, planes[1].dtype), qg_mul(q, s)));
+}
+
+static void dequant(const struct qg_args *a)
+{
+    for (size_t i = 0; i < a->rows * a->cols; i++) {
+        qg_put(&a->out[0], i, value_at(a, a->in, qg_group(a), i));
+        qg_note(a, i, "y", qg_get(&a->out[0], i));
+    }
+}
+
+static void token_convert(const struct qg_args *a)
+{
+    const struct qg_tensor *x = &a->in[0];
+    enum qg_dtype t = x->dtype;
+    size_t k = a->cols;
+    for (size_t row = 0; row < a->rows; row++) {
+        float min = 0.0f, max = 0.0f;
+        for (size_t i = row * k; i < (row + 1) * k; i++) {
+            min = qg_min(min, qg_get(x, i));
+            max = qg_max(max, qg_get(x, i));
+        }
+        float range = qg_round(t, qg_sub(max, min));
+        float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
+        float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
+        zero = qg_clamp(zero, -128.0f, 127.0f);
+        float inverse = qg_round(t, qg_div(1.0f, scale));
+        for (size_t i = row * k; i < (row + 1) * k; i++) {
+            float r = qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse)));
+            qg_put(&a->out[0], i, qg_clamp(qg_round(t, qg_add(r, zero)), -128.0f, 127.0f));
+            qg_note(a, i, "scale", scale);
+            qg_note(a, i, "zero point", zero);
+            qg_note(a, i, "code", qg_get(&a->out[0], i));
+        }
+        qg_put(&a->out[1], row, scale);
+        qg_put(&a->out[2], row, zero);
+    }
+}
+
+static void matmul(const struct qg_args *a)
+{
+    size_t group = qg_group(a);
+    for (size_t n = 0; n < a->rows; n++) {
+        for (size_t k = 0; k < a->cols; k++)
+            a->work[k] = value_at(a, a->in + 1, group, n * a->cols + k);
+        qg_matmul_row(a, n, a->work);
+    }
+}
+
+/* int8-int4: x goes through the int8 grid first, token by token. a->work holds a row of W, then x. */
+static void dynamic_matmul(const struct qg_args *a)
+{
+    float *x = a->work + a->cols;
+    for (size_t m = 0; m < a->m; m++) {
+        struct token p = prepare_token(&a->in[0], m * a->cols, a->cols);
+        float inverse = qg_round(a->dtype, qg_div(1.0f, p.scale));
+        for (size_t k = 0; k < a->cols; k++) {
+            float q = token_code(a->dtype, qg_get(&a->in[0], m * a->cols + k), inverse, p.zero);
+            x[m * a->cols + k] = qg_round(a->dtype, qg_mul(qg_sub(q, p.zero), p.scale));
+        }
+    }
+    struct qg_args b = *a;
+    b.in[0].dtype = QG_F32;
+    b.in[0].data = x;
+    matmul(&b);
+}
+
+/* --- the table ---------------------------------------------------------------------------------- */
+
+#define SHARED_PARAMS                                                                              \
+    [EPS] = {"eps", "lower bound of the scale; 0: the smallest normal number of the input's dtype", \
+             0, 0, 1, NULL, false},                                                                \
+    [SCALE_DTYPE] = {"scale-dtype", "dtype that holds the scale; its value is the input's", 0, 0,  \
+                     0, qg_scale_dtypes, false}
+
+static const struct qg_param axis_params[] = {SHARED_PARAMS, {NULL}};
+static const struct qg_param group_params[] = {
+    SHARED_PARAMS,
+    [GROUP] = {"group", "elements of a row that share a scale", 32, 2, 4096, NULL, true},
+    {NULL},
+};
+
+static size_t whole_row(const struct qg_args *a)
+{
+    return a->cols;
+}
+
+static size_t group_param(const struct qg_args *a)
+{
+    return (size_t)a->param[GROUP];
+}
+
+static const char *refuse(const struct qg_args *a)
+{
+    return a->cols % qg_group(a) == 0
+               ? NULL
+               : "the group does not divide K; upstream raises (ValueError in prepare, "
+                 "AssertionError in convert); choose a group that divides K or pad K";
+}
+
+#define PLANES(extent, what)                                                                       \
+    {                                                                                              \
+        {"codes", QG_I8, 0, {QG_EXT_ROWS, QG_EXT_COLS}, what},                                     \
+            {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_ROWS, extent}, "row-major"},             \
+            {"zeros", QG_I8, 0, {QG_EXT_ROWS, extent}, "zero points, row-major"}, {NULL},          \
+    }
+static const struct qg_plane axis_planes[] = PLANES(QG_EXT_ONE, "one code per byte");
+static const struct qg_plane group_planes[] =
+    PLANES(QG_EXT_GROUPS, "one code per byte, also for 4 bits");
+static const struct qg_plane token_planes[] = PLANES(QG_EXT_ONE, "one code per byte, asymmetric");
+
+/* Symmetric: per row (PerAxis(0)) or per group; asymmetric: per token. */
+#define PER_ROW        {fake_quant, fake_quant_grad, convert, dequant, whole_row, axis_planes, 8}
+#define GROUPED(bits)  {fake_quant, fake_quant_grad, convert, dequant, group_param, group_planes, bits}
+#define PER_TOKEN                                                                                  \
+    {token_fake_quant, token_fake_quant_grad, token_convert, dequant, whole_row, token_planes, 8}
+
+static const char nonfinite[] =
+    "NaN in a group: its scale is NaN, codes 0, values NaN. inf: scale inf, 1/scale 0, inf*0 NaN and "
+    "the group's finite values 0*inf NaN. All-zero group: scale eps, codes 0.";
+
+const struct qg_scheme qg_schemes_intx[] = {
+    {.name = "int8",
+     .summary = "int8 weight-only, symmetric per row, for linear and embedding (unsloth int8)",
+     .upstream = "ao:torchao/quantization/quant_api.py IntxWeightOnlyConfig int8 PerAxis(0)",
+     .nonfinite = nonfinite,
+     .params = axis_params,
+     .operand = {[QG_WEIGHT] = PER_ROW, [QG_EMBEDDING] = PER_ROW},
+     .matmul = matmul},
+    {.name = "int8-g32",
+     .summary = "int8 weight-only, symmetric per group of 32 (unsloth cactus)",
+     .upstream = "ao:torchao/quantization/quant_api.py IntxWeightOnlyConfig int8 PerGroup(32)",
+     .nonfinite = nonfinite,
+     .params = group_params,
+     .operand = {[QG_WEIGHT] = GROUPED(8), [QG_EMBEDDING] = GROUPED(8)},
+     .matmul = matmul,
+     .refuse = refuse},
+    {.name = "int8-int4",
+     .summary = "int8 per-token activations x int4 group-32 weights, int8 per-row embedding",
+     .upstream = "ao:torchao/quantization/quant_api.py Int8DynamicActivationIntxWeightConfig; "
+                 "unsloth:unsloth/models/_utils.py",
+     .nonfinite = nonfinite,
+     .params = group_params,
+     .operand = {[QG_WEIGHT] = GROUPED(4), [QG_ACTIVATION] = PER_TOKEN, [QG_EMBEDDING] = PER_ROW},
+     .matmul = dynamic_matmul,
+     .refuse = refuse},
+    {NULL},
+};

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The catalogue of schemes, and what every scheme shares: words, parameters, shapes. The list of
+ * files is in meson.build; scheme_list.h is made from it.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "schemes/scheme.h"
+
+#define QG_SCHEMES(file) extern const struct qg_scheme qg_schemes_##file[];
+#include "schemes/scheme_list.h"
+#undef QG_SCHEMES
+
+static const struct qg_scheme *const tables[] = {
+#define QG_SCHEMES(file) qg_schemes_##file,
+#include "schemes/scheme_list.h"
+#undef QG_SCHEMES
+};
+
+const struct qg_scheme *qg_scheme_at(size_t i)
+{
+    for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
+        for (const struct qg_scheme *s = tables[t]; s->name; s++)
+            if (i-- == 0)
+                return s;
+    return NULL;
+}
+
+const struct qg_scheme *qg_scheme_find(const char *name)
+{
+    const struct qg_scheme *s;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        if (strcmp(s->name, name) == 0)
+            return s;
+    return NULL;
+}
+
+static const char *const op_words[] = {"fake-quant", "fake-quant-grad", "convert", "dequant",
+                                       "matmul"};
+static const char *const operand_words[] = {"weight", "activation", "embedding"};
+static const char *const dtype_words[] = {"F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8"};
+
+const char *const qg_scale_dtypes[] = {"input", "bf16", "f16", "f32", NULL};
+static const enum qg_dtype scale_dtypes[] = {QG_INPUT, QG_BF16, QG_F16, QG_F32};
+
+const char *qg_op_name(enum qg_op op)
+{
+    return op_words[op];
+}
+
+const char *qg_operand_name(enum qg_operand operand)
+{
+    return operand_words[operand];
+}
+
+const char *qg_dtype_name(enum qg_dtype t)
+{
+    return dtype_words[t];
+}
+
+static int find_word(const char *const *words, int n, const char *word)
+{
+    for (int i = 0; i < n; i++)
+        if (strcasecmp(words[i], word) == 0)
+            return i;
+    return n;
+}
+
+enum qg_op qg_op_parse(const char *word)
+{
+    return (enum qg_op)find_word(op_words, QG_OP_COUNT, word);
+}
+
+enum qg_operand qg_operand_parse(const char *word)
+{
+    return (enum qg_operand)find_word(operand_words, QG_OPERAND_COUNT, word);
+}
+
+enum qg_dtype qg_dtype_parse(const char *word)
+{
+    return (enum qg_dtype)find_word(dtype_words, QG_DTYPE_COUNT, word);
+}
+
+void qg_params_default(struct qg_args *a, const struct qg_scheme *s)
+{
+    for (int i = 0; s->params[i].name; i++)
+        a->param[i] = s->params[i].def;
+}
+
+/* "[a, b]" or "one of x, y": what a parameter takes. */
+static void describe_range(const struct qg_param *p, char *text, size_t size)
+{
+    if (!p->choices) {
+        snprintf(text, size, "%s from %g to %g", p->integer ? "a whole number" : "a number", p->min,
+                 p->max);
+        return;
+    }
+    size_t n = (size_t)snprintf(text, size, "one of");
+    for (int c = 0; p->choices[c] && n < size; c++)
+        n += (size_t)snprintf(text + n, size - n, "%s %s", c ? "," : "", p->choices[c]);
+}
+
+bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name, const char *value,
+                  char *why, size_t why_size)
+{
+    const struct qg_param *p = s->params;
+    while (p->name && strcmp(p->name, name) != 0)
+        p++;
+    if (!p->name) {
+        size_t n = (size_t)snprintf(why, why_size, "scheme '%s' has no parameter '%s'; it has:",
+                                    s->name, name);
+        for (p = s->params; p->name && n < why_size; p++)
+            n += (size_t)snprintf(why + n, why_size - n, " %s", p->name);
+        return false;
+    }
+    double v = -1;
+    bool good = false;
+    if (p->choices) {
+        for (int c = 0; p->choices[c]; c++)
+            if (strcmp(p->choices[c], value) == 0)
+                v = c, good = true;
+    } else {
+        char *end;
+        v = strtod(value, &end);
+        good = end != value && !*end && v >= p->min && v <= p->max &&
+               (!p->integer || v == (double)(long long)v);
+    }
+    if (!good) {
+        char range[128];
+        describe_range(p, range, sizeof range);
+        snprintf(why, why_size, "parameter '%s' of scheme '%s' is %s, not '%s'", name, s->name, range,
+                 value);
+        return false;
+    }
+    a->param[p - s->params] = v;
+    return true;
+}
+
+void qg_params_format(const struct qg_args *a, char *text, size_t size)
+{
+    size_t n = 0;
+    text[0] = '\0';
+    for (int i = 0; a->scheme->params[i].name; i++) {
+        const struct qg_param *p = &a->scheme->params[i];
+        if (a->param[i] == p->def || n >= size)
+            continue;
+        n += (size_t)snprintf(text + n, size - n, "%s%s=", n ? " " : "", p->name);
+        if (n >= size)
+            return;
+        if (p->choices) {
+            n += (size_t)snprintf(text + n, size - n, "%s", p->choices[(int)a->param[i]]);
+            continue;
+        }
+        char number[32];
+        for (int digits = 6; digits <= 17; digits++) { // the shortest text that reads back
+            snprintf(number, sizeof number, "%.*g", digits, a->param[i]);
+            if (strtod(number, NULL) == a->param[i])
+                break;
+        }
+        n += (size_t)snprintf(text + n, size - n, "%s", number);
+    }
+}
+
+qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum qg_op op)
+{
+    const struct qg_operand_def *d = &s->operand[operand];
+    switch (op) {
+    case QG_FAKE_QUANT:
+        return d->fake_quant;
+    case QG_FAKE_QUANT_GRAD:
+        return d->fake_quant_grad;
+    case QG_CONVERT:
+        return d->convert;
+    case QG_DEQUANT:
+        return d->dequant;
+    default:
+        return operand == QG_WEIGHT ? s->matmul : NULL;
+    }
+}
+
+size_t qg_group(const struct qg_args *a)
+{
+    return a->scheme->operand[a->operand].group(a);
+}
+
+size_t qg_groups(const struct qg_args *a)
+{
+    size_t g = qg_group(a);
+    return (a->cols + g - 1) / g;
+}
+
+int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand)
+{
+    int n = 0;
+    while (s->operand[operand].planes && s->operand[operand].planes[n].name)
+        n++;
+    return n;
+}
+
+size_t qg_work_floats(const struct qg_args *a)
+{
+    return (a->m + a->rows) * a->cols + a->m * a->rows + a->rows + a->cols + 64;
+}
+
+static struct qg_tensor matrix(const char *name, enum qg_dtype t, size_t rows, size_t cols)
+{
+    return (struct qg_tensor){.name = name, .dtype = t, .rank = 2, .shape = {rows, cols}};
+}
+
+static struct qg_tensor plane_tensor(const struct qg_args *a, const struct qg_plane *p)
+{
+    struct qg_tensor t = {.name = p->name, .dtype = p->dtype};
+    if (p->dtype_param > 0)
+        t.dtype = scale_dtypes[(int)a->param[p->dtype_param - 1]];
+    if (t.dtype == QG_INPUT)
+        t.dtype = a->dtype;
+    const size_t extent[] = {
+        [QG_EXT_ROWS] = a->rows,         [QG_EXT_COLS] = a->cols, [QG_EXT_NIBBLE] = a->cols / 2,
+        [QG_EXT_GROUPS] = qg_groups(a), [QG_EXT_ONE] = 1,
+    };
+    for (int d = 0; d < QG_MAX_RANK && p->shape[d] != QG_EXT_END; d++)
+        t.shape[t.rank++] = extent[p->shape[d]];
+    return t;
+}
+
+static void set_tensors(struct qg_args *a)
+{
+    struct qg_tensor x = matrix("x", a->dtype, a->rows, a->cols);
+    const struct qg_plane *planes = a->scheme->operand[a->operand].planes;
+    struct qg_tensor *plane = NULL; // where the planes go
+    a->n_in = a->n_out = 0;
+    switch (a->op) {
+    case QG_FAKE_QUANT:
+        a->in[a->n_in++] = x;
+        a->out[a->n_out++] = matrix("y", a->dtype, a->rows, a->cols);
+        return;
+    case QG_FAKE_QUANT_GRAD:
+        a->in[a->n_in++] = x;
+        a->in[a->n_in++] = matrix("g", a->dtype, a->rows, a->cols);
+        a->out[a->n_out++] = matrix("dx", a->dtype, a->rows, a->cols);
+        return;
+    case QG_CONVERT:
+        a->in[a->n_in++] = x;
+        plane = a->out;
+        break;
+    case QG_DEQUANT:
+        a->out[a->n_out++] = matrix("y", a->dtype, a->rows, a->cols);
+        plane = a->in;
+        break;
+    default:
+        a->in[a->n_in++] = matrix("x", a->dtype, a->m, a->cols);
+        a->out[a->n_out++] = matrix("y", a->dtype, a->m, a->rows);
+        plane = a->in + 1;
+    }
+    int n = qg_plane_count(a->scheme, a->operand);
+    for (int i = 0; i < n; i++)
+        plane[i] = plane_tensor(a, &planes[i]);
+    *(plane == a->out ? &a->n_out : &a->n_in) += n;
+}
+
+bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
+                  enum qg_operand operand, enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
+                  char *why, size_t why_size)
+{
+    const size_t limit = (size_t)1 << 40;
+    a->scheme = s;
+    a->op = op;
+    a->operand = operand;
+    a->dtype = dtype;
+    a->m = op == QG_MATMUL ? m : 0;
+    a->rows = rows;
+    a->cols = cols;
+    a->work = NULL;
+    a->exact = a->bound = NULL;
+    a->depth = 0;
+    a->trace = NULL;
+    if (!qg_definition(s, operand, op)) {
+        snprintf(why, why_size, "scheme '%s' has no %s for %s", s->name, qg_op_name(op),
+                 operand == QG_EMBEDDING ? "embeddings" : operand == QG_WEIGHT ? "weights"
+                                                                               : "activations");
+        return false;
+    }
+    if (dtype != QG_F32 && dtype != QG_BF16 && dtype != QG_F16) {
+        snprintf(why, why_size, "%s is not a dtype that can be quantized; it takes F32, BF16 or F16",
+                 qg_dtype_name(dtype));
+        return false;
+    }
+    if (rows == 0 || cols == 0 || (op == QG_MATMUL && m == 0)) {
+        snprintf(why, why_size, "the tensor is empty (%zu x %zu)", op == QG_MATMUL && !m ? m : rows,
+                 cols);
+        return false;
+    }
+    if (rows > limit / cols || (m && (m > limit / cols || m > limit / rows))) {
+        snprintf(why, why_size, "%zu x %zu is more than 2^40 elements", rows, cols);
+        return false;
+    }
+    const char *refusal = s->refuse ? s->refuse(a) : NULL;
+    if (refusal) {
+        snprintf(why, why_size, "K = %zu, group = %zu: %s", cols, qg_group(a), refusal);
+        return false;
+    }
+    const struct qg_plane *codes = s->operand[operand].planes;
+    if (op != QG_FAKE_QUANT && op != QG_FAKE_QUANT_GRAD && codes &&
+        codes[0].shape[1] == QG_EXT_NIBBLE && cols % 2) {
+        snprintf(why, why_size, "K = %zu is odd: two 4-bit codes share a byte; pad K to even", cols);
+        return false;
+    }
+    set_tensors(a);
+    return true;
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A quantization scheme: one row in a table, whose functions ARE the definition. They are written to
+ * be read, take the caller's buffers, allocate nothing, print nothing and cannot fail; whoever calls
+ * them has asked qg_args_init first, which checks every shape.
+ *
+ * A family (int4 and its older prepare path) is one file that ends in its table:
+ *
+ *     const struct qg_scheme qg_schemes_int4[] = {{.name = "int4", ...}, {.name = NULL}};
+ *
+ * plus one word in schemes/meson.build.
+ */
+#ifndef QG_SCHEME_H
+#define QG_SCHEME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "schemes/num/tensor.h"
+
+#define QG_MAX_PARAMS  8
+#define QG_MAX_TENSORS 6
+
+/* What is computed. Every operation reads `in` and writes `out` of struct qg_args:
+ *
+ *     fake-quant        x [R,K]               -> y  [R,K]   the prepare (QAT) path, dtype kept
+ *     fake-quant-grad   x, g [R,K]            -> dx [R,K]   its gradient: g is dL/dy, dx is dL/dx
+ *     convert           x [R,K]               -> planes     the real quantizer
+ *     dequant           planes                -> y  [R,K]   what the kernel makes of them
+ *     matmul            x [M,K], planes [N,K] -> y  [M,N]   y = x . W^T with every rounding point
+ */
+enum qg_op { QG_FAKE_QUANT, QG_FAKE_QUANT_GRAD, QG_CONVERT, QG_DEQUANT, QG_MATMUL, QG_OP_COUNT };
+
+/* What is quantized: a linear layer's weight [N,K], its input [M,K], an embedding table [V,K]. */
+enum qg_operand { QG_WEIGHT, QG_ACTIVATION, QG_EMBEDDING, QG_OPERAND_COUNT };
+
+struct qg_args;
+typedef void qg_op_fn(const struct qg_args *a);
+
+/* A parameter of a scheme. Values are doubles: a number, or the index of a choice. */
+struct qg_param {
+    const char *name, *doc;
+    double def, min, max;         /* default and range; for choices the default is an index */
+    const char *const *choices;   /* NULL-terminated words, or NULL for a number */
+    bool integer;                 /* a number without a fraction */
+};
+
+/* How a plane's extent follows from the quantized tensor [R,K] and the group g. */
+enum qg_extent {
+    QG_EXT_END,
+    QG_EXT_ROWS,   /* R */
+    QG_EXT_COLS,   /* K */
+    QG_EXT_NIBBLE, /* K/2: two codes to a byte; K must be even */
+    QG_EXT_GROUPS, /* ceil(K/g) */
+    QG_EXT_ONE,    /* 1 */
+};
+
+/* A tensor that convert writes. */
+struct qg_plane {
+    const char *name;               /* "codes", "scales", "zeros", ... */
+    enum qg_dtype dtype;            /* QG_INPUT: the dtype of the quantized tensor */
+    int dtype_param;                /* > 0: param[dtype_param - 1] decides, see qg_scale_dtypes */
+    enum qg_extent shape[QG_MAX_RANK];
+    const char *packing;            /* in words, for people and for `list --format json` */
+};
+
+/* The words of a "scale-dtype" parameter, in the order input, bf16, f16, f32. */
+extern const char *const qg_scale_dtypes[];
+
+/* One operand of a scheme. A NULL function: upstream has no such thing. */
+struct qg_operand_def {
+    qg_op_fn *fake_quant, *fake_quant_grad, *convert, *dequant;
+    size_t (*group)(const struct qg_args *a); /* elements of a row that share a scale */
+    const struct qg_plane *planes;            /* ends with name NULL */
+    int code_bits; /* how many bits of planes[0], the codes, carry information: 4 or 8 */
+};
+
+struct qg_scheme {
+    const char *name;      /* a key in results and goldens: never changes */
+    const char *summary;   /* one line */
+    const char *upstream;  /* where the formulas come from: repo:path or paper */
+    const char *nonfinite; /* what NaN, inf and all-zero groups become: part of the definition */
+    const struct qg_param *params; /* ends with name NULL */
+    struct qg_operand_def operand[QG_OPERAND_COUNT];
+    qg_op_fn *matmul;      /* of the converted weight */
+    const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
+};
+
+/* A named intermediate value, recorded for one element (`explain`, `gap`). */
+struct qg_trace {
+    size_t index; /* element of x that is asked about */
+    int n;
+    struct {
+        const char *what;
+        float value;
+    } step[24];
+};
+
+/* One call of one operation. */
+struct qg_args {
+    const struct qg_scheme *scheme;
+    enum qg_op op;
+    enum qg_operand operand;
+    enum qg_dtype dtype; /* of x, y, g and dx: F32, BF16 or F16 */
+    size_t m;            /* matmul only: rows of x */
+    size_t rows, cols;   /* of the quantized tensor: R (N for matmul) and K */
+    double param[QG_MAX_PARAMS];
+    struct qg_tensor in[QG_MAX_TENSORS], out[QG_MAX_TENSORS];
+    int n_in, n_out;
+    float *work; /* scratch of qg_work_floats() floats, for kernels and definitions alike */
+
+    /* Wanted from a definition of matmul or fake-quant-grad, or NULL: one double per element of
+     * out[0]. `exact` is the value before the final store, with sums in exact arithmetic; a correct
+     * implementation's value before the store differs from it by at most `bound`, whatever the order
+     * of its sums, as long as no term passes through more than `depth` additions (0: any order). A
+     * bound of 0 asks for the very bits. */
+    double *exact, *bound;
+    size_t depth;
+    struct qg_trace *trace; /* for fake-quant, convert and dequant */
+};
+
+/* Fills `a` for the given call: default parameters were set by qg_params_default (and changed by
+ * qg_param_set) before; names, dtypes and shapes of in[] and out[] are set here, data pointers are
+ * left NULL. Returns false and writes a sentence into `why` when the call makes no sense: an operation
+ * or operand that the scheme does not have, an empty tensor, K that the group does not divide where
+ * the scheme refuses that, an odd K for nibbles, a dtype other than F32, BF16, F16, sizes whose
+ * element count exceeds 2^40. */
+bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
+                  enum qg_operand operand, enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
+                  char *why, size_t why_size);
+
+/* Sets all parameters of `a` to the scheme's defaults. */
+void qg_params_default(struct qg_args *a, const struct qg_scheme *s);
+
+/* Sets one parameter from text. False, with a sentence that lists what is allowed, for an unknown
+ * name or a value that does not parse or is out of range. */
+bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name, const char *value,
+                  char *why, size_t why_size);
+
+/* Writes the parameters that differ from the default as "group=32 eps=1e-05" (empty when none do).
+ * Numbers are written so that they read back to the same double. */
+void qg_params_format(const struct qg_args *a, char *text, size_t size);
+
+/* The definition of (operand, op), or NULL. */
+qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum qg_op op);
+
+/* Elements that share a scale along K, and how many groups a row has. */
+size_t qg_group(const struct qg_args *a);
+size_t qg_groups(const struct qg_args *a);
+
+/* Number of planes of an operand, 0 when it is not converted. */
+int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
+
+/* Floats of scratch that a call needs: room for x and W in binary32 and a row of results. */
+size_t qg_work_floats(const struct qg_args *a);
+
+/* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",
+ * "weight", "BF16"); the inverse returns the _COUNT value for an unknown word. Dtype words are those
+ * of safetensors; dtype parsing ignores case. */
+const char *qg_op_name(enum qg_op op);
+const char *qg_operand_name(enum qg_operand operand);
+const char *qg_dtype_name(enum qg_dtype t);
+enum qg_op qg_op_parse(const char *word);
+enum qg_operand qg_operand_parse(const char *word);
+enum qg_dtype qg_dtype_parse(const char *word);
+
+/* The catalogue, in the order of schemes/meson.build. NULL past the end; NULL when not found. */
+const struct qg_scheme *qg_scheme_at(size_t i);
+const struct qg_scheme *qg_scheme_find(const char *name);
+
+/* Records an intermediate value when element i is the one asked about. */
+static inline void qg_note(const struct qg_args *a, size_t i, const char *what, float value)
+{
+    struct qg_trace *t = a->trace;
+    if (t && t->index == i && t->n < (int)(sizeof t->step / sizeof t->step[0])) {
+        t->step[t->n].what = what;
+        t->step[t->n++].value = value;
+    }
+}
+
+#endif
