@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum qg_status back(struct qg_tensor *t, int n, struct qg_buffer *buffers, struct qg_error *err)
+static enum qg_status back(struct qg_tensor *t, int n, struct qg_buffer *buffers,
+                           struct qg_error *err)
 {
     for (int i = 0; i < n; i++) {
         if (qg_buffer_alloc(&buffers[i], qg_bytes(&t[i]), err) != QG_OK)

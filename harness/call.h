@@ -15,8 +15,9 @@ struct qg_call {
     struct qg_buffer in[QG_MAX_TENSORS], out[QG_MAX_TENSORS], work, exact, bound;
 };
 
-/* Takes arguments that qg_args_init has filled and puts memory behind every in[] and out[] tensor and
- * behind work; with `judge`, behind exact and bound as well. All zeroed, all shared with children. */
+/* Takes arguments that qg_args_init has filled and puts memory behind every in[] and out[] tensor
+ * and behind work; with `judge`, behind exact and bound as well. All zeroed, all shared with
+ * children. */
 QG_MUST_CHECK enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args,
                                            bool judge, struct qg_error *err);
 void qg_call_free(struct qg_call *c);

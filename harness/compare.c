@@ -79,7 +79,8 @@ void qg_compare(const struct qg_tensor *want, const struct qg_tensor *got, const
         if (equal)
             continue;
         bool other_class = a != a || b != b || isinf(a) || isinf(b) || signbit(a) != signbit(b);
-        double ulp = a != a || b != b || isinf(a) || isinf(b) ? (double)INFINITY : fabs((double)(p - q));
+        double ulp =
+            a != a || b != b || isinf(a) || isinf(b) ? (double)INFINITY : fabs((double)(p - q));
         d->class_mismatches += other_class;
         d->max_ulp = ulp > d->max_ulp ? ulp : d->max_ulp;
         if (d->mismatches++ == 0)

@@ -15,19 +15,19 @@ struct qg_diff {
     uint64_t mismatches;       /* bits differ; two NaNs of any payload and sign are equal */
     uint64_t class_mismatches; /* of those: NaN or inf against anything else, or another sign */
     uint64_t wrong;            /* mismatches that no bound excuses */
-    uint64_t unjudged;         /* elements whose bound is infinite: any order of the sum overflows */
+    uint64_t unjudged; /* elements whose bound is infinite: any order of the sum overflows */
     int64_t first_mismatch, first_wrong; /* element indices, or -1 */
-    double max_ulp;            /* largest distance in places of want's dtype; inf across classes */
-    double bound_used;         /* largest share of the bound needed to explain an element; NaN when
-                                * there is no bound */
+    double max_ulp;    /* largest distance in places of want's dtype; inf across classes */
+    double bound_used; /* largest share of the bound needed to explain an element; NaN when
+                        * there is no bound */
 };
 
 /* An empty comparison: counts 0, first_* -1, bound_used NaN. */
 extern const struct qg_diff qg_no_diff;
 
 /* Adds the comparison of `got` with `want` (same dtype and count) to *d; indices count on from
- * d->count. Without `exact` and `bound` every mismatch is wrong. With them (see struct qg_args), got is
- * right when it is the rounding to want's dtype of some number within bound of exact. */
+ * d->count. Without `exact` and `bound` every mismatch is wrong. With them (see struct qg_args),
+ * got is right when it is the rounding to want's dtype of some number within bound of exact. */
 void qg_compare(const struct qg_tensor *want, const struct qg_tensor *got, const double *exact,
                 const double *bound, struct qg_diff *d);
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * What a run found out, and the file that keeps it. A record holds names and numbers, no pointers
- * into tables: a report can be made from another machine's file, with schemes that do not exist here.
+ * into tables: a report can be made from another machine's file, with schemes that do not exist
+ * here.
  *
- * The file (HDF5, schema below) is written in one go at the end and renamed into place. Until then a
- * journal beside it (PATH.journal) takes one checksummed entry per finished case, so that a kill at
- * any moment loses at most the case in flight and --resume goes on from there.
+ * The file (HDF5, schema below) is written in one go at the end and renamed into place. Until then
+ * a journal beside it (PATH.journal) takes one checksummed entry per finished case, so that a kill
+ * at any moment loses at most the case in flight and --resume goes on from there.
  *
  *     /meta      attributes: schema_version (int), and one string per key of the run (see qg_meta)
  *     /cases     one compound row per case: the fields of struct qg_record, by their names
@@ -48,22 +49,22 @@ struct qg_timing {
 struct qg_record {
     char spelling[256]; /* the whole case: `qgauge repro 'SPELLING'` repeats it */
     char scheme[32], op[24], operand[16], backend[16], variant[24], dtype[8];
-    char data[128];     /* fill name, or "FILE:TENSOR" */
-    char params[96];    /* those that differ from the default, "group=32" */
+    char data[128];  /* fill name, or "FILE:TENSOR" */
+    char params[96]; /* those that differ from the default, "group=32" */
     uint64_t m, rows, cols, seed;
     uint32_t verdict; /* enum qg_verdict */
     char reason[256];
-    uint64_t count, mismatches;  /* elements compared, elements whose bits differ from expected */
-    uint64_t class_mismatches;   /* NaN, inf, zero or sign against something else */
-    int64_t first_bad;           /* index of the first element that is judged wrong, or -1 */
+    uint64_t count, mismatches;    /* elements compared, elements whose bits differ from expected */
+    uint64_t class_mismatches;     /* NaN, inf, zero or sign against something else */
+    int64_t first_bad;             /* index of the first element that is judged wrong, or -1 */
     uint64_t codes, codes_changed; /* convert: codes written, and how many differ */
-    double max_ulp;              /* largest distance in units of the output's last place */
-    double bound_used;           /* largest share of the proved bound; NaN where bits decide */
-    double sqnr_db, nmse;        /* against the unquantized tensor or product, in double */
-    double bytes, flops;         /* least traffic and work of one call */
+    double max_ulp;                /* largest distance in units of the output's last place */
+    double bound_used;             /* largest share of the proved bound; NaN where bits decide */
+    double sqnr_db, nmse;          /* against the unquantized tensor or product, in double */
+    double bytes, flops;           /* least traffic and work of one call */
     struct qg_timing warm, cold;
-    double overhead_s;           /* of an empty call, already taken out of the times */
-    uint64_t output_hash;        /* of all outputs' bytes */
+    double overhead_s;    /* of an empty call, already taken out of the times */
+    uint64_t output_hash; /* of all outputs' bytes */
     uint64_t input_hash;
     uint64_t samples_at, samples_n, output_at, output_n; /* set by the store */
 };
@@ -71,14 +72,14 @@ struct qg_record {
 /* One comparison of a scheme's prepare path with its convert path. */
 struct qg_gap {
     char scheme[32], params[96];
-    char source[128];  /* "torch-model" or "FILE:TENSOR" */
-    char what[24];     /* "weights" or "model" */
+    char source[128]; /* "torch-model" or "FILE:TENSOR" */
+    char what[24];    /* "weights" or "model" */
     uint64_t seed;
-    double sqnr_db;       /* in double; inf when equal */
-    double sqnr_bf16_db;  /* "model": as torchao's compute_error prints it in bf16; else NaN */
+    double sqnr_db;      /* in double; inf when equal */
+    double sqnr_bf16_db; /* "model": as torchao's compute_error prints it in bf16; else NaN */
     uint64_t count, differ;
-    int64_t first;        /* index of the first difference, or -1 */
-    char cause[256];      /* the named cause, or "" */
+    int64_t first;   /* index of the first difference, or -1 */
+    char cause[256]; /* the named cause, or "" */
 };
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
@@ -89,8 +90,9 @@ struct qg_meta {
     } item[64];
 };
 
-void qg_meta_set(struct qg_meta *m, const char *key, const char *value); /* replaces; drops when full */
-const char *qg_meta_get(const struct qg_meta *m, const char *key);       /* "" when absent */
+void qg_meta_set(struct qg_meta *m, const char *key,
+                 const char *value);                               /* replaces; drops when full */
+const char *qg_meta_get(const struct qg_meta *m, const char *key); /* "" when absent */
 
 const char *qg_verdict_name(enum qg_verdict v);
 
@@ -100,23 +102,24 @@ struct qg_result_writer;
 
 /* Starts PATH.journal. QG_EIO when PATH exists (unless `overwrite`), when the journal of an earlier
  * run is there (unless `resume`, which then reads what it holds), or when it cannot be written.
- * With `resume`, QG_EFORMAT when the journal belongs to another suite, seed or binary (its meta keys
- * suite, seed and binary differ). A torn last entry is dropped. */
+ * With `resume`, QG_EFORMAT when the journal belongs to another suite, seed or binary (its meta
+ * keys suite, seed and binary differ). A torn last entry is dropped. */
 QG_MUST_CHECK enum qg_status qg_result_create(const char *path, const struct qg_meta *meta,
                                               bool resume, bool overwrite,
-                                              struct qg_result_writer **ret_w, struct qg_error *err);
+                                              struct qg_result_writer **ret_w,
+                                              struct qg_error *err);
 
 /* Whether the journal already holds this case (after resume). */
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
 
-/* Appends and flushes one case with its timing samples (seconds, warm first, then cold) and the bytes
- * of its first output (kept when at most QG_OUTPUT_LIMIT). */
+/* Appends and flushes one case with its timing samples (seconds, warm first, then cold) and the
+ * bytes of its first output (kept when at most QG_OUTPUT_LIMIT). */
 QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const struct qg_record *r,
                                               const double *samples, size_t n_samples,
                                               const void *output, size_t output_bytes,
                                               struct qg_error *err);
-QG_MUST_CHECK enum qg_status qg_result_append_gap(struct qg_result_writer *w, const struct qg_gap *g,
-                                                  struct qg_error *err);
+QG_MUST_CHECK enum qg_status qg_result_append_gap(struct qg_result_writer *w,
+                                                  const struct qg_gap *g, struct qg_error *err);
 
 /* Writes PATH, removes the journal, frees *w and sets it to NULL, also on failure (the journal then
  * stays). */

@@ -4,10 +4,12 @@
  * the definition it is judged against, so a kernel file is functions and a table:
  *
  *     const struct qg_kernel qg_kernels_int4_c[] = {
- *         {.scheme = "int4", .op = QG_CONVERT, .operand = QG_WEIGHT, .backend = "c", .fn = convert},
+ *         {.scheme = "int4", .op = QG_CONVERT, .operand = QG_WEIGHT, .backend = "c", .fn =
+ * convert},
  *         {.scheme = NULL}};
  *
- * plus one word in kernels/meson.build. Kernels are pure: no allocation, no I/O; scratch is a->work.
+ * plus one word in kernels/meson.build. Kernels are pure: no allocation, no I/O; scratch is
+ * a->work.
  */
 #ifndef QG_KERNEL_H
 #define QG_KERNEL_H
@@ -41,8 +43,8 @@ const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
 const struct qg_backend *qg_backend_at(size_t i);
 const struct qg_backend *qg_backend_find(const char *name);
 
-/* "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme, operation
- * (with the operand unless it is the weight), backend, variant. */
+/* "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme,
+ * operation (with the operand unless it is the weight), backend, variant. */
 void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size);
 
 #endif

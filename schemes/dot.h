@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sums that do not round, for definitions of operations whose upstream kernels add up in an order
- * that nobody promises: the value is the exact sum, and beside it stands the sum of the magnitudes of
- * its terms, from which a bound for every order follows.
+ * that nobody promises: the value is the exact sum, and beside it stands the sum of the magnitudes
+ * of its terms, from which a bound for every order follows.
  */
 #ifndef QG_DOT_H
 #define QG_DOT_H
@@ -28,12 +28,13 @@ static inline double qg_sum_value(const struct qg_sum *s)
     return s->low == s->low ? s->high + s->low : s->high;
 }
 
-/* What a binary32 evaluation of a sum of `terms` terms may be off by, when each term carries at most
- * `roundings` roundings of its own and no term passes through more than `depth` additions (0: terms).
- * With n = depth + roundings and u = 2^-24 every term is multiplied by factors whose product lies in
- * (1 +- u)^n, so the error is at most n u / (1 - n u) sum|term| (Higham, Accuracy and Stability,
- * section 3.1 and 4.2); each rounding of a subnormal adds at most 2^-150. */
-static inline double qg_sum_bound(const struct qg_sum *s, size_t terms, size_t depth, unsigned roundings)
+/* What a binary32 evaluation of a sum of `terms` terms may be off by, when each term carries at
+ * most `roundings` roundings of its own and no term passes through more than `depth` additions (0:
+ * terms). With n = depth + roundings and u = 2^-24 every term is multiplied by factors whose
+ * product lies in (1 +- u)^n, so the error is at most n u / (1 - n u) sum|term| (Higham, Accuracy
+ * and Stability, section 3.1 and 4.2); each rounding of a subnormal adds at most 2^-150. */
+static inline double qg_sum_bound(const struct qg_sum *s, size_t terms, size_t depth,
+                                  unsigned roundings)
 {
     double n = (double)((depth ? depth : terms) + roundings), nu = n * 0x1p-24;
     return nu / (1 - nu) * s->magnitude + ((double)terms + n) * 0x1p-149;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * fp8 activations x int4 weights: activations go to e4m3 per row at run time, weights to int4 in two
- * stages, first e4m3 per row, then 4 bits per group of the e4m3 codes. torchao's
+ * fp8 activations x int4 weights: activations go to e4m3 per row at run time, weights to int4 in
+ * two stages, first e4m3 per row, then 4 bits per group of the e4m3 codes. torchao's
  * Float8DynamicActivationInt4Weight with the preshuffled FBGEMM / MSLK kernel.
  *
  * Convert, on a row and then on a group of its codes:
@@ -9,17 +9,17 @@
  *     r = 448 / max(max|w|, 1e-12)      c = e4m3(clamp(w r, +-448))      row scale 1/r, binary32
  *     s = max(max|c|, 1e-6) / 8         q = clamp(round(c / s), -8, 7)   group scale e4m3(s), exact
  *
- * Dividing by 8 makes the negative extreme exact and clips the positive one to 7. The kernel looks up
- * |q| s in a table that was rounded to e4m3 when the weights were packed, so the weight it multiplies
- * with is sign(q) e4m3(|q| s): exact for |q| = 1, 2, 4, 8, up to 4.8 % off for 3, 5, 6, 7. That table,
- * not the 4 bits, is most of the gap between prepare and convert (product=exact leaves it out). A
- * positive weight is stored as the negative of its table entry, so q = 0 is -0.
+ * Dividing by 8 makes the negative extreme exact and clips the positive one to 7. The kernel looks
+ * up |q| s in a table that was rounded to e4m3 when the weights were packed, so the weight it
+ * multiplies with is sign(q) e4m3(|q| s): exact for |q| = 1, 2, 4, 8, up to 4.8 % off for 3, 5,
+ * 6, 7. That table, not the 4 bits, is most of the gap between prepare and convert (product=exact
+ * leaves it out). A positive weight is stored as the negative of its table entry, so q = 0 is -0.
  *
  * Matmul: x by the same row quantizer; e4m3 x e4m3 products, binary32 sum; then
  * y = R(row scale of w * (scale of x * sum)), both products rounded to binary32, in this order.
  *
- * Prepare mimics the two stages in the weight's dtype, R(.) being a rounding to it: the row scale is
- * R(max|w| / 448), the group scale max(R(max|w8| / 8), eps) with eps after the division, and the
+ * Prepare mimics the two stages in the weight's dtype, R(.) being a rounding to it: the row scale
+ * is R(max|w| / 448), the group scale max(R(max|w8| / 8), eps) with eps after the division, and the
  * quotient is a product with R(1/s).
  *
  * Sources: prepare ao:torchao/quantization/qat/fake_quantizer.py _fp8_activations_forward and
@@ -72,10 +72,12 @@ static float amax_of(const struct qg_tensor *x, size_t at, size_t n)
     return amax;
 }
 
-/* --- prepare ------------------------------------------------------------------------------------ */
+/* --- prepare ------------------------------------------------------------------------------------
+ */
 
 /* One row through e4m3 and back: y = R(e4m3(clamp(x / s)) s) with s = R(bound(max|x|) / 448). No
- * lower bound for activations: an all-zero row is 0/0 = NaN. `cast` leaves the e4m3 rounding out. */
+ * lower bound for activations: an all-zero row is 0/0 = NaN. `cast` leaves the e4m3 rounding out.
+ */
 static float fake_scale(const struct qg_tensor *x, size_t at, size_t k, float lower_bound)
 {
     return qg_round(x->dtype, qg_div(qg_max(amax_of(x, at, k), lower_bound), QG_E4M3_MAX));
@@ -145,21 +147,24 @@ static void fake_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- the gradient of prepare -------------------------------------------------------------------- */
+/* --- the gradient of prepare --------------------------------------------------------------------
+ */
 
-/* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to the
- * source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the cast back
- * to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. grad=ideal passes them through. */
+/* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to
+ * the source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the
+ * cast back to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. grad=ideal passes them
+ * through. */
 static float cast_grad(const struct qg_args *a, bool cast, float g)
 {
     return cast && a->param[GRAD] == 0 ? round_e4m3(g) : g;
 }
 
-/* dL/dx of one row of y = R(c s), c = e4m3(clamp(x/s)), s = R(max|x| / 448), given h = dL/dy; `slack`
- * bounds what a correct h may differ by. With v = x/s, k = [|v| <= 448] and gamma the gradient behind
- * the cast:
+/* dL/dx of one row of y = R(c s), c = e4m3(clamp(x/s)), s = R(max|x| / 448), given h = dL/dy;
+ * `slack` bounds what a correct h may differ by. With v = x/s, k = [|v| <= 448] and gamma the
+ * gradient behind the cast:
  *
- *     dx_i = gamma_i k_i / s + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j v_j / s) / 448)
+ *     dx_i = gamma_i k_i / s + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j v_j /
+ * s) / 448)
  */
 static void grad_e4m3_row(const struct qg_args *a, size_t at, const float *h, const float *slack,
                           float lower_bound, bool cast)
@@ -177,18 +182,20 @@ static void grad_e4m3_row(const struct qg_args *a, size_t at, const float *h, co
         qg_sum_add(&ds, inside ? -(double)gamma * qg_div(v, scale) : 0);
         float up = cast_grad(a, cast, qg_mul(h[j] + slack[j], scale));
         float down = cast_grad(a, cast, qg_mul(h[j] - slack[j], scale));
-        wobble += (double)slack[j] * qg_abs(c) +
-                  fabs((double)up - down) * fabs((double)qg_div(v, scale));
+        wobble +=
+            (double)slack[j] * qg_abs(c) + fabs((double)up - down) * fabs((double)qg_div(v, scale));
         ties += qg_abs(xj) == amax;
     }
     // s was a tensor of x's dtype, so its gradient is rounded to it, and again after each division.
     double exact = qg_sum_value(&ds), off = qg_sum_bound(&ds, 2 * a->cols, a->depth, 4) + wobble;
-    float da = amax >= lower_bound ? qg_round(t, qg_div(qg_round(t, (float)exact), QG_E4M3_MAX)) : 0.0f;
+    float da =
+        amax >= lower_bound ? qg_round(t, qg_div(qg_round(t, (float)exact), QG_E4M3_MAX)) : 0.0f;
     float share = qg_round(t, qg_div(da, (float)ties));
     double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
     // Every sum within `off` of the exact one may round to the next number, three times over.
     double share_off = (off / 448 + 3 * u * (fabs(exact) + off) / 448) / ties;
-    bool unsure = share_off > 0 && (qg_round(t, (float)(exact - off)) != qg_round(t, (float)(exact + off)));
+    bool unsure =
+        share_off > 0 && (qg_round(t, (float)(exact - off)) != qg_round(t, (float)(exact + off)));
     for (size_t j = 0; j < a->cols; j++) {
         float xj = qg_get(x, at + j), v = qg_div(xj, scale);
         float gamma = cast_grad(a, cast, qg_mul(h[j], scale));
@@ -230,7 +237,8 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, floa
     struct qg_sum by_product = {0}, by_inverse = {0};
     double ties = 0;
     for (size_t j = 0; j < n; j++) {
-        float code = fake_code(t, w8[j], &g), q = qg_clamp(code, -8.0f, 7.0f), gj = qg_get(dy, at + j);
+        float code = fake_code(t, w8[j], &g), q = qg_clamp(code, -8.0f, 7.0f),
+              gj = qg_get(dy, at + j);
         float dq = code >= -8.0f && code <= 7.0f ? qg_round(t, qg_mul(gj, g.scale)) : 0.0f;
         qg_sum_add(&by_product, qg_round(t, qg_mul(gj, q)));
         qg_sum_add(&by_inverse, qg_round(t, qg_mul(dq, w8[j])));
@@ -253,7 +261,8 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, floa
     double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
     double off = sure ? 0
                       : (e1 + 2 * u * fabs(v1) + (e2 + 4 * u * fabs(v2)) * squared +
-                         4 * u * fabs((double)ds)) / 8 / ties;
+                         4 * u * fabs((double)ds)) /
+                            8 / ties;
     for (size_t j = 0; j < n; j++)
         if (qg_abs(w8[j]) == g.amax) {
             h[j] = qg_round(t, qg_add(h[j], w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
@@ -276,7 +285,8 @@ static void grad_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- convert ------------------------------------------------------------------------------------ */
+/* --- convert ------------------------------------------------------------------------------------
+ */
 
 /* The row quantizer, in the flavour that was asked for. */
 struct row {
@@ -353,7 +363,8 @@ static void convert_activation(const struct qg_args *a)
 }
 
 /* The e4m3 number that the kernel multiplies with, without the row scale. */
-static float table_value(const struct qg_args *a, const struct qg_tensor *planes, size_t row, size_t col)
+static float table_value(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
+                         size_t col)
 {
     int q = qg_int4_get((const uint8_t *)planes[0].data + row * (a->cols / 2), col);
     float s = qg_get(&planes[1], col / group(a) * a->rows + row);
@@ -406,13 +417,15 @@ static void matmul(const struct qg_args *a)
             double sum = qg_sum_value(&s), both = (double)scales[m] * w_scale;
             float y = qg_mul(w_scale, qg_mul(scales[m], (float)sum));
             // Two more roundings behind the sum; the first may be of a subnormal.
-            double bound = qg_sum_bound(&s, a->cols, a->depth, 3) * both + 0x1p-149 * (w_scale + 1.0);
+            double bound =
+                qg_sum_bound(&s, a->cols, a->depth, 3) * both + 0x1p-149 * (w_scale + 1.0);
             qg_emit(a, m * a->rows + n, y, sum * both, bound);
         }
     }
 }
 
-/* --- the rows ----------------------------------------------------------------------------------- */
+/* --- the rows -----------------------------------------------------------------------------------
+ */
 
 static void new_fake_weight(const struct qg_args *a)
 {
@@ -463,18 +476,29 @@ static void old_grad_weight(const struct qg_args *a)
 }
 
 #define SHARED_PARAMS                                                                              \
-    [GROUP] = {"group", "elements of a row that share a scale; upstream allows only 128", 128, 32, \
-               256, NULL, true},                                                                   \
+    [GROUP] = {"group", "elements of a row that share a scale; upstream allows only 128",          \
+               128,     32,                                                                        \
+               256,     NULL,                                                                      \
+               true},                                                                              \
     [ROW] = {"row",                                                                                \
              "row quantizer of convert: FBGEMM's kernel, FBGEMM's CPU fallback, or MSLK's",        \
-             ROW_FBGEMM, 0, 0, row_words, false},                                                  \
-    [ROW_EPS] = {"row-eps", "lower bound of a row's max|w|; MSLK since 1.1.0: 0.001953125", 1e-12, \
-                 0, 1, NULL, false},                                                               \
-    [PRODUCT] = {"product", "weight in the kernel: |q|*scale rounded to e4m3, or exact", 0, 0, 0,  \
-                 product_words, false},                                                            \
-    [GRAD] = {"grad",                                                                              \
-              "torch: the gradient is cast to e4m3 where the value was; ideal: it passes", 0, 0,   \
-              0, grad_words, false}
+             ROW_FBGEMM,                                                                           \
+             0,                                                                                    \
+             0,                                                                                    \
+             row_words,                                                                            \
+             false},                                                                               \
+    [ROW_EPS] = {"row-eps", "lower bound of a row's max|w|; MSLK since 1.1.0: 0.001953125",        \
+                 1e-12,     0,                                                                     \
+                 1,         NULL,                                                                  \
+                 false},                                                                           \
+    [PRODUCT] = {"product", "weight in the kernel: |q|*scale rounded to e4m3, or exact",           \
+                 0,         0,                                                                     \
+                 0,         product_words,                                                         \
+                 false},                                                                           \
+    [GRAD] = {"grad", "torch: the gradient is cast to e4m3 where the value was; ideal: it passes", \
+              0,      0,                                                                           \
+              0,      grad_words,                                                                  \
+              false}
 
 static const struct qg_param params[] = {SHARED_PARAMS, {NULL}};
 static const struct qg_param old_params[] = {
@@ -497,18 +521,25 @@ static const struct qg_plane activation_planes[] = {
 };
 
 static const char nonfinite[] =
-    "NaN in a row: row scale NaN, codes 0. inf: its factor is 0, codes of finite values 0. All-zero "
+    "NaN in a row: row scale NaN, codes 0. inf: its factor is 0, codes of finite values 0. "
+    "All-zero "
     "row: prepare of activations is 0/0 = NaN; weights and convert give 0 (eps 1e-12).";
 
-#define WEIGHT(fake, grad) {fake, grad, convert_weight, dequant_weight, group, weight_planes, 4}
-#define ACTIVATION(fake, grad)                                                                     \
-    {fake, grad, convert_activation, dequant_activation, whole_row, activation_planes, 8}
+#define WEIGHT(fake, grad)                                                  \
+    {                                                                       \
+        fake, grad, convert_weight, dequant_weight, group, weight_planes, 4 \
+    }
+#define ACTIVATION(fake, grad)                                                              \
+    {                                                                                       \
+        fake, grad, convert_activation, dequant_activation, whole_row, activation_planes, 8 \
+    }
 
 const struct qg_scheme qg_schemes_fp8_int4[] = {
     {.name = "fp8-int4",
      .summary = "fp8 per-row activations x int4 weights through e4m3 (torchao, FBGEMM preshuffled)",
-     .upstream = "ao:torchao/quantization/qat/fake_quantizer.py; "
-                 "fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py quantize_int4_preshuffle",
+     .upstream =
+         "ao:torchao/quantization/qat/fake_quantizer.py; "
+         "fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py quantize_int4_preshuffle",
      .nonfinite = nonfinite,
      .params = params,
      .operand = {[QG_WEIGHT] = WEIGHT(new_fake_weight, new_grad_weight),
@@ -517,7 +548,8 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .refuse = refuse},
     {.name = "fp8-int4-old",
      .summary = "fp8-int4 with the prepare path before pytorch/ao#2937: symmetric int4, eps 2^-7",
-     .upstream = "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as fp8-int4",
+     .upstream =
+         "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as fp8-int4",
      .nonfinite = nonfinite,
      .params = old_params,
      .operand = {[QG_WEIGHT] = WEIGHT(old_fake_weight, old_grad_weight),

@@ -9,16 +9,17 @@
  *     w' = q s + z
  *
  * Zero is not forced into the grid: an all-positive group has no code for 0. Everything up to the
- * code is binary32, whatever the weight's dtype. The two paths differ in one thing only: prepare keeps
- * s and z in binary32, convert stores them in the weight's dtype. That is the whole gap (about 45 dB).
+ * code is binary32, whatever the weight's dtype. The two paths differ in one thing only: prepare
+ * keeps s and z in binary32, convert stores them in the weight's dtype. That is the whole gap
+ * (about 45 dB).
  *
  * Sources: prepare ao:torchao/quantization/qat/fake_quantizer.py Int4WeightFakeQuantizer
  * (pytorch/ao#2986); convert fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py
  * int4_row_quantize_zp and pack_int4; dequant cutlass:include/cutlass/detail/collective/
  * mixed_input_utils.hpp (scale with zero).
  *
- * int4-old is the prepare path before that change: symmetric int4 with the scale max|w| / 7.5 of the
- * weight's dtype and eps 2^-7, a different grid from the one that convert uses.
+ * int4-old is the prepare path before that change: symmetric int4 with the scale max|w| / 7.5 of
+ * the weight's dtype and eps 2^-7, a different grid from the one that convert uses.
  */
 #include "schemes/dot.h"
 #include "schemes/intx.h"
@@ -28,19 +29,32 @@ enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, PREPARE_EPS };
 static const char *const dequant_words[] = {"fused", "two-step", NULL};
 static const char *const ragged_words[] = {"refuse", "short", NULL};
 
-#define SHARED_PARAMS                                                                              \
-    [GROUP] = {"group", "elements of a row that share a scale", 128, 32, 256, NULL, true},         \
-    [EPS] = {"eps", "lower bound of max - min of a group", 1e-6, 0, 1, NULL, false},               \
-    [SCALE_DTYPE] = {"scale-dtype", "dtype in which convert stores scales and zeros", 0, 0, 0,     \
-                     qg_scale_dtypes, false},                                                      \
-    [DEQUANT] = {"dequant",                                                                        \
-                 "q*s + z in the scale's dtype: one rounding (what the shipped kernel does) or "   \
-                 "one for the product and one for the sum",                                        \
-                 0, 0, 0, dequant_words, false},                                                   \
-    [RAGGED] = {"ragged",                                                                          \
-                "K that the group does not divide, in convert: refuse, or let the last group be "  \
-                "short as the row quantizer itself does",                                          \
-                0, 0, 0, ragged_words, false}
+#define SHARED_PARAMS                                                                             \
+    [GROUP] = {"group", "elements of a row that share a scale", 128, 32, 256, NULL, true},        \
+    [EPS] = {"eps", "lower bound of max - min of a group", 1e-6, 0, 1, NULL, false},              \
+    [SCALE_DTYPE] = {"scale-dtype",                                                               \
+                     "dtype in which convert stores scales and zeros",                            \
+                     0,                                                                           \
+                     0,                                                                           \
+                     0,                                                                           \
+                     qg_scale_dtypes,                                                             \
+                     false},                                                                      \
+    [DEQUANT] = {"dequant",                                                                       \
+                 "q*s + z in the scale's dtype: one rounding (what the shipped kernel does) or "  \
+                 "one for the product and one for the sum",                                       \
+                 0,                                                                               \
+                 0,                                                                               \
+                 0,                                                                               \
+                 dequant_words,                                                                   \
+                 false},                                                                          \
+    [RAGGED] = {"ragged",                                                                         \
+                "K that the group does not divide, in convert: refuse, or let the last group be " \
+                "short as the row quantizer itself does",                                         \
+                0,                                                                                \
+                0,                                                                                \
+                0,                                                                                \
+                ragged_words,                                                                     \
+                false}
 
 static const struct qg_param int4_params[] = {SHARED_PARAMS, {NULL}};
 static const struct qg_param old_params[] = {
@@ -57,8 +71,8 @@ static size_t group(const struct qg_args *a)
 
 static const char *refuse(const struct qg_args *a)
 {
-    if (a->cols % group(a) == 0 || (a->param[RAGGED] == 1 && a->op != QG_FAKE_QUANT &&
-                                    a->op != QG_FAKE_QUANT_GRAD))
+    if (a->cols % group(a) == 0 ||
+        (a->param[RAGGED] == 1 && a->op != QG_FAKE_QUANT && a->op != QG_FAKE_QUANT_GRAD))
         return NULL;
     return "the group does not divide K; upstream raises in prepare and leaves the layer "
            "unquantized in convert; choose a group that divides K, pad K, or for convert set "
@@ -112,8 +126,8 @@ static void sum_scaled(struct qg_sum *s, const struct qg_sum *t, double factor)
     s->magnitude = magnitude;
 }
 
-/* The gradient of fake_quant. s and z are in the graph, so this is not a straight-through estimator:
- * with u = (w - min)/s, m = [0 <= round(u) <= 15] and q the unsigned code,
+/* The gradient of fake_quant. s and z are in the graph, so this is not a straight-through
+ * estimator: with u = (w - min)/s, m = [0 <= round(u) <= 15] and q the unsigned code,
  *
  *     dw_i = g_i m_i + [w_i = max]/n_max T + [w_i = min]/n_min (-T + sum g (1 - m))
  *     T = sum_j g_j (q_j - m_j u_j) / 15, and 0 where eps was the range
@@ -194,7 +208,8 @@ static void convert(const struct qg_args *a)
 }
 
 /* The weight that the kernel multiplies with: q*s + z in the dtype of the scales. */
-static float weight_at(const struct qg_args *a, const struct qg_tensor *planes, size_t row, size_t col)
+static float weight_at(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
+                       size_t col)
 {
     const struct qg_tensor *scales = &planes[1], *zeros = &planes[2];
     size_t at = col / group(a) * a->rows + row;
@@ -228,7 +243,8 @@ static void matmul(const struct qg_args *a)
     }
 }
 
-/* Before #2986: the generic symmetric quantizer, its scale a binary32 copy of a value in w's dtype. */
+/* Before #2986: the generic symmetric quantizer, its scale a binary32 copy of a value in w's dtype.
+ */
 static struct qg_intx old_grid(const struct qg_args *a)
 {
     return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
@@ -254,7 +270,8 @@ static const struct qg_plane planes[] = {
 };
 
 static const char nonfinite[] =
-    "NaN in a group: the group's scale, zero and prepared weights are NaN and its codes 0. inf: the "
+    "NaN in a group: the group's scale, zero and prepared weights are NaN and its codes 0. inf: "
+    "the "
     "range is inf, scale inf, (w - min)/scale NaN. All-equal group: scale eps/15.";
 
 const struct qg_scheme qg_schemes_int4[] = {
@@ -272,7 +289,8 @@ const struct qg_scheme qg_schemes_int4[] = {
      .upstream = "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as int4",
      .nonfinite = nonfinite,
      .params = old_params,
-     .operand[QG_WEIGHT] = {old_fake_quant, old_fake_quant_grad, convert, dequant, group, planes, 4},
+     .operand[QG_WEIGHT] = {old_fake_quant, old_fake_quant_grad, convert, dequant, group, planes,
+                            4},
      .matmul = matmul,
      .refuse = refuse},
     {NULL},

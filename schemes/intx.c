@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
  * torchao's integer quantizers with every operation in the tensor's own dtype: bf16 weights are
- * quantized in bf16 arithmetic, which is why codes differ from an exact division in up to 9 % of int8
- * cases. R(.) is a rounding to the dtype.
+ * quantized in bf16 arithmetic, which is why codes differ from an exact division in up to 9 % of
+ * int8 cases. R(.) is a rounding to the dtype.
  *
  *     s = max(R(max|w| / 127.5), eps)            symmetric; 7.5 for int4
  *     q = clamp(round(R(w R(1/s))), -128, 127)   the reciprocal is an operation of its own
  *     w' = R(q s)
  *
- * A positive extreme lands on 127.5 and is clipped; a negative one maps to -128. Prepare and convert
- * take the same steps in the same dtypes: they agree to the bit (SQNR inf), unless scale-dtype holds
- * the scale in binary32, where the products of prepare and convert round differently.
+ * A positive extreme lands on 127.5 and is clipped; a negative one maps to -128. Prepare and
+ * convert take the same steps in the same dtypes: they agree to the bit (SQNR inf), unless
+ * scale-dtype holds the scale in binary32, where the products of prepare and convert round
+ * differently.
  *
  * Activations (int8-int4 only) are asymmetric int8 per token (row), zero included in the range:
  *
  *     s = max(R(R(max - min) / 255), eps),  zp = clamp(-128 - round(R(min / s)), -128, 127)
  *     q = clamp(R(round(R(x R(1/s))) + zp), -128, 127),  x' = R((q - zp) s)
  *
- * Both operands are dequantized to the dtype and an ordinary matmul follows; there is no integer GEMM.
+ * Both operands are dequantized to the dtype and an ordinary matmul follows; there is no integer
+ * GEMM.
  *
  * Sources: ao:torchao/quantization/quant_primitives.py choose_qparams_affine, quantize_affine,
  * dequantize_affine, _fake_quantize_affine; ao:.../workflows/intx/intx_unpacked_to_int8_tensor.py;
@@ -50,7 +52,8 @@ static int code_bits(const struct qg_args *a)
     return a->scheme->operand[a->operand].code_bits;
 }
 
-/* --- prepare ------------------------------------------------------------------------------------ */
+/* --- prepare ------------------------------------------------------------------------------------
+ */
 
 /* The scale of x[at .. at+group), computed in x's dtype, then held in grid->scale. */
 static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg_intx *grid)
@@ -174,8 +177,8 @@ static void token_fake_quant_grad(const struct qg_args *a)
         struct token p = prepare_token(x, at, a->cols);
         float inverse = qg_round(t, qg_div(1.0f, p.scale));
         for (size_t i = at; i < at + a->cols; i++) {
-            float q = qg_round(
-                t, qg_add(qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse))), p.zero));
+            float q =
+                qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse))), p.zero));
             bool inside = q >= -128.0f && q <= 127.0f;
             float dq = qg_round(t, qg_mul(qg_get(dy, i), p.scale));
             float dx = qg_round(t, qg_mul(inside ? dq : 0.0f, inverse));
@@ -184,7 +187,8 @@ static void token_fake_quant_grad(const struct qg_args *a)
     }
 }
 
-/* --- convert ------------------------------------------------------------------------------------ */
+/* --- convert ------------------------------------------------------------------------------------
+ */
 
 static void convert(const struct qg_args *a)
 {
@@ -213,7 +217,8 @@ static void convert(const struct qg_args *a)
 }
 
 /* Element i of the dequantized tensor: R((q - zp) s) in the promoted dtype, then the output's. */
-static float value_at(const struct qg_args *a, const struct qg_tensor *planes, size_t group, size_t i)
+static float value_at(const struct qg_args *a, const struct qg_tensor *planes, size_t group,
+                      size_t i)
 {
     float s = qg_get(&planes[1], i / group), zero = qg_get(&planes[2], i / group);
     float q = qg_sub(qg_get(&planes[0], i), zero);
@@ -267,7 +272,8 @@ static void matmul(const struct qg_args *a)
     }
 }
 
-/* int8-int4: x goes through the int8 grid first, token by token. a->work holds a row of W, then x. */
+/* int8-int4: x goes through the int8 grid first, token by token. a->work holds a row of W, then x.
+ */
 static void dynamic_matmul(const struct qg_args *a)
 {
     float *x = a->work + a->cols;
@@ -285,13 +291,22 @@ static void dynamic_matmul(const struct qg_args *a)
     matmul(&b);
 }
 
-/* --- the table ---------------------------------------------------------------------------------- */
+/* --- the table ----------------------------------------------------------------------------------
+ */
 
-#define SHARED_PARAMS                                                                              \
-    [EPS] = {"eps", "lower bound of the scale; 0: the smallest normal number of the input's dtype", \
-             0, 0, 1, NULL, false},                                                                \
-    [SCALE_DTYPE] = {"scale-dtype", "dtype that holds the scale; its value is the input's", 0, 0,  \
-                     0, qg_scale_dtypes, false}
+#define SHARED_PARAMS                                                                           \
+    [EPS] =                                                                                     \
+        {"eps", "lower bound of the scale; 0: the smallest normal number of the input's dtype", \
+         0,     0,                                                                              \
+         1,     NULL,                                                                           \
+         false},                                                                                \
+    [SCALE_DTYPE] = {"scale-dtype",                                                             \
+                     "dtype that holds the scale; its value is the input's",                    \
+                     0,                                                                         \
+                     0,                                                                         \
+                     0,                                                                         \
+                     qg_scale_dtypes,                                                           \
+                     false}
 
 static const struct qg_param axis_params[] = {SHARED_PARAMS, {NULL}};
 static const struct qg_param group_params[] = {
@@ -318,11 +333,11 @@ static const char *refuse(const struct qg_args *a)
                  "AssertionError in convert); choose a group that divides K or pad K";
 }
 
-#define PLANES(extent, what)                                                                       \
-    {                                                                                              \
-        {"codes", QG_I8, 0, {QG_EXT_ROWS, QG_EXT_COLS}, what},                                     \
-            {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_ROWS, extent}, "row-major"},             \
-            {"zeros", QG_I8, 0, {QG_EXT_ROWS, extent}, "zero points, row-major"}, {NULL},          \
+#define PLANES(extent, what)                                                              \
+    {                                                                                     \
+        {"codes", QG_I8, 0, {QG_EXT_ROWS, QG_EXT_COLS}, what},                            \
+            {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_ROWS, extent}, "row-major"},    \
+            {"zeros", QG_I8, 0, {QG_EXT_ROWS, extent}, "zero points, row-major"}, {NULL}, \
     }
 static const struct qg_plane axis_planes[] = PLANES(QG_EXT_ONE, "one code per byte");
 static const struct qg_plane group_planes[] =
@@ -330,13 +345,23 @@ static const struct qg_plane group_planes[] =
 static const struct qg_plane token_planes[] = PLANES(QG_EXT_ONE, "one code per byte, asymmetric");
 
 /* Symmetric: per row (PerAxis(0)) or per group; asymmetric: per token. */
-#define PER_ROW        {fake_quant, fake_quant_grad, convert, dequant, whole_row, axis_planes, 8}
-#define GROUPED(bits)  {fake_quant, fake_quant_grad, convert, dequant, group_param, group_planes, bits}
-#define PER_TOKEN                                                                                  \
-    {token_fake_quant, token_fake_quant_grad, token_convert, dequant, whole_row, token_planes, 8}
+#define PER_ROW                                                                  \
+    {                                                                            \
+        fake_quant, fake_quant_grad, convert, dequant, whole_row, axis_planes, 8 \
+    }
+#define GROUPED(bits)                                                                  \
+    {                                                                                  \
+        fake_quant, fake_quant_grad, convert, dequant, group_param, group_planes, bits \
+    }
+#define PER_TOKEN                                                                                 \
+    {                                                                                             \
+        token_fake_quant, token_fake_quant_grad, token_convert, dequant, whole_row, token_planes, \
+            8                                                                                     \
+    }
 
 static const char nonfinite[] =
-    "NaN in a group: its scale is NaN, codes 0, values NaN. inf: scale inf, 1/scale 0, inf*0 NaN and "
+    "NaN in a group: its scale is NaN, codes 0, values NaN. inf: scale inf, 1/scale 0, inf*0 NaN "
+    "and "
     "the group's finite values 0*inf NaN. All-zero group: scale eps, codes 0.";
 
 const struct qg_scheme qg_schemes_intx[] = {

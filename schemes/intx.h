@@ -19,7 +19,8 @@ struct qg_intx {
 /* in[0] x, out[0] y: every group of every row rounded to its grid. */
 void qg_intx_fake_quant(const struct qg_args *a, const struct qg_intx *grid);
 
-/* in[0] x, in[1] g, out[0] dx: straight through, with the clip mask and autograd's two roundings. */
+/* in[0] x, in[1] g, out[0] dx: straight through, with the clip mask and autograd's two roundings.
+ */
 void qg_intx_fake_quant_grad(const struct qg_args *a, const struct qg_intx *grid);
 
 /* The smallest positive normal number of a floating dtype. */

@@ -110,8 +110,8 @@ bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name
     while (p->name && strcmp(p->name, name) != 0)
         p++;
     if (!p->name) {
-        size_t n = (size_t)snprintf(why, why_size, "scheme '%s' has no parameter '%s'; it has:",
-                                    s->name, name);
+        size_t n = (size_t)snprintf(why, why_size,
+                                    "scheme '%s' has no parameter '%s'; it has:", s->name, name);
         for (p = s->params; p->name && n < why_size; p++)
             n += (size_t)snprintf(why + n, why_size - n, " %s", p->name);
         return false;
@@ -131,8 +131,8 @@ bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name
     if (!good) {
         char range[128];
         describe_range(p, range, sizeof range);
-        snprintf(why, why_size, "parameter '%s' of scheme '%s' is %s, not '%s'", name, s->name, range,
-                 value);
+        snprintf(why, why_size, "parameter '%s' of scheme '%s' is %s, not '%s'", name, s->name,
+                 range, value);
         return false;
     }
     a->param[p - s->params] = v;
@@ -218,7 +218,7 @@ static struct qg_tensor plane_tensor(const struct qg_args *a, const struct qg_pl
     if (t.dtype == QG_INPUT)
         t.dtype = a->dtype;
     const size_t extent[] = {
-        [QG_EXT_ROWS] = a->rows,         [QG_EXT_COLS] = a->cols, [QG_EXT_NIBBLE] = a->cols / 2,
+        [QG_EXT_ROWS] = a->rows,        [QG_EXT_COLS] = a->cols, [QG_EXT_NIBBLE] = a->cols / 2,
         [QG_EXT_GROUPS] = qg_groups(a), [QG_EXT_ONE] = 1,
     };
     for (int d = 0; d < QG_MAX_RANK && p->shape[d] != QG_EXT_END; d++)
@@ -279,12 +279,14 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     a->trace = NULL;
     if (!qg_definition(s, operand, op)) {
         snprintf(why, why_size, "scheme '%s' has no %s for %s", s->name, qg_op_name(op),
-                 operand == QG_EMBEDDING ? "embeddings" : operand == QG_WEIGHT ? "weights"
-                                                                               : "activations");
+                 operand == QG_EMBEDDING ? "embeddings"
+                 : operand == QG_WEIGHT  ? "weights"
+                                         : "activations");
         return false;
     }
     if (dtype != QG_F32 && dtype != QG_BF16 && dtype != QG_F16) {
-        snprintf(why, why_size, "%s is not a dtype that can be quantized; it takes F32, BF16 or F16",
+        snprintf(why, why_size,
+                 "%s is not a dtype that can be quantized; it takes F32, BF16 or F16",
                  qg_dtype_name(dtype));
         return false;
     }
@@ -305,7 +307,8 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     const struct qg_plane *codes = s->operand[operand].planes;
     if (op != QG_FAKE_QUANT && op != QG_FAKE_QUANT_GRAD && codes &&
         codes[0].shape[1] == QG_EXT_NIBBLE && cols % 2) {
-        snprintf(why, why_size, "K = %zu is odd: two 4-bit codes share a byte; pad K to even", cols);
+        snprintf(why, why_size, "K = %zu is odd: two 4-bit codes share a byte; pad K to even",
+                 cols);
         return false;
     }
     set_tensors(a);

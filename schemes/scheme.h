@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A quantization scheme: one row in a table, whose functions ARE the definition. They are written to
- * be read, take the caller's buffers, allocate nothing, print nothing and cannot fail; whoever calls
- * them has asked qg_args_init first, which checks every shape.
+ * A quantization scheme: one row in a table, whose functions ARE the definition. They are written
+ * to be read, take the caller's buffers, allocate nothing, print nothing and cannot fail; whoever
+ * calls them has asked qg_args_init first, which checks every shape.
  *
  * A family (int4 and its older prepare path) is one file that ends in its table:
  *
@@ -40,9 +40,9 @@ typedef void qg_op_fn(const struct qg_args *a);
 /* A parameter of a scheme. Values are doubles: a number, or the index of a choice. */
 struct qg_param {
     const char *name, *doc;
-    double def, min, max;         /* default and range; for choices the default is an index */
-    const char *const *choices;   /* NULL-terminated words, or NULL for a number */
-    bool integer;                 /* a number without a fraction */
+    double def, min, max;       /* default and range; for choices the default is an index */
+    const char *const *choices; /* NULL-terminated words, or NULL for a number */
+    bool integer;               /* a number without a fraction */
 };
 
 /* How a plane's extent follows from the quantized tensor [R,K] and the group g. */
@@ -57,11 +57,11 @@ enum qg_extent {
 
 /* A tensor that convert writes. */
 struct qg_plane {
-    const char *name;               /* "codes", "scales", "zeros", ... */
-    enum qg_dtype dtype;            /* QG_INPUT: the dtype of the quantized tensor */
-    int dtype_param;                /* > 0: param[dtype_param - 1] decides, see qg_scale_dtypes */
+    const char *name;    /* "codes", "scales", "zeros", ... */
+    enum qg_dtype dtype; /* QG_INPUT: the dtype of the quantized tensor */
+    int dtype_param;     /* > 0: param[dtype_param - 1] decides, see qg_scale_dtypes */
     enum qg_extent shape[QG_MAX_RANK];
-    const char *packing;            /* in words, for people and for `list --format json` */
+    const char *packing; /* in words, for people and for `list --format json` */
 };
 
 /* The words of a "scale-dtype" parameter, in the order input, bf16, f16, f32. */
@@ -82,7 +82,7 @@ struct qg_scheme {
     const char *nonfinite; /* what NaN, inf and all-zero groups become: part of the definition */
     const struct qg_param *params; /* ends with name NULL */
     struct qg_operand_def operand[QG_OPERAND_COUNT];
-    qg_op_fn *matmul;      /* of the converted weight */
+    qg_op_fn *matmul;                               /* of the converted weight */
     const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
 };
 
@@ -111,9 +111,9 @@ struct qg_args {
 
     /* Wanted from a definition of matmul or fake-quant-grad, or NULL: one double per element of
      * out[0]. `exact` is the value before the final store, with sums in exact arithmetic; a correct
-     * implementation's value before the store differs from it by at most `bound`, whatever the order
-     * of its sums, as long as no term passes through more than `depth` additions (0: any order). A
-     * bound of 0 asks for the very bits. */
+     * implementation's value before the store differs from it by at most `bound`, whatever the
+     * order of its sums, as long as no term passes through more than `depth` additions (0: any
+     * order). A bound of 0 asks for the very bits. */
     double *exact, *bound;
     size_t depth;
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
@@ -121,10 +121,10 @@ struct qg_args {
 
 /* Fills `a` for the given call: default parameters were set by qg_params_default (and changed by
  * qg_param_set) before; names, dtypes and shapes of in[] and out[] are set here, data pointers are
- * left NULL. Returns false and writes a sentence into `why` when the call makes no sense: an operation
- * or operand that the scheme does not have, an empty tensor, K that the group does not divide where
- * the scheme refuses that, an odd K for nibbles, a dtype other than F32, BF16, F16, sizes whose
- * element count exceeds 2^40. */
+ * left NULL. Returns false and writes a sentence into `why` when the call makes no sense: an
+ * operation or operand that the scheme does not have, an empty tensor, K that the group does not
+ * divide where the scheme refuses that, an odd K for nibbles, a dtype other than F32, BF16, F16,
+ * sizes whose element count exceeds 2^40. */
 bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
                   enum qg_operand operand, enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
                   char *why, size_t why_size);
@@ -155,8 +155,8 @@ int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",
- * "weight", "BF16"); the inverse returns the _COUNT value for an unknown word. Dtype words are those
- * of safetensors; dtype parsing ignores case. */
+ * "weight", "BF16"); the inverse returns the _COUNT value for an unknown word. Dtype words are
+ * those of safetensors; dtype parsing ignores case. */
 const char *qg_op_name(enum qg_op op);
 const char *qg_operand_name(enum qg_operand operand);
 const char *qg_dtype_name(enum qg_dtype t);

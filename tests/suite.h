@@ -10,21 +10,21 @@
 #include <check.h>
 #include <stdlib.h>
 
-#define QG_SUITE(unit, ...)                                                                        \
-    int main(void)                                                                                 \
-    {                                                                                              \
-        const TTest *const tests[] = {__VA_ARGS__};                                                \
-        Suite *suite = suite_create(#unit);                                                        \
-        TCase *tcase = tcase_create(#unit);                                                        \
-        tcase_set_timeout(tcase, 240);                                                             \
-        for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)                                \
-            tcase_add_test(tcase, tests[i]);                                                       \
-        suite_add_tcase(suite, tcase);                                                             \
-        SRunner *runner = srunner_create(suite);                                                   \
-        srunner_run_all(runner, CK_ENV);                                                           \
-        int failed = srunner_ntests_failed(runner);                                                \
-        srunner_free(runner);                                                                      \
-        return failed ? EXIT_FAILURE : EXIT_SUCCESS;                                               \
+#define QG_SUITE(unit, ...)                                         \
+    int main(void)                                                  \
+    {                                                               \
+        const TTest *const tests[] = {__VA_ARGS__};                 \
+        Suite *suite = suite_create(#unit);                         \
+        TCase *tcase = tcase_create(#unit);                         \
+        tcase_set_timeout(tcase, 240);                              \
+        for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) \
+            tcase_add_test(tcase, tests[i]);                        \
+        suite_add_tcase(suite, tcase);                              \
+        SRunner *runner = srunner_create(suite);                    \
+        srunner_run_all(runner, CK_ENV);                            \
+        int failed = srunner_ntests_failed(runner);                 \
+        srunner_free(runner);                                       \
+        return failed ? EXIT_FAILURE : EXIT_SUCCESS;                \
     }
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Errors: a status returned, and a message in the caller's struct. Libraries neither print nor exit.
- * A numeric mismatch is data, never an error.
+ * Errors: a status returned, and a message in the caller's struct. Libraries neither print nor
+ * exit. A numeric mismatch is data, never an error.
  */
 #ifndef QG_ERROR_H
 #define QG_ERROR_H
@@ -10,7 +10,8 @@
 
 enum qg_status {
     QG_OK = 0,
-    QG_EINVAL,  /* the request makes no sense: a user's mistake (exit 2 when from the command line) */
+    QG_EINVAL, /* the request makes no sense: a user's mistake (exit 2 when from the command line)
+                */
     QG_ENOMEM,
     QG_EIO,     /* the system refused: open, read, write, disk full */
     QG_EFORMAT, /* a file is not what it says it is */

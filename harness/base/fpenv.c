@@ -26,10 +26,11 @@ enum qg_status qg_fpenv_check(struct qg_error *err)
     const char *what = problem();
     if (!what)
         return QG_OK;
-    return qg_fail(err, QG_EINVAL,
-                   "%s: qgauge measures roundings and cannot run like this; rebuild without -Ofast, "
-                   "-ffast-math or -funsafe-math-optimizations (also at link time)",
-                   what);
+    return qg_fail(
+        err, QG_EINVAL,
+        "%s: qgauge measures roundings and cannot run like this; rebuild without -Ofast, "
+        "-ffast-math or -funsafe-math-optimizations (also at link time)",
+        what);
 }
 
 void qg_fpenv_describe(char *text, size_t size)

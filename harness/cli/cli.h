@@ -15,8 +15,8 @@
 enum { QG_EXIT_OK = 0, QG_EXIT_FAIL = 1, QG_EXIT_USAGE = 2, QG_EXIT_SKIP = 77, QG_EXIT_HARD = 99 };
 
 struct qg_command {
-    const char *name, *summary; /* one line for `qgauge help` */
-    const char *help;           /* the whole text for `qgauge NAME --help`, ends with \n */
+    const char *name, *summary;        /* one line for `qgauge help` */
+    const char *help;                  /* the whole text for `qgauge NAME --help`, ends with \n */
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns an exit code */
 };
 

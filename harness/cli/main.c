@@ -32,7 +32,8 @@ static void print_overview(FILE *out)
           out);
     for (size_t i = 0; commands[i]; i++)
         fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("\nqgauge COMMAND --help tells more. Exit codes: 0 fine, 1 failure or regression, 2 usage,\n"
+    fputs("\nqgauge COMMAND --help tells more. Exit codes: 0 fine, 1 failure or regression, 2 "
+          "usage,\n"
           "77 skipped, 99 hard error.\n",
           out);
 }

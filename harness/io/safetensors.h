@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * Tensors in and out of safetensors files: 8 bytes of little-endian header length, a JSON header
- * {"name": {"dtype": "BF16", "shape": [N, K], "data_offsets": [begin, end]}, "__metadata__": {...}},
- * then the data (https://github.com/huggingface/safetensors, format description).
+ * {"name": {"dtype": "BF16", "shape": [N, K], "data_offsets": [begin, end]}, "__metadata__":
+ * {...}}, then the data (https://github.com/huggingface/safetensors, format description).
  *
  * Files are hostile until proved otherwise: the header is at most 100 MB and inside the file, names
- * are unique, every shape's product is checked for overflow, offsets are inside the data, agree with
- * dtype and shape, do not overlap and leave no holes.
+ * are unique, every shape's product is checked for overflow, offsets are inside the data, agree
+ * with dtype and shape, do not overlap and leave no holes.
  */
 #ifndef QG_SAFETENSORS_H
 #define QG_SAFETENSORS_H
@@ -19,17 +19,17 @@
 
 struct qg_safetensors;
 
-/* Maps the file read-only and checks all of the header. Errors name the file, the tensor and what is
- * wrong. */
+/* Maps the file read-only and checks all of the header. Errors name the file, the tensor and what
+ * is wrong. */
 QG_MUST_CHECK enum qg_status qg_safetensors_open(const char *path, struct qg_safetensors **ret_f,
                                                  struct qg_error *err);
 void qg_safetensors_close(struct qg_safetensors **f);
 
-/* Number of tensors; tensor i in the order of their offsets. The view borrows from the file until it
- * is closed; its data pointer may be unaligned for its dtype's size only if the file is (then
+/* Number of tensors; tensor i in the order of their offsets. The view borrows from the file until
+ * it is closed; its data pointer may be unaligned for its dtype's size only if the file is (then
  * `copy` is needed, which qg_safetensors_load does). Tensors of a dtype that enum qg_dtype does not
- * know, or of rank > QG_MAX_RANK, are listed with dtype QG_DTYPE_COUNT (dtype_word tells its name) and
- * data NULL: they may be there, they just cannot be used. */
+ * know, or of rank > QG_MAX_RANK, are listed with dtype QG_DTYPE_COUNT (dtype_word tells its name)
+ * and data NULL: they may be there, they just cannot be used. */
 size_t qg_safetensors_count(const struct qg_safetensors *f);
 const struct qg_tensor *qg_safetensors_at(const struct qg_safetensors *f, size_t i);
 const char *qg_safetensors_dtype_word(const struct qg_safetensors *f, size_t i);

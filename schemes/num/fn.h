@@ -48,17 +48,47 @@ QG_FN float qg_f32_from_bits(uint32_t u)
 /* Binary32 operations with exactly one rounding to nearest even each: what is written is what is
  * rounded. qg_fma is the only way to fuse. */
 #ifdef __CUDA_ARCH__
-QG_FN float qg_mul(float a, float b) { return __fmul_rn(a, b); }
-QG_FN float qg_add(float a, float b) { return __fadd_rn(a, b); }
-QG_FN float qg_sub(float a, float b) { return __fsub_rn(a, b); }
-QG_FN float qg_div(float a, float b) { return __fdiv_rn(a, b); }
-QG_FN float qg_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+QG_FN float qg_mul(float a, float b)
+{
+    return __fmul_rn(a, b);
+}
+QG_FN float qg_add(float a, float b)
+{
+    return __fadd_rn(a, b);
+}
+QG_FN float qg_sub(float a, float b)
+{
+    return __fsub_rn(a, b);
+}
+QG_FN float qg_div(float a, float b)
+{
+    return __fdiv_rn(a, b);
+}
+QG_FN float qg_fma(float a, float b, float c)
+{
+    return __fmaf_rn(a, b, c);
+}
 #else
-QG_FN float qg_mul(float a, float b) { return a * b; }
-QG_FN float qg_add(float a, float b) { return a + b; }
-QG_FN float qg_sub(float a, float b) { return a - b; }
-QG_FN float qg_div(float a, float b) { return a / b; }
-QG_FN float qg_fma(float a, float b, float c) { return fmaf(a, b, c); }
+QG_FN float qg_mul(float a, float b)
+{
+    return a * b;
+}
+QG_FN float qg_add(float a, float b)
+{
+    return a + b;
+}
+QG_FN float qg_sub(float a, float b)
+{
+    return a - b;
+}
+QG_FN float qg_div(float a, float b)
+{
+    return a / b;
+}
+QG_FN float qg_fma(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
 #endif
 
 #endif

@@ -7,9 +7,9 @@
  *     e5m2   s eeeee mm    bias 15, subnormal step 2^-16, max 57344 (0x7b), inf 0x7c, NaN above
  *
  * Rounding is to nearest, ties to even, in one step from binary32; -0 is kept.
- * Overflow of e4m3: `encode` saturates, inf included, to +-448 as PyTorch has done since 2.13 and as
- * CUDA's __NV_SATFINITE does; `encode_nan` gives NaN above 464, as PyTorch did before and ml_dtypes
- * does. NaN stays NaN. e5m2 overflows to inf.
+ * Overflow of e4m3: `encode` saturates, inf included, to +-448 as PyTorch has done since 2.13 and
+ * as CUDA's __NV_SATFINITE does; `encode_nan` gives NaN above 464, as PyTorch did before and
+ * ml_dtypes does. NaN stays NaN. e5m2 overflows to inf.
  */
 #ifndef QG_NUM_FP8_H
 #define QG_NUM_FP8_H

@@ -36,11 +36,11 @@ QG_FN float qg_abs(float x)
     return qg_f32_from_bits(qg_f32_bits(x) & 0x7fffffffu);
 }
 
-/* a*b + c rounded once to binary32 "to odd": toward zero, then the last bit is set when anything was
- * lost. Rounding the result to nearest in a format of at most 22 significant bits gives what one
- * rounding of the exact a*b + c gives (Boldo, Melquiond 2008), so this is how a fused bf16 or fp16
- * multiply-add is written. NaN and inf as in fma; for a, b, c whose product is exact in binary64,
- * which every pair of binary32 numbers is. */
+/* a*b + c rounded once to binary32 "to odd": toward zero, then the last bit is set when anything
+ * was lost. Rounding the result to nearest in a format of at most 22 significant bits gives what
+ * one rounding of the exact a*b + c gives (Boldo, Melquiond 2008), so this is how a fused bf16 or
+ * fp16 multiply-add is written. NaN and inf as in fma; for a, b, c whose product is exact in
+ * binary64, which every pair of binary32 numbers is. */
 QG_FN float qg_fma_odd(float a, float b, float c)
 {
     double p = (double)a * b, s = p + c, t = s - p;
@@ -58,8 +58,8 @@ QG_FN float qg_fma_odd(float a, float b, float c)
 }
 
 /* Rounds a finite binary32 magnitude `a` (its bits, sign cleared) to a format with `mbits` mantissa
- * bits and exponent bias `bias`, to nearest, ties to even, subnormals included. Returns exponent and
- * mantissa as one integer; overflow is the caller's: the result simply runs on past the largest
+ * bits and exponent bias `bias`, to nearest, ties to even, subnormals included. Returns exponent
+ * and mantissa as one integer; overflow is the caller's: the result simply runs on past the largest
  * code. */
 QG_FN uint32_t qg_minifloat_round(uint32_t a, uint32_t mbits, uint32_t bias)
 {

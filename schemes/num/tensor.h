@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A typed view of memory: dtype, shape, pointer. Row-major, contiguous, never owning. Element access
- * goes through float, which holds every value of every dtype here exactly (int32 up to 2^24).
+ * A typed view of memory: dtype, shape, pointer. Row-major, contiguous, never owning. Element
+ * access goes through float, which holds every value of every dtype here exactly (int32 up to
+ * 2^24).
  */
 #ifndef QG_NUM_TENSOR_H
 #define QG_NUM_TENSOR_H
@@ -88,8 +89,8 @@ QG_FN float qg_get(const struct qg_tensor *t, size_t i)
     }
 }
 
-/* Stores x as element i, rounded once to the tensor's dtype. For integer dtypes x must be an integer
- * in range; a NaN is stored as 0, which is what x86 and CUDA make of the cast. */
+/* Stores x as element i, rounded once to the tensor's dtype. For integer dtypes x must be an
+ * integer in range; a NaN is stored as 0, which is what x86 and CUDA make of the cast. */
 QG_FN void qg_put(const struct qg_tensor *t, size_t i, float x)
 {
     switch (t->dtype) {
