@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Every kernel in the table against the definition of its scheme: all dtypes, every choice of every
+ * parameter, several groups, odd tails, and values that break kernels. Outputs must be equal to the
+ * bit, or within the proved bound where the kernel claims no more; nothing else may be written.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness/base/rng.h"
+#include "harness/call.h"
+#include "harness/compare.h"
+#include "kernels/c/rows.h"
+#include "kernels/kernel.h"
+#include "tests/suite.h"
+
+/* --- the vectorised element functions ------------------------------------------------------------
+ */
+
+#define MISMATCH(what, i, want, got)                                                    \
+    ck_abort_msg("%s of 0x%08x: 0x%08x expected, 0x%08x computed", what, (unsigned)(i), \
+                 (unsigned)(want), (unsigned)(got))
+
+/* Over every upper half and the lower halves around which roundings turn. */
+START_TEST(test_elements)
+{
+    static const uint32_t lower[] = {0,      1,      0xfff,  0x1000, 0x1001, 0x2fff, 0x3000,
+                                     0x7fff, 0x8000, 0x8001, 0xbfff, 0xf000, 0xffff};
+    enum { N = 1 << 16 };
+    static float x[N], rounded[3][N];
+    static uint16_t bf16[N], f16[N];
+    static uint8_t e4m3[N];
+    for (size_t l = 0; l < sizeof lower / sizeof lower[0]; l++) {
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = qg_f32_from_bits(i << 16 | lower[l]);
+        for (size_t i = 0; i < N; i++) {
+            bf16[i] = qg_bf16_of(x[i]);
+            rounded[0][i] = qg_bf16_round(x[i]);
+        }
+        for (size_t i = 0; i < N; i++) {
+            f16[i] = qg_f16_of(x[i]);
+            rounded[1][i] = qg_f16_round(x[i]);
+        }
+        for (size_t i = 0; i < N; i++) {
+            e4m3[i] = qg_e4m3_of(x[i]);
+            rounded[2][i] = qg_e4m3_round(x[i]);
+        }
+        for (size_t i = 0; i < N; i++) {
+            const enum qg_dtype types[] = {QG_BF16, QG_F16, QG_E4M3};
+            uint32_t u = qg_f32_bits(x[i]);
+            if (bf16[i] != qg_bf16_encode(x[i]).v)
+                MISMATCH("bf16", u, qg_bf16_encode(x[i]).v, bf16[i]);
+            if (f16[i] != qg_fp16_encode(x[i]).v)
+                MISMATCH("f16", u, qg_fp16_encode(x[i]).v, f16[i]);
+            if (e4m3[i] != qg_e4m3_encode(x[i]).v)
+                MISMATCH("e4m3", u, qg_e4m3_encode(x[i]).v, e4m3[i]);
+            for (int t = 0; t < 3; t++)
+                if (qg_f32_bits(qg_round(types[t], x[i])) != qg_f32_bits(rounded[t][i]))
+                    MISMATCH(qg_dtype_name(types[t]), u, qg_f32_bits(qg_round(types[t], x[i])),
+                             qg_f32_bits(rounded[t][i]));
+        }
+    }
+}
+END_TEST
+
+START_TEST(test_codes)
+{
+    enum { N = 1 << 16 };
+    static uint16_t codes[N];
+    static float got[N];
+    for (size_t i = 0; i < N; i++)
+        codes[i] = (uint16_t)i;
+    for (int d = 0; d < 2; d++) {
+        struct qg_tensor t = {"t", d ? QG_F16 : QG_BF16, 1, {N}, codes};
+        qg_load(&t, 0, N, got);
+        for (size_t i = 0; i < N; i++)
+            if (qg_f32_bits(got[i]) != qg_f32_bits(qg_get(&t, i)))
+                MISMATCH(qg_dtype_name(t.dtype), i, qg_f32_bits(qg_get(&t, i)),
+                         qg_f32_bits(got[i]));
+    }
+    for (unsigned i = 0; i < 256; i++) {
+        float want = qg_e4m3_decode((qg_e4m3){(uint8_t)i}), value = qg_e4m3_value((uint8_t)i);
+        if (qg_f32_bits(want) != qg_f32_bits(value))
+            MISMATCH("e4m3 code", i, qg_f32_bits(want), qg_f32_bits(value));
+    }
+}
+END_TEST
+
+/* --- kernels -------------------------------------------------------------------------------------
+ */
+
+enum fill {
+    NORMAL,
+    SMALL, /* subnormal in binary16 */
+    TINY,  /* subnormal in binary32 and bf16 */
+    HUGE_, /* near the largest number */
+    TIES,
+    CONSTANT,
+    ZEROS, /* of both signs */
+    POSITIVE,
+    NEGATIVE,
+    ONE_NAN,
+    ONE_INF,
+    BITS, /* any pattern at all */
+    FILLS
+};
+
+static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
+{
+    float normal = (float)qg_rng_normal(seed, 1, i);
+    uint64_t bits = qg_rng_bits(seed, 2, i);
+    switch (fill) {
+    case SMALL:
+        return normal * 0x1p-18f;
+    case TINY:
+        return normal * 0x1p-126f * (bits & 1 ? 1.0f : 0x1p-14f);
+    case HUGE_:
+        return normal * (t == QG_F16 ? 0x1p13f : 0x1p125f);
+    case TIES:
+        return (float)((int)(bits % 31) - 15) * 0.5f;
+    case CONSTANT:
+        return 1.25f;
+    case ZEROS:
+        return bits & 1 ? 0.0f : -0.0f;
+    case POSITIVE:
+        return 3.0f + fabsf(normal);
+    case NEGATIVE:
+        return -fabsf(normal);
+    case ONE_NAN:
+        return i == 5 ? NAN : normal;
+    case ONE_INF:
+        return i == 6 ? -INFINITY : normal;
+    case BITS:
+        return qg_f32_from_bits((uint32_t)bits);
+    default:
+        return normal;
+    }
+}
+
+/* Fills any tensor; bytes of integer and e4m3 tensors are random. */
+static void fill_tensor(const struct qg_tensor *t, enum fill fill, uint64_t seed)
+{
+    for (size_t i = 0; i < qg_count(t); i++) {
+        if (qg_dtype_bytes(t->dtype) == 1)
+            ((uint8_t *)t->data)[i] = (uint8_t)qg_rng_bits(seed, 3, i);
+        else
+            qg_put(t, i, value(fill, t->dtype, seed, i));
+    }
+}
+
+/* Planes as the definition's convert makes them of filled weights. */
+static void convert_planes(const struct qg_args *a, const struct qg_tensor *planes, enum fill fill,
+                           uint64_t seed)
+{
+    struct qg_error err;
+    struct qg_args c = *a;
+    struct qg_call call;
+    char why[256];
+    ck_assert_msg(qg_args_init(&c, a->scheme, QG_CONVERT, a->operand, a->dtype, 0, a->rows, a->cols,
+                               why, sizeof why),
+                  "%s", why);
+    ck_assert_msg(qg_call_alloc(&call, &c, false, &err) == QG_OK, "%s", err.message);
+    fill_tensor(&call.args.in[0], fill, seed);
+    qg_definition(a->scheme, a->operand, QG_CONVERT)(&call.args);
+    for (int i = 0; i < call.args.n_out; i++)
+        memcpy(planes[i].data, call.args.out[i].data, qg_bytes(&planes[i]));
+    qg_call_free(&call);
+}
+
+/* Whether the slack before the buffer's first byte is still zero; the page behind it is guarded. */
+static bool untouched(const struct qg_buffer *b)
+{
+    const char *p = (const char *)b->map + sysconf(_SC_PAGESIZE);
+    for (; p < (const char *)b->data; p++)
+        if (*p)
+            return false;
+    return true;
+}
+
+static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fill fill,
+                  uint64_t seed, bool raw, const char *name)
+{
+    struct qg_call want, got;
+    struct qg_error err;
+    ck_assert_msg(qg_call_alloc(&want, args, true, &err) == QG_OK, "%s", err.message);
+    ck_assert_msg(qg_call_alloc(&got, args, false, &err) == QG_OK, "%s", err.message);
+    for (int i = 0; i < args->n_in; i++)
+        fill_tensor(&want.args.in[i], fill, seed + (uint64_t)i);
+    if (!raw && (k->op == QG_DEQUANT || k->op == QG_MATMUL))
+        convert_planes(args, want.args.in + (k->op == QG_MATMUL), fill, seed);
+    for (int i = 0; i < args->n_in; i++)
+        memcpy(got.args.in[i].data, want.args.in[i].data, want.in[i].bytes);
+    for (int i = 0; i < args->n_out; i++)
+        memset(got.args.out[i].data, 0xa5, got.out[i].bytes);
+    memset(got.args.work, 0xff, got.work.bytes);
+    want.args.depth = k->depth ? k->depth(args->cols) : args->cols;
+    qg_definition(args->scheme, args->operand, args->op)(&want.args);
+    k->fn(&got.args);
+    char params[128];
+    qg_params_format(args, params, sizeof params);
+    for (int i = 0; i < args->n_out; i++) {
+        struct qg_diff d = qg_no_diff;
+        bool bounded = k->claim == QG_WITHIN_BOUND;
+        qg_compare(&want.args.out[i], &got.args.out[i], bounded ? want.args.exact : NULL,
+                   bounded ? want.args.bound : NULL, &d);
+        if (d.wrong)
+            ck_abort_msg(
+                "%s %s %zu x %zu, m %zu [%s] fill %d%s, %s[%lld]: %a expected, %a computed; "
+                "%llu of %llu wrong; exact %a bound %a",
+                name, qg_dtype_name(args->dtype), args->rows, args->cols, args->m, params,
+                (int)fill, raw ? " raw" : "", args->out[i].name, (long long)d.first_wrong,
+                (double)qg_get(&want.args.out[i], (size_t)d.first_wrong),
+                (double)qg_get(&got.args.out[i], (size_t)d.first_wrong),
+                (unsigned long long)d.wrong, (unsigned long long)d.count,
+                bounded ? ((double *)want.exact.data)[d.first_wrong] : 0.0,
+                bounded ? ((double *)want.bound.data)[d.first_wrong] : 0.0);
+        ck_assert_msg(untouched(&got.out[i]), "%s wrote before %s", name, args->out[i].name);
+    }
+    for (int i = 0; i < args->n_in; i++)
+        ck_assert_msg(memcmp(got.args.in[i].data, want.args.in[i].data, want.in[i].bytes) == 0 &&
+                          untouched(&got.in[i]),
+                      "%s wrote to its input", name);
+    ck_assert_msg(untouched(&got.work), "%s wrote before its scratch", name);
+    qg_call_free(&want);
+    qg_call_free(&got);
+}
+
+/* Sets the parameters of combination c: choices count as a mixed radix number, numbers take turns.
+ */
+static void set_params(struct qg_args *a, const struct qg_scheme *s, unsigned c, unsigned turn)
+{
+    static const double groups[] = {128, 32, 64, 33, 256, 47};
+    qg_params_default(a, s);
+    for (int i = 0; s->params[i].name; i++) {
+        const struct qg_param *p = &s->params[i];
+        if (p->choices) {
+            unsigned n = 0;
+            while (p->choices[n])
+                n++;
+            a->param[i] = c % n;
+            c /= n;
+        } else if (strcmp(p->name, "group") == 0) {
+            a->param[i] = turn ? groups[turn % 6] : p->def;
+        } else {
+            double some[] = {p->def, p->min, 1e-3, p->max, p->def, 3e-7};
+            a->param[i] = some[turn % 6];
+        }
+    }
+}
+
+static unsigned combinations(const struct qg_scheme *s)
+{
+    unsigned product = 1;
+    for (const struct qg_param *p = s->params; p->name; p++) {
+        unsigned n = 0;
+        while (p->choices && p->choices[n])
+            n++;
+        product *= p->choices ? n : 1;
+    }
+    return product;
+}
+
+/* All fills of one set of parameters and dtype, shapes and turns going round with them. */
+static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, enum qg_dtype t,
+                          unsigned combination, const char *name)
+{
+    static const struct {
+        size_t m, rows, groups, extra;
+    } shapes[] = {{1, 1, 1, 0},   {2, 3, 2, 0},  {5, 17, 3, 0},
+                  {16, 2, 3, 22}, {33, 3, 1, 0}, {1, 2, 70, 2}};
+    struct qg_args a;
+    char why[256];
+    size_t cases = 0;
+    for (unsigned f = 0; f < FILLS; f++) {
+        unsigned turn = f + combination + t, shape = (f + 5 * combination + turn / 6) % 6;
+        a.scheme = s;
+        a.operand = k->operand;
+        a.cols = 96; // where the group is the row
+        set_params(&a, s, combination, turn);
+        size_t g = s->operand[k->operand].group(&a), cols = g * shapes[shape].groups;
+        if (cols > 4000)
+            cols = 4000 / g * g;
+        cols += cols % 2 ? g : 0; // codes are packed in pairs
+        for (int raw = 0; raw < (k->op == QG_DEQUANT ? 2 : 1); raw++) {
+            // Ragged K where the scheme takes it, else a whole number of groups.
+            if (!qg_args_init(&a, s, k->op, k->operand, t, shapes[shape].m, shapes[shape].rows,
+                              cols + shapes[shape].extra, why, sizeof why) &&
+                !qg_args_init(&a, s, k->op, k->operand, t, shapes[shape].m, shapes[shape].rows,
+                              cols, why, sizeof why))
+                ck_abort_msg("%s: %s", name, why);
+            judge(k, &a, (enum fill)f, 1000 * combination + 10 * f + t, raw, name);
+            cases++;
+        }
+    }
+    return cases;
+}
+
+START_TEST(test_kernels)
+{
+    const struct qg_kernel *k;
+    size_t cases = 0, rows = 0;
+    for (; (k = qg_kernel_at(rows)); rows++) {
+        const struct qg_scheme *s = qg_scheme_find(k->scheme);
+        char name[96];
+        qg_kernel_name(k, name, sizeof name);
+        ck_assert_msg(s && qg_definition(s, k->operand, k->op), "%s: no such definition", name);
+        ck_assert_msg(qg_backend_find(k->backend) != NULL, "%s: no such backend", name);
+        ck_assert_msg(k->claim == QG_BIT_EXACT || k->op == QG_MATMUL || k->op == QG_FAKE_QUANT_GRAD,
+                      "%s claims less than bits", name);
+        for (unsigned c = 0; c < combinations(s); c++)
+            for (enum qg_dtype t = QG_F32; t <= QG_F16; t++)
+                cases += check_fills(k, s, t, c, name);
+    }
+    ck_assert_uint_gt(cases, 10 * rows);
+}
+END_TEST
+
+QG_SUITE(kernels, test_elements, test_codes, test_kernels)
