@@ -124,6 +124,21 @@ static float fake_code(enum qg_dtype t, float w8, const struct stage2 *g)
     return qg_add(qg_rint(qg_round(t, qg_mul(w8, g->inverse))), 0.0f); // + zero point: -0 becomes 0
 }
 
+static void fake_stage2(const struct qg_args *a, size_t at, float scale8, const float *w8)
+{
+    enum qg_dtype t = a->dtype;
+    struct stage2 g = fake_group(t, w8, group(a));
+    for (size_t j = 0; j < group(a); j++) {
+        float q = qg_clamp(fake_code(t, w8[j], &g), -8.0f, 7.0f);
+        qg_put(&a->out[0], at + j, qg_mul(q, g.scale));
+        qg_note(a, at + j, "row scale", scale8);
+        qg_note(a, at + j, "after e4m3", w8[j]);
+        qg_note(a, at + j, "group scale", g.scale);
+        qg_note(a, at + j, "code", q);
+        qg_note(a, at + j, "y", qg_get(&a->out[0], at + j));
+    }
+}
+
 static void fake_weight(const struct qg_args *a, bool cast)
 {
     const struct qg_tensor *w = &a->in[0];
@@ -134,16 +149,8 @@ static void fake_weight(const struct qg_args *a, bool cast)
         float scale8 = fake_scale(w, at, a->cols, qg_round(t, 1e-12f));
         for (size_t k = 0; k < a->cols; k++)
             w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
-        for (size_t k = 0; k < a->cols; k++) {
-            struct stage2 g = fake_group(t, w8 + k / group(a) * group(a), group(a));
-            float q = qg_clamp(fake_code(t, w8[k], &g), -8.0f, 7.0f);
-            qg_put(&a->out[0], at + k, qg_mul(q, g.scale));
-            qg_note(a, at + k, "row scale", scale8);
-            qg_note(a, at + k, "after e4m3", w8[k]);
-            qg_note(a, at + k, "group scale", g.scale);
-            qg_note(a, at + k, "code", q);
-            qg_note(a, at + k, "y", qg_get(&a->out[0], at + k));
-        }
+        for (size_t k = 0; k < a->cols; k += group(a))
+            fake_stage2(a, at + k, scale8, w8 + k);
     }
 }
 
@@ -520,6 +527,8 @@ static const struct qg_plane activation_planes[] = {
     {NULL},
 };
 
+static const char *const variants[] = {"product=exact", "row=mslk", NULL};
+
 static const char nonfinite[] =
     "NaN in a row: row scale NaN, codes 0. inf: its factor is 0, codes of finite values 0. "
     "All-zero "
@@ -542,6 +551,7 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
          "fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py quantize_int4_preshuffle",
      .nonfinite = nonfinite,
      .params = params,
+     .variants = variants,
      .operand = {[QG_WEIGHT] = WEIGHT(new_fake_weight, new_grad_weight),
                  [QG_ACTIVATION] = ACTIVATION(new_fake_activation, new_grad_activation)},
      .matmul = matmul,

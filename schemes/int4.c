@@ -269,6 +269,8 @@ static const struct qg_plane planes[] = {
     {NULL},
 };
 
+static const char *const variants[] = {"dequant=two-step", NULL};
+
 static const char nonfinite[] =
     "NaN in a group: the group's scale, zero and prepared weights are NaN and its codes 0. inf: "
     "the "
@@ -281,6 +283,7 @@ const struct qg_scheme qg_schemes_int4[] = {
                  "fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py int4_row_quantize_zp",
      .nonfinite = nonfinite,
      .params = int4_params,
+     .variants = variants,
      .operand[QG_WEIGHT] = {fake_quant, fake_quant_grad, convert, dequant, group, planes, 4},
      .matmul = matmul,
      .refuse = refuse},
