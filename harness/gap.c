@@ -27,7 +27,8 @@ float qg_compute_error_bf16(const qg_bf16 *x, const qg_bf16 *y, size_t n)
     return bf(20.0f * bf(log10((double)bf(bf(sqrt(signal)) / bf(sqrt(noise))))));
 }
 
-/* --- one operation of the scheme on tensors of ours --------------------------------------------- */
+/* --- one operation of the scheme on tensors of ours ---------------------------------------------
+ */
 
 /* Sets up `op` of the scheme for a tensor of `rows` x `cols` (and m rows of x), with memory. */
 static enum qg_status prepare_call(const struct qg_scheme *s, const char *params, enum qg_op op,
@@ -76,7 +77,8 @@ static void run_pair(struct pair *p)
 }
 
 static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
-                                  const struct qg_tensor *w, struct pair *ret_p, struct qg_error *err)
+                                  const struct qg_tensor *w, struct pair *ret_p,
+                                  struct qg_error *err)
 {
     struct pair p = {0};
     size_t n = w->shape[0], k = w->shape[1];
@@ -93,7 +95,8 @@ static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
     return QG_OK;
 }
 
-/* --- weights ------------------------------------------------------------------------------------ */
+/* --- weights ------------------------------------------------------------------------------------
+ */
 
 /* Adds a tensor's comparison to a row; the norms are kept until finish_row. */
 struct norms {
@@ -146,7 +149,8 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
     for (int i = 0; s->params[i].name; i++)
         for (int c = 0; s->params[i].choices && s->params[i].choices[c]; c++) {
             char text[192];
-            snprintf(text, sizeof text, "%s %s=%s", params, s->params[i].name, s->params[i].choices[c]);
+            snprintf(text, sizeof text, "%s %s=%s", params, s->params[i].name,
+                     s->params[i].choices[c]);
             struct qg_gap other = {.first = -1};
             struct norms sum = {0};
             struct pair p;
@@ -163,7 +167,8 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
                      100.0 * (double)other.differ / (double)other.count);
         }
     if (!g->cause[0] && g->differ)
-        snprintf(g->cause, sizeof g->cause, "no single parameter: the two paths use different grids");
+        snprintf(g->cause, sizeof g->cause,
+                 "no single parameter: the two paths use different grids");
     return QG_OK;
 }
 
@@ -178,9 +183,9 @@ static struct qg_gap new_row(const struct qg_scheme *s, const char *params, cons
     return g;
 }
 
-enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params, const struct qg_tensor *w,
-                             const char *source, struct qg_gap *ret_gap, struct qg_gap_detail *detail,
-                             struct qg_error *err)
+enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
+                             const struct qg_tensor *w, const char *source, struct qg_gap *ret_gap,
+                             struct qg_gap_detail *detail, struct qg_error *err)
 {
     struct qg_gap g = new_row(s, params, source, "weights", 0);
     struct norms sum = {0};
@@ -198,7 +203,8 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params, cons
     return QG_OK;
 }
 
-/* --- the model ---------------------------------------------------------------------------------- */
+/* --- the model ----------------------------------------------------------------------------------
+ */
 
 /* y[cols of w] = x . w^T in bf16 with a binary32 sum: torch.nn.functional.linear. */
 static void linear(const struct qg_tensor *x, const struct qg_tensor *w, qg_bf16 *y)
@@ -224,7 +230,8 @@ static enum qg_status prepared_layer(const struct pair *p, const char *params, q
         return QG_OK;
     }
     struct qg_call c;
-    if (prepare_call(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c, err))
+    if (prepare_call(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
+                     err))
         return err->status;
     set_input(&c, 0, h);
     compute(&c);
@@ -239,7 +246,8 @@ static enum qg_status converted_layer(const struct pair *p, const char *params, 
 {
     const struct qg_args *w = &p->convert.args;
     struct qg_call c;
-    if (prepare_call(w->scheme, params, QG_MATMUL, QG_WEIGHT, QG_BF16, 1, w->rows, w->cols, &c, err))
+    if (prepare_call(w->scheme, params, QG_MATMUL, QG_WEIGHT, QG_BF16, 1, w->rows, w->cols, &c,
+                     err))
         return err->status;
     set_input(&c, 0, h);
     for (int i = 0; i < w->n_out; i++)

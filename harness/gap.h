@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The gap: what a scheme's prepare path (fake quantization, what training sees) and its convert path
- * (real quantization, what is shipped) make of the same weights, and of a whole model.
+ * The gap: what a scheme's prepare path (fake quantization, what training sees) and its convert
+ * path (real quantization, what is shipped) make of the same weights, and of a whole model.
  */
 #ifndef QG_GAP_H
 #define QG_GAP_H
@@ -17,15 +17,18 @@ struct qg_gap_detail {
     struct qg_trace prepare, convert; /* the latter holds convert's steps, then dequant's */
 };
 
-/* torchao's test model M with `seed` (harness/torch_model.h), bf16: `ret_model` compares the outputs of
- * the prepared and the converted model, also as torchao's compute_error prints it (every step rounded
- * to bf16); `ret_weights` compares all weights, and names the cause when one parameter explains the
- * difference. `params` as in qg_params_parse. `detail`, when wanted, is filled when weights differ. */
-QG_MUST_CHECK enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint64_t seed,
-                                          struct qg_gap *ret_model, struct qg_gap *ret_weights,
-                                          struct qg_gap_detail *detail, struct qg_error *err);
+/* torchao's test model M with `seed` (harness/torch_model.h), bf16: `ret_model` compares the
+ * outputs of the prepared and the converted model, also as torchao's compute_error prints it (every
+ * step rounded to bf16); `ret_weights` compares all weights, and names the cause when one parameter
+ * explains the difference. `params` as in qg_params_parse. `detail`, when wanted, is filled when
+ * weights differ. */
+QG_MUST_CHECK enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params,
+                                          uint64_t seed, struct qg_gap *ret_model,
+                                          struct qg_gap *ret_weights, struct qg_gap_detail *detail,
+                                          struct qg_error *err);
 
-/* One weight tensor [N,K] of any checkpoint. QG_EINVAL when the scheme refuses it, with its reason. */
+/* One weight tensor [N,K] of any checkpoint. QG_EINVAL when the scheme refuses it, with its reason.
+ */
 QG_MUST_CHECK enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
                                            const struct qg_tensor *w, const char *source,
                                            struct qg_gap *ret_gap, struct qg_gap_detail *detail,

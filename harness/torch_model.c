@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The stream is that of ATen's CPU generator: MT19937 (Matsumoto, Nishimura 1998) seeded by
- * init_genrand with the low 32 bits of the seed; a uniform float takes the low 24 bits of one output
- * (pytorch:aten/src/ATen/core/TransformationHelper.h); normals come from blocks of 16 uniforms, the
- * first eight giving radii, the last eight angles (pytorch:aten/src/ATen/native/cpu/
+ * init_genrand with the low 32 bits of the seed; a uniform float takes the low 24 bits of one
+ * output (pytorch:aten/src/ATen/core/TransformationHelper.h); normals come from blocks of 16
+ * uniforms, the first eight giving radii, the last eight angles (pytorch:aten/src/ATen/native/cpu/
  * DistributionTemplates.h normal_fill).
  */
 #include "harness/torch_model.h"
@@ -51,7 +51,8 @@ static float uniform(struct mt19937 *g)
     return (float)(mt_bits(g) & 0xffffffu) * 0x1p-24f;
 }
 
-/* torch.nn.Linear's default: kaiming_uniform_(a = sqrt 5), whose bound is sqrt 3 sqrt(1/3) / sqrt K. */
+/* torch.nn.Linear's default: kaiming_uniform_(a = sqrt 5), whose bound is sqrt 3 sqrt(1/3) / sqrt
+ * K. */
 static void fill_weight(struct mt19937 *g, qg_bf16 *w, size_t rows, size_t cols)
 {
     double std = sqrt(2.0 / 6.0) / sqrt((double)cols), bound = sqrt(3.0) * std;

@@ -81,7 +81,7 @@ struct qg_scheme {
     const char *upstream;  /* where the formulas come from: repo:path or paper */
     const char *nonfinite; /* what NaN, inf and all-zero groups become: part of the definition */
     const struct qg_param *params; /* ends with name NULL */
-    const char *const *variants; /* parameter sets worth a row beside the default, or NULL */
+    const char *const *variants;   /* parameter sets worth a row beside the default, or NULL */
     struct qg_operand_def operand[QG_OPERAND_COUNT];
     qg_op_fn *matmul;                               /* of the converted weight */
     const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
