@@ -9,10 +9,10 @@
  * at any moment loses at most the case in flight and --resume goes on from there.
  *
  *     /meta      attributes: schema_version (int), and one string per key of the run (see qg_meta)
- *     /cases     one compound row per case: the fields of struct qg_record, by their names
+ *     /cases     one compound row per case: qg_record_fields, by their names
  *     /samples   float64 [n]: all timing samples; /cases.samples_at and .samples_n cut it up
  *     /outputs   uint8 [n]: the first output of each case up to 64 KiB; .output_at, .output_n
- *     /gap       one compound row per prepare/convert comparison: the fields of struct qg_gap
+ *     /gap       one compound row per prepare/convert comparison: qg_gap_fields
  *
  * Absent numbers are NaN. Only result.c includes <hdf5.h>.
  */
@@ -27,6 +27,7 @@
 
 #define QG_SCHEMA_VERSION 1
 #define QG_OUTPUT_LIMIT   65536
+#define QG_HISTOGRAM_BINS 64
 
 /* Verdicts, in the order in which they matter less and less. */
 enum qg_verdict {
@@ -66,6 +67,10 @@ struct qg_record {
     double overhead_s;    /* of an empty call, already taken out of the times */
     uint64_t output_hash; /* of all outputs' bytes */
     uint64_t input_hash;
+    /* fake-quant only, else all zero: how many elements had the error (x - y) / step in
+     * [-1 + i/32, -1 + (i+1)/32), where step is the scale of the element's group (the distance of
+     * two neighbouring codes); errors outside [-1, 1) are in the first or last bin, NaN in none. */
+    uint32_t error_histogram[QG_HISTOGRAM_BINS];
     uint64_t samples_at, samples_n, output_at, output_n; /* set by the store */
 };
 
@@ -81,6 +86,24 @@ struct qg_gap {
     int64_t first;   /* index of the first difference, or -1 */
     char cause[256]; /* the named cause, or "" */
 };
+
+/* The fields of the two rows, in the order of the structs: what the file's compound types, CSV and
+ * JSON are made from. Fields of the timings are named warm_median_s and so on. */
+enum qg_field_kind {
+    QG_FIELD_TEXT,
+    QG_FIELD_U32,
+    QG_FIELD_U64,
+    QG_FIELD_I64,
+    QG_FIELD_F64,
+    QG_FIELD_VERDICT /* as uint32_t */
+};
+struct qg_field {
+    const char *name;
+    enum qg_field_kind kind;
+    size_t offset, size; /* in the struct; of a whole text or of one number */
+    size_t count;        /* numbers in an array, else 1 */
+};
+extern const struct qg_field qg_record_fields[], qg_gap_fields[]; /* end with name NULL */
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {
@@ -124,6 +147,9 @@ QG_MUST_CHECK enum qg_status qg_result_append_gap(struct qg_result_writer *w,
 /* Writes PATH, removes the journal, frees *w and sets it to NULL, also on failure (the journal then
  * stays). */
 QG_MUST_CHECK enum qg_status qg_result_close(struct qg_result_writer **w, struct qg_error *err);
+
+/* Frees *w and sets it to NULL; the journal stays, for --resume. */
+void qg_result_abandon(struct qg_result_writer **w);
 
 /* --- reading --- */
 
