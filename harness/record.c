@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The fields of a record and the facts of a run, see result.h.
+ */
+#include "harness/result.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SIZE(type, field) sizeof(((type *)0)->field)
+#define FIELD(type, field, name, kind)                          \
+    {                                                           \
+        name, kind, offsetof(type, field), SIZE(type, field), 1 \
+    }
+
+#define TEXT(field)      FIELD(struct qg_record, field, #field, QG_FIELD_TEXT)
+#define U64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_U64)
+#define I64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_I64)
+#define F64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_F64)
+#define TIME(run, field) FIELD(struct qg_record, run.field, #run "_" #field, QG_FIELD_F64)
+#define SAMPLES(run)     FIELD(struct qg_record, run.samples, #run "_samples", QG_FIELD_U32)
+
+const struct qg_field qg_record_fields[] = {
+    TEXT(spelling),
+    TEXT(scheme),
+    TEXT(op),
+    TEXT(operand),
+    TEXT(backend),
+    TEXT(variant),
+    TEXT(dtype),
+    TEXT(data),
+    TEXT(params),
+    U64(m),
+    U64(rows),
+    U64(cols),
+    U64(seed),
+    FIELD(struct qg_record, verdict, "verdict", QG_FIELD_VERDICT),
+    TEXT(reason),
+    U64(count),
+    U64(mismatches),
+    U64(class_mismatches),
+    I64(first_bad),
+    U64(codes),
+    U64(codes_changed),
+    F64(max_ulp),
+    F64(bound_used),
+    F64(sqnr_db),
+    F64(nmse),
+    F64(bytes),
+    F64(flops),
+    TIME(warm, median_s),
+    TIME(warm, low_s),
+    TIME(warm, high_s),
+    SAMPLES(warm),
+    TIME(cold, median_s),
+    TIME(cold, low_s),
+    TIME(cold, high_s),
+    SAMPLES(cold),
+    F64(overhead_s),
+    U64(output_hash),
+    U64(input_hash),
+    {"error_histogram", QG_FIELD_U32, offsetof(struct qg_record, error_histogram), sizeof(uint32_t),
+     QG_HISTOGRAM_BINS},
+    U64(samples_at),
+    U64(samples_n),
+    U64(output_at),
+    U64(output_n),
+    {NULL},
+};
+
+#define GAP(field, kind) FIELD(struct qg_gap, field, #field, kind)
+
+const struct qg_field qg_gap_fields[] = {
+    GAP(scheme, QG_FIELD_TEXT),      GAP(params, QG_FIELD_TEXT), GAP(source, QG_FIELD_TEXT),
+    GAP(what, QG_FIELD_TEXT),        GAP(seed, QG_FIELD_U64),    GAP(sqnr_db, QG_FIELD_F64),
+    GAP(sqnr_bf16_db, QG_FIELD_F64), GAP(count, QG_FIELD_U64),   GAP(differ, QG_FIELD_U64),
+    GAP(first, QG_FIELD_I64),        GAP(cause, QG_FIELD_TEXT),  {NULL},
+};
+
+const char *qg_verdict_name(enum qg_verdict v)
+{
+    static const char *const names[QG_VERDICT_COUNT] = {
+        [QG_PASS] = "PASS",       [QG_MARGINAL] = "MARGINAL",
+        [QG_FAIL] = "FAIL",       [QG_MISTRUSTED] = "MISTRUSTED",
+        [QG_SKIP] = "SKIP",       [QG_CRASH] = "CRASH",
+        [QG_TIMEOUT] = "TIMEOUT", [QG_ERROR] = "ERROR"};
+    return v < QG_VERDICT_COUNT ? names[v] : "?";
+}
+
+static size_t find(const struct qg_meta *m, const char *key)
+{
+    size_t i = 0;
+    while (i < m->n && strcmp(m->item[i].key, key) != 0)
+        i++;
+    return i;
+}
+
+void qg_meta_set(struct qg_meta *m, const char *key, const char *value)
+{
+    size_t i = find(m, key);
+    if (i == sizeof m->item / sizeof m->item[0])
+        return;
+    if (i == m->n)
+        m->n++;
+    memset(&m->item[i], 0, sizeof m->item[i]);
+    snprintf(m->item[i].key, sizeof m->item[i].key, "%s", key);
+    snprintf(m->item[i].value, sizeof m->item[i].value, "%s", value);
+}
+
+const char *qg_meta_get(const struct qg_meta *m, const char *key)
+{
+    size_t i = find(m, key);
+    return i < m->n ? m->item[i].value : "";
+}
