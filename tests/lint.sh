@@ -53,6 +53,10 @@ for header in $(git ls-files -- '*.h' ':!tests/suite.h'); do
         -Wno-unused-function -I. -I"$build" -x c -fsyntax-only - || complain "$header does not compile alone"
 done
 
+# --- fast math ends in a sentence
+echo '#include "schemes/num/fn.h"' | ${CC:-cc} -ffast-math -I. -x c -fsyntax-only - 2>&1 |
+    grep -q 'qgauge measures roundings' || complain 'schemes/num compiles with -ffast-math'
+
 # --- libraries neither print nor exit (snprintf and fprintf to a FILE of the caller's are fine)
 for library in harness/base/libqg_base.a schemes/libqg_schemes.a kernels/libqg_kernels.a \
     golden/libqg_golden.a harness/libqg_harness.a reports/libqg_reports.a; do
