@@ -1,25 +1,397 @@
 /* SPDX-License-Identifier: MIT
  *
- * qgauge list: what there is.
+ * qgauge list: what there is. The JSON form is for programs: the same keys always, in the same
+ * order.
  */
+#include <getopt.h>
 #include <stdio.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
 
 #include "harness/cli/cli.h"
-#include "schemes/scheme.h"
+#include "kernels/kernel.h"
+
+const struct qg_command qg_command_list;
+
+/* --- what a scheme does, found out by asking it
+ * --------------------------------------------------- */
+
+/* A call of `operand` with default parameters and a row of `cols` elements; false when refused. */
+static bool probe(struct qg_args *a, const struct qg_scheme *s, enum qg_operand operand,
+                  size_t cols)
+{
+    char why[256];
+    enum qg_op op = QG_FAKE_QUANT;
+    while (op < QG_MATMUL && !qg_definition(s, operand, op))
+        op++;
+    qg_params_default(a, s);
+    return qg_args_init(a, s, op, operand, QG_BF16, 0, 1, cols, why, sizeof why);
+}
+
+/* The parameter that sets the group of an operand, or NULL: a whole row shares a scale. */
+static const struct qg_param *group_param(const struct qg_scheme *s, enum qg_operand operand)
+{
+    struct qg_args a = {.scheme = s, .operand = operand, .cols = (size_t)1 << 20};
+    qg_params_default(&a, s);
+    size_t group = qg_group(&a);
+    for (int i = 0; s->params[i].name; i++) {
+        const struct qg_param *p = &s->params[i];
+        a.param[i] = p->integer && p->def < p->max ? p->def + 1 : p->def;
+        if (qg_group(&a) != group)
+            return p;
+        a.param[i] = p->def;
+    }
+    return NULL;
+}
+
+/* Whether K must be a multiple of the group (with default parameters). */
+static bool group_must_divide(const struct qg_scheme *s, enum qg_operand operand)
+{
+    const struct qg_param *p = group_param(s, operand);
+    struct qg_args a;
+    return p && !probe(&a, s, operand, (size_t)p->def + 2);
+}
+
+static const char *extent_symbol(enum qg_operand operand, enum qg_extent e)
+{
+    static const char *const rows[] = {"N", "M", "V"};
+    switch (e) {
+    case QG_EXT_ROWS:
+        return rows[operand];
+    case QG_EXT_COLS:
+        return "K";
+    case QG_EXT_NIBBLE:
+        return "K/2";
+    case QG_EXT_GROUPS:
+        return "K/g";
+    default:
+        return "1";
+    }
+}
+
+static void dtype_text(const struct qg_scheme *s, const struct qg_plane *p, char *text, size_t size)
+{
+    snprintf(text, size, "%s%s", p->dtype_param ? "by " : "",
+             p->dtype_param         ? s->params[p->dtype_param - 1].name
+             : p->dtype == QG_INPUT ? "input"
+                                    : qg_dtype_name(p->dtype));
+}
+
+static bool has_operand(const struct qg_scheme *s, enum qg_operand operand)
+{
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        if (qg_definition(s, operand, (enum qg_op)op))
+            return true;
+    return false;
+}
+
+/* --- JSON ---------------------------------------------------------------------------------------
+ */
+
+static void add_text(cJSON *array, const char *text)
+{
+    cJSON_AddItemToArray(array, cJSON_CreateString(text));
+}
+
+static cJSON *add_object(cJSON *array)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddItemToArray(array, o);
+    return o;
+}
+
+static void add_param(cJSON *array, const struct qg_param *p)
+{
+    cJSON *o = add_object(array);
+    cJSON_AddStringToObject(o, "name", p->name);
+    cJSON_AddStringToObject(o, "doc", p->doc);
+    if (p->choices) {
+        cJSON_AddStringToObject(o, "default", p->choices[(int)p->def]);
+        cJSON *choices = cJSON_AddArrayToObject(o, "choices");
+        for (int c = 0; p->choices[c]; c++)
+            add_text(choices, p->choices[c]);
+        return;
+    }
+    cJSON_AddNumberToObject(o, "default", p->def);
+    cJSON_AddNumberToObject(o, "min", p->min);
+    cJSON_AddNumberToObject(o, "max", p->max);
+    cJSON_AddBoolToObject(o, "integer", p->integer);
+}
+
+static void add_plane(cJSON *array, const struct qg_scheme *s, enum qg_operand operand,
+                      const struct qg_plane *p)
+{
+    char dtype[64];
+    cJSON *o = add_object(array);
+    dtype_text(s, p, dtype, sizeof dtype);
+    cJSON_AddStringToObject(o, "name", p->name);
+    cJSON_AddStringToObject(o, "dtype", dtype);
+    cJSON *shape = cJSON_AddArrayToObject(o, "shape");
+    for (int d = 0; d < QG_MAX_RANK && p->shape[d] != QG_EXT_END; d++)
+        add_text(shape, extent_symbol(operand, p->shape[d]));
+    cJSON_AddStringToObject(o, "packing", p->packing);
+}
+
+static void add_operand(cJSON *operands, const struct qg_scheme *s, enum qg_operand operand)
+{
+    cJSON *o = cJSON_AddObjectToObject(operands, qg_operand_name(operand));
+    cJSON *ops = cJSON_AddArrayToObject(o, "ops");
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        if (qg_definition(s, operand, (enum qg_op)op))
+            add_text(ops, qg_op_name((enum qg_op)op));
+    cJSON *planes = cJSON_AddArrayToObject(o, "planes");
+    for (int i = 0; i < qg_plane_count(s, operand); i++)
+        add_plane(planes, s, operand, &s->operand[operand].planes[i]);
+    const struct qg_param *p = group_param(s, operand);
+    cJSON *group = cJSON_AddObjectToObject(o, "group");
+    cJSON_AddStringToObject(group, "rule", p ? "parameter" : "row");
+    if (p)
+        cJSON_AddStringToObject(group, "parameter", p->name);
+    cJSON_AddBoolToObject(group, "must_divide_k", group_must_divide(s, operand));
+    cJSON_AddNumberToObject(o, "code_bits", s->operand[operand].code_bits);
+}
+
+static void schemes_json(cJSON *root)
+{
+    const struct qg_scheme *s;
+    cJSON *array = cJSON_AddArrayToObject(root, "schemes");
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++) {
+        cJSON *o = add_object(array);
+        cJSON_AddStringToObject(o, "name", s->name);
+        cJSON_AddStringToObject(o, "summary", s->summary);
+        cJSON_AddStringToObject(o, "upstream", s->upstream);
+        cJSON_AddStringToObject(o, "nonfinite", s->nonfinite);
+        cJSON *params = cJSON_AddArrayToObject(o, "params");
+        for (int p = 0; s->params[p].name; p++)
+            add_param(params, &s->params[p]);
+        cJSON *operands = cJSON_AddObjectToObject(o, "operands");
+        for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
+            if (has_operand(s, (enum qg_operand)operand))
+                add_operand(operands, s, (enum qg_operand)operand);
+        cJSON_AddBoolToObject(o, "matmul", s->matmul != NULL);
+    }
+}
+
+static const char *const trait_words[] = {"fuses", "reorders", "flushes", "approximates"};
+
+static const char *claim_word(const struct qg_kernel *k)
+{
+    return k->claim == QG_BIT_EXACT ? "bit-exact" : "within-bound";
+}
+
+static void kernels_json(cJSON *root)
+{
+    const struct qg_kernel *k;
+    cJSON *array = cJSON_AddArrayToObject(root, "kernels");
+    for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
+        char name[128];
+        cJSON *o = add_object(array);
+        qg_kernel_name(k, name, sizeof name);
+        cJSON_AddStringToObject(o, "name", name);
+        cJSON_AddStringToObject(o, "scheme", k->scheme);
+        cJSON_AddStringToObject(o, "op", qg_op_name(k->op));
+        cJSON_AddStringToObject(o, "operand", qg_operand_name(k->operand));
+        cJSON_AddStringToObject(o, "backend", k->backend);
+        cJSON_AddStringToObject(o, "variant", k->variant);
+        cJSON_AddStringToObject(o, "claim", claim_word(k));
+        cJSON *traits = cJSON_AddArrayToObject(o, "traits");
+        for (int t = 0; t < 4; t++)
+            if (k->traits >> t & 1)
+                add_text(traits, trait_words[t]);
+    }
+}
+
+static void backends_json(cJSON *root)
+{
+    const struct qg_backend *b;
+    cJSON *array = cJSON_AddArrayToObject(root, "backends");
+    for (size_t i = 0; (b = qg_backend_at(i)); i++) {
+        char text[256] = "";
+        cJSON *o = add_object(array);
+        bool available = b->probe(text, sizeof text);
+        cJSON_AddStringToObject(o, "name", b->name);
+        cJSON_AddStringToObject(o, "summary", b->summary);
+        cJSON_AddBoolToObject(o, "available", available);
+        cJSON_AddStringToObject(o, "detail", text);
+    }
+}
+
+/* --- text ---------------------------------------------------------------------------------------
+ */
+
+static void print_param(const struct qg_param *p)
+{
+    printf("    %-12s %s\n    %-12s ", p->name, p->doc, "");
+    for (int c = 0; p->choices && p->choices[c]; c++)
+        printf("%s%s%s", c ? " | " : "", p->choices[c], c == (int)p->def ? " (default)" : "");
+    if (!p->choices)
+        printf("%g to %g%s (default %g)", p->min, p->max, p->integer ? ", whole" : "", p->def);
+    putchar('\n');
+}
+
+static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
+{
+    const struct qg_param *p = group_param(s, operand);
+    printf("  %s:", qg_operand_name(operand));
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        if (qg_definition(s, operand, (enum qg_op)op))
+            printf(" %s", qg_op_name((enum qg_op)op));
+    printf("\n    one scale per %s%s%s\n", p ? "group of g = " : "row", p ? p->name : "",
+           group_must_divide(s, operand) ? ", which must divide K" : "");
+    for (int i = 0; i < qg_plane_count(s, operand); i++) {
+        const struct qg_plane *plane = &s->operand[operand].planes[i];
+        char dtype[64], shape[64] = "";
+        size_t n = 0;
+        dtype_text(s, plane, dtype, sizeof dtype);
+        for (int d = 0; d < QG_MAX_RANK && plane->shape[d] != QG_EXT_END; d++)
+            n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%s", d ? ", " : "",
+                                  extent_symbol(operand, plane->shape[d]));
+        printf("    %-12s %-14s [%s]  %s\n", plane->name, dtype, shape, plane->packing);
+    }
+}
+
+static void schemes_text(bool verbose)
+{
+    const struct qg_scheme *s;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++) {
+        printf("%s%-16s %s\n", verbose && i ? "\n" : "", s->name, s->summary);
+        if (!verbose)
+            continue;
+        printf("  upstream: %s\n  NaN, inf, zero groups: %s\n", s->upstream, s->nonfinite);
+        for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
+            if (has_operand(s, (enum qg_operand)operand))
+                print_operand(s, (enum qg_operand)operand);
+        puts("  parameters:");
+        for (int p = 0; s->params[p].name; p++)
+            print_param(&s->params[p]);
+    }
+}
+
+static void kernels_text(bool verbose)
+{
+    const struct qg_kernel *k;
+    (void)verbose;
+    for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
+        char name[128];
+        qg_kernel_name(k, name, sizeof name);
+        printf("%-44s %s", name, claim_word(k));
+        for (int t = 0; t < 4; t++)
+            if (k->traits >> t & 1)
+                printf(", %s", trait_words[t]);
+        putchar('\n');
+    }
+}
+
+static void backends_text(bool verbose)
+{
+    const struct qg_backend *b;
+    (void)verbose;
+    for (size_t i = 0; (b = qg_backend_at(i)); i++) {
+        char text[256] = "";
+        bool available = b->probe(text, sizeof text);
+        printf("%-16s %s (%s%s)\n", b->name, b->summary, available ? "" : "not here: ", text);
+    }
+}
+
+/* --- the command --------------------------------------------------------------------------------
+ */
+
+static const struct section {
+    const char *name;
+    void (*text)(bool verbose);
+    void (*json)(cJSON *root);
+} sections[] = {
+    {"schemes", schemes_text, schemes_json},
+    {"kernels", kernels_text, kernels_json},
+    {"backends", backends_text, backends_json},
+};
+
+enum { SECTIONS = sizeof sections / sizeof sections[0] };
+
+/* Prints sections first to last. */
+static int print_json(int first, int last)
+{
+    cJSON *root = cJSON_CreateObject();
+    for (int i = first; i <= last; i++)
+        sections[i].json(root);
+    char *text = cJSON_Print(root);
+    cJSON_Delete(root);
+    if (!text) {
+        struct qg_error err;
+        qg_fail(&err, QG_ENOMEM, "no memory");
+        return qg_report_error(&qg_command_list, &err);
+    }
+    puts(text);
+    cJSON_free(text);
+    return QG_EXIT_OK;
+}
+
+static int print_text(int first, int last, bool verbose)
+{
+    for (int i = first; i <= last; i++) {
+        if (first != last)
+            printf("%s%s:\n", i > first ? "\n" : "", sections[i].name);
+        sections[i].text(verbose);
+    }
+    return QG_EXIT_OK;
+}
 
 static int run(int argc, char **argv)
 {
-    (void)argc;
-    (void)argv;
-    const struct qg_scheme *s;
-    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
-        printf("%-16s %s\n", s->name, s->summary);
-    return QG_EXIT_OK;
+    static const struct option options[] = {{"format", required_argument, NULL, 'f'},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    bool json = false, verbose = false;
+    int option, first = 0, last = SECTIONS - 1;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":vh", options, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(qg_command_list.help, stdout);
+            return QG_EXIT_OK;
+        }
+        if (option == ':' || option == '?')
+            return qg_usage_error(&qg_command_list,
+                                  option == ':' ? "'%s' needs a value" : "there is no option '%s'",
+                                  argv[optind - 1]);
+        if (option == 'f' && strcmp(optarg, "json") != 0 && strcmp(optarg, "text") != 0)
+            return qg_usage_error(&qg_command_list, "--format is text or json, not '%s'", optarg);
+        json = option == 'f' ? strcmp(optarg, "json") == 0 : json;
+        verbose |= option == 'v';
+    }
+    if (argc - optind > 1)
+        return qg_usage_error(&qg_command_list, "one list at a time, or all of them");
+    if (argc - optind == 1) {
+        while (first < SECTIONS && strcmp(sections[first].name, argv[optind]) != 0)
+            first++;
+        if (first == SECTIONS)
+            return qg_usage_error(&qg_command_list,
+                                  "there is no list '%s'; there are: schemes, kernels, backends",
+                                  argv[optind]);
+        last = first;
+    }
+    return json ? print_json(first, last) : print_text(first, last, verbose);
 }
 
 const struct qg_command qg_command_list = {
     .name = "list",
     .summary = "schemes, kernels and backends",
-    .help = "usage: qgauge list\n",
+    .help =
+        "usage: qgauge list [schemes|kernels|backends] [-v] [--format text|json]\n"
+        "\n"
+        "  schemes   what qgauge can quantize, and how; -v adds operations, planes, parameters,\n"
+        "            what NaN and inf become, and where the formulas come from\n"
+        "  kernels   SCHEME.OP[:OPERAND].BACKEND[.VARIANT] and what each claims: bit-exact, or\n"
+        "            within the proved rounding bound\n"
+        "  backends  where kernels run, and why one does not run here\n"
+        "\n"
+        "Without a word: all three. Shapes of planes are in N (rows of a weight), M (rows of an\n"
+        "activation), V (rows of an embedding table), K (columns) and g (the group, the last one\n"
+        "may be short); \"by scale-dtype\" is the dtype that this parameter names, \"input\" that\n"
+        "of the quantized tensor.\n"
+        "\n"
+        "  -v, --verbose  more about each scheme\n"
+        "  --format WORD  text (default), or json: one object with a key per list\n",
     .run = run,
 };

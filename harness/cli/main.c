@@ -83,6 +83,8 @@ int main(int argc, char **argv)
     struct qg_error err;
     // A reader that goes away (| head) ends us quietly, at the next write.
     signal(SIGPIPE, SIG_DFL);
+    // A file size limit is a full disk: an error to report, not a signal to die of.
+    signal(SIGXFSZ, SIG_IGN);
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         (strcmp(argv[1], "help") == 0 && argc == 2)) {
         print_overview(argc < 2 ? stderr : stdout);

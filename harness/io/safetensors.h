@@ -26,14 +26,26 @@ QG_MUST_CHECK enum qg_status qg_safetensors_open(const char *path, struct qg_saf
 void qg_safetensors_close(struct qg_safetensors **f);
 
 /* Number of tensors; tensor i in the order of their offsets. The view borrows from the file until
- * it is closed; its data pointer may be unaligned for its dtype's size only if the file is (then
- * `copy` is needed, which qg_safetensors_load does). Tensors of a dtype that enum qg_dtype does not
- * know, or of rank > QG_MAX_RANK, are listed with dtype QG_DTYPE_COUNT (dtype_word tells its name)
- * and data NULL: they may be there, they just cannot be used. */
+ * it is closed; its data points into the mapped file, may be unaligned, and is a trap should the
+ * file shrink meanwhile: qg_safetensors_load copies instead. Tensors of a dtype that enum qg_dtype
+ * does not know, or of rank > QG_MAX_RANK, are listed with dtype QG_DTYPE_COUNT (dtype_word tells
+ * what it is, for people: "I64", "F32 of rank 5"), rank 0 where that does not fit, and data NULL:
+ * they may be there, they just cannot be used. */
 size_t qg_safetensors_count(const struct qg_safetensors *f);
 const struct qg_tensor *qg_safetensors_at(const struct qg_safetensors *f, size_t i);
 const char *qg_safetensors_dtype_word(const struct qg_safetensors *f, size_t i);
 const struct qg_tensor *qg_safetensors_find(const struct qg_safetensors *f, const char *name);
+
+/* Copies the qg_bytes(t) bytes of a tensor of this file whose data is not NULL. QG_EIO when the
+ * file cannot be read or has become shorter. */
+QG_MUST_CHECK enum qg_status qg_safetensors_load(const struct qg_safetensors *f,
+                                                 const struct qg_tensor *t, void *dst,
+                                                 struct qg_error *err);
+
+/* QG_OK when qg_safetensors_write would not refuse PATH: it does not exist, or is a regular file
+ * and may be overwritten. To be asked before long work. */
+QG_MUST_CHECK enum qg_status qg_safetensors_may_write(const char *path, bool overwrite,
+                                                      struct qg_error *err);
 
 /* Writes tensors to a new file: PATH.part first, then renamed. QG_EIO when PATH exists and not
  * `overwrite`, or when the disk is full (nothing is left behind). Same input, same bytes. */

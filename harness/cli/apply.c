@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge apply: one operation of one scheme on the tensors of a safetensors file. The door for
+ * every other language.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "harness/call.h"
+#include "harness/cli/cli.h"
+#include "harness/io/safetensors.h"
+#include "kernels/kernel.h"
+
+const struct qg_command qg_command_apply;
+
+struct request {
+    const char *in, *out, *backend, *variant;
+    const struct qg_scheme *scheme;
+    enum qg_op op;
+    enum qg_operand operand;
+    enum qg_dtype dtype; /* QG_DTYPE_COUNT: not given */
+    bool overwrite;
+    double param[QG_MAX_PARAMS];
+};
+
+/* A text that grows by pieces and ends in "..." when there is no more room. */
+struct list {
+    char text[320];
+    size_t n;
+};
+
+static void list_add(struct list *l, const char *piece)
+{
+    size_t room = sizeof l->text - l->n - sizeof ", ...";
+    if (l->n && strcmp(l->text + l->n - 3, "...") == 0)
+        return;
+    if (strlen(piece) > room)
+        piece = "...";
+    l->n +=
+        (size_t)snprintf(l->text + l->n, sizeof l->text - l->n, "%s%s", l->n ? ", " : "", piece);
+}
+
+/* --- the input ----------------------------------------------------------------------------------
+ */
+
+/* "[3, 4]" */
+static const char *shape_text(const struct qg_tensor *t, char text[96])
+{
+    size_t n = (size_t)snprintf(text, 96, "[");
+    for (int d = 0; d < t->rank; d++)
+        n += (size_t)snprintf(text + n, 96 - n, "%s%zu", d ? ", " : "", t->shape[d]);
+    snprintf(text + n, 96 - n, "]");
+    return text;
+}
+
+/* The tensor of that name, or NULL with an error that lists what the file has. */
+static const struct qg_tensor *find(const struct request *q, const struct qg_safetensors *f,
+                                    const char *name, struct qg_error *err)
+{
+    struct list have = {""};
+    const struct qg_tensor *t = qg_safetensors_find(f, name);
+    for (size_t i = 0; !t && i < qg_safetensors_count(f); i++) {
+        char piece[80];
+        snprintf(piece, sizeof piece, "'%.70s'", qg_safetensors_at(f, i)->name);
+        list_add(&have, piece);
+    }
+    if (!t)
+        qg_fail(err, QG_EABSENT, "%s: there is no tensor '%s', which %s reads; the file has %s",
+                q->in, name, qg_op_name(q->op), have.n ? have.text : "no tensor at all");
+    return t;
+}
+
+static const char *dtype_word(const struct qg_safetensors *f, const struct qg_tensor *t)
+{
+    size_t i = 0;
+    while (qg_safetensors_at(f, i) != t)
+        i++;
+    return qg_safetensors_dtype_word(f, i);
+}
+
+/* Finds a tensor that can be quantized: two dimensions, not empty, floating point. */
+static const struct qg_tensor *find_matrix(const struct request *q, const struct qg_safetensors *f,
+                                           const char *name, struct qg_error *err)
+{
+    char shape[96];
+    const struct qg_tensor *t = find(q, f, name, err);
+    if (!t)
+        return NULL;
+    if (t->dtype != QG_F32 && t->dtype != QG_BF16 && t->dtype != QG_F16)
+        qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s; it must be F32, BF16 or F16 and of rank 2",
+                q->in, name, dtype_word(f, t));
+    else if (t->rank != 2)
+        qg_fail(
+            err, QG_EFORMAT,
+            "%s: tensor '%s' has shape %s; it must have two dimensions: flatten it to [rows, K]",
+            q->in, name, shape_text(t, shape));
+    else if (qg_count(t) == 0)
+        qg_fail(err, QG_EFORMAT, "%s: tensor '%s' has shape %s: it is empty", q->in, name,
+                shape_text(t, shape));
+    else
+        return t;
+    return NULL;
+}
+
+/* Reads every in[] of the call, whose dtypes and shapes say what is expected. */
+static enum qg_status load(const struct request *q, const struct qg_safetensors *f,
+                           const struct qg_args *a, struct qg_error *err)
+{
+    for (int i = 0; i < a->n_in; i++) {
+        char found[96], wanted[96];
+        const struct qg_tensor *want = &a->in[i], *t = find(q, f, want->name, err);
+        if (!t)
+            return err->status;
+        shape_text(t, found);
+        shape_text(want, wanted);
+        if (t->dtype != want->dtype || strcmp(found, wanted) != 0)
+            return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s %s, expected %s %s", q->in,
+                           want->name, dtype_word(f, t), found, qg_dtype_name(want->dtype), wanted);
+        if (qg_safetensors_load(f, t, want->data, err) != QG_OK)
+            return qg_context(err, "%s", q->in);
+    }
+    return QG_OK;
+}
+
+/* The extents R and K of the quantized tensor, from its code plane. */
+static enum qg_status extents_of_codes(const struct request *q, const struct qg_safetensors *f,
+                                       size_t *ret_rows, size_t *ret_cols, struct qg_error *err)
+{
+    char shape[96];
+    const struct qg_plane *codes = &q->scheme->operand[q->operand].planes[0];
+    const struct qg_tensor *t = find(q, f, codes->name, err);
+    if (!t)
+        return err->status;
+    if (t->rank != 2)
+        return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' has shape %s; codes have two dimensions",
+                       q->in, codes->name, shape_text(t, shape));
+    *ret_rows = t->shape[0];
+    *ret_cols = t->shape[1] * (codes->shape[1] == QG_EXT_NIBBLE ? 2 : 1);
+    return QG_OK;
+}
+
+/* The dtype that dequantization returns: that of a plane that keeps the input's, or --dtype. */
+static enum qg_status dequant_dtype(const struct request *q, const struct qg_safetensors *f,
+                                    enum qg_dtype *ret, struct qg_error *err)
+{
+    const struct qg_plane *p = q->scheme->operand[q->operand].planes;
+    for (; p->name; p++) {
+        bool kept = p->dtype_param ? q->param[p->dtype_param - 1] == 0 : p->dtype == QG_INPUT;
+        const struct qg_tensor *t = kept ? find(q, f, p->name, err) : NULL;
+        if (!kept)
+            continue;
+        if (!t)
+            return err->status;
+        if (t->dtype != QG_F32 && t->dtype != QG_BF16 && t->dtype != QG_F16)
+            return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s; it must be F32, BF16 or F16",
+                           q->in, p->name, dtype_word(f, t));
+        if (q->dtype != QG_DTYPE_COUNT && q->dtype != t->dtype)
+            return qg_fail(
+                err, QG_EINVAL,
+                "--dtype %s, but '%s' in %s is %s, and that decides; for another dtype of "
+                "the scales see --set scale-dtype",
+                qg_dtype_name(q->dtype), p->name, q->in, qg_dtype_name(t->dtype));
+        *ret = t->dtype;
+        return QG_OK;
+    }
+    *ret = q->dtype != QG_DTYPE_COUNT ? q->dtype : QG_BF16;
+    return QG_OK;
+}
+
+/* --- the call -----------------------------------------------------------------------------------
+ */
+
+static enum qg_status init(const struct request *q, enum qg_op op, const char *tensor,
+                           enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
+                           struct qg_call *ret_c, struct qg_error *err)
+{
+    struct qg_args a;
+    char why[256];
+    memcpy(a.param, q->param, sizeof a.param);
+    if (!qg_args_init(&a, q->scheme, op, q->operand, dtype, m, rows, cols, why, sizeof why))
+        return qg_fail(err, QG_EFORMAT, "%s: tensor '%s': %s", q->in, tensor, why);
+    if (qg_call_alloc(ret_c, &a, false, err) != QG_OK)
+        return qg_context(err, "%s: tensor '%s'", q->in, tensor);
+    return QG_OK;
+}
+
+/* matmul with w: its planes are made by the scheme's own convert. */
+static enum qg_status convert_w(const struct request *q, const struct qg_safetensors *f,
+                                const struct qg_tensor *w, const struct qg_args *matmul,
+                                struct qg_error *err)
+{
+    struct qg_call c;
+    if (init(q, QG_CONVERT, "w", w->dtype, 0, w->shape[0], w->shape[1], &c, err) != QG_OK)
+        return err->status;
+    enum qg_status status = qg_safetensors_load(f, w, c.args.in[0].data, err);
+    if (status == QG_OK) {
+        qg_definition(q->scheme, q->operand, QG_CONVERT)(&c.args);
+        for (int i = 0; i < c.args.n_out; i++)
+            memcpy(matmul->in[1 + i].data, c.args.out[i].data, qg_bytes(&c.args.out[i]));
+    }
+    qg_call_free(&c);
+    return status == QG_OK ? QG_OK : qg_context(err, "%s", q->in);
+}
+
+static enum qg_status prepare_matmul(const struct request *q, const struct qg_safetensors *f,
+                                     struct qg_call *ret_c, struct qg_error *err)
+{
+    size_t rows = 0, cols = 0;
+    const struct qg_tensor *x = find_matrix(q, f, "x", err), *w = NULL;
+    if (!x)
+        return err->status;
+    bool has_w = qg_safetensors_find(f, "w") != NULL;
+    if (has_w && !(w = find_matrix(q, f, "w", err)))
+        return err->status;
+    if (w && w->dtype != x->dtype)
+        return qg_fail(err, QG_EFORMAT,
+                       "%s: tensor 'x' is %s and 'w' is %s; they must share a dtype", q->in,
+                       qg_dtype_name(x->dtype), qg_dtype_name(w->dtype));
+    if (w)
+        rows = w->shape[0], cols = w->shape[1];
+    else if (extents_of_codes(q, f, &rows, &cols, err) != QG_OK)
+        return qg_context(err, "no 'w' to convert, so the planes of a converted weight are needed");
+    if (cols != x->shape[1])
+        return qg_fail(err, QG_EFORMAT, "%s: 'x' has K = %zu and the weight has K = %zu", q->in,
+                       x->shape[1], cols);
+    struct qg_call c;
+    if (init(q, QG_MATMUL, w ? "w" : "codes", x->dtype, x->shape[0], rows, cols, &c, err) != QG_OK)
+        return err->status;
+    struct qg_args inputs = c.args;
+    inputs.n_in = w ? 1 : c.args.n_in; // the planes are read, or made
+    enum qg_status status = load(q, f, &inputs, err);
+    if (status == QG_OK && w)
+        status = convert_w(q, f, w, &c.args, err);
+    if (status != QG_OK)
+        qg_call_free(&c);
+    else
+        *ret_c = c;
+    return status;
+}
+
+static enum qg_status prepare(const struct request *q, const struct qg_safetensors *f,
+                              struct qg_call *ret_c, struct qg_error *err)
+{
+    enum qg_dtype dtype = QG_BF16;
+    size_t rows = 0, cols = 0;
+    const char *first = "x";
+    if (q->op == QG_MATMUL)
+        return prepare_matmul(q, f, ret_c, err);
+    if (q->op == QG_DEQUANT) {
+        if (extents_of_codes(q, f, &rows, &cols, err) != QG_OK ||
+            dequant_dtype(q, f, &dtype, err) != QG_OK)
+            return err->status;
+        first = q->scheme->operand[q->operand].planes[0].name;
+    } else {
+        const struct qg_tensor *x = find_matrix(q, f, "x", err);
+        if (!x)
+            return err->status;
+        dtype = x->dtype, rows = x->shape[0], cols = x->shape[1];
+    }
+    struct qg_call c;
+    if (init(q, q->op, first, dtype, 0, rows, cols, &c, err) != QG_OK)
+        return err->status;
+    enum qg_status status = load(q, f, &c.args, err);
+    if (status != QG_OK)
+        qg_call_free(&c);
+    else
+        *ret_c = c;
+    return status;
+}
+
+/* The kernel that was asked for; NULL with an error that lists those there are. */
+static qg_op_fn *find_kernel(const struct request *q, struct qg_error *err)
+{
+    struct list have = {""};
+    const struct qg_kernel *k;
+    qg_op_fn *found = NULL;
+    int matches = 0;
+    for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
+        if (strcmp(k->scheme, q->scheme->name) != 0 || k->op != q->op || k->operand != q->operand)
+            continue;
+        char name[128];
+        qg_kernel_name(k, name, sizeof name);
+        list_add(&have, name);
+        if (strcmp(k->backend, q->backend) != 0 ||
+            (q->variant && strcmp(k->variant, q->variant) != 0))
+            continue;
+        found = k->fn;
+        matches++;
+    }
+    if (matches == 1)
+        return found;
+    qg_fail(err, QG_EABSENT, "%s for %s of scheme '%s' (%s) on backend '%s'%s%s; there is: %s",
+            matches ? "more than one kernel, choose one by --variant," : "no kernel",
+            qg_op_name(q->op), q->scheme->name, qg_operand_name(q->operand), q->backend,
+            q->variant ? " variant " : "", q->variant ? q->variant : "",
+            have.n ? have.text : "none, on any backend");
+    return NULL;
+}
+
+static enum qg_status find_function(const struct request *q, qg_op_fn **ret_fn,
+                                    struct qg_error *err)
+{
+    if (!q->backend) {
+        *ret_fn = qg_definition(q->scheme, q->operand, q->op);
+        return QG_OK;
+    }
+    char why[128];
+    const struct qg_backend *b = qg_backend_find(q->backend);
+    if (!(*ret_fn = find_kernel(q, err)))
+        return err->status;
+    if (b && !b->probe(why, sizeof why))
+        return qg_fail(err, QG_EABSENT, "backend '%s' does not run here: %s", q->backend, why);
+    return QG_OK;
+}
+
+static enum qg_status apply(const struct request *q, struct qg_error *err)
+{
+    struct qg_safetensors *f = NULL;
+    struct qg_call c;
+    qg_op_fn *fn;
+    if (find_function(q, &fn, err) != QG_OK ||
+        qg_safetensors_may_write(q->out, q->overwrite, err) != QG_OK ||
+        qg_safetensors_open(q->in, &f, err) != QG_OK)
+        return err->status;
+    enum qg_status status = prepare(q, f, &c, err);
+    if (status == QG_OK) {
+        fn(&c.args);
+        status = qg_safetensors_write(q->out, c.args.out, (size_t)c.args.n_out, q->overwrite, err);
+        qg_call_free(&c);
+    }
+    qg_safetensors_close(&f);
+    return status;
+}
+
+/* --- the command line ---------------------------------------------------------------------------
+ */
+
+static bool set_scheme(struct request *q, const char *word)
+{
+    struct list have = {""};
+    const struct qg_scheme *s;
+    q->scheme = qg_scheme_find(word);
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        list_add(&have, s->name);
+    if (!q->scheme)
+        qg_usage_error(&qg_command_apply, "there is no scheme '%s'; there are: %s", word,
+                       have.text);
+    return q->scheme != NULL;
+}
+
+static bool set_op(struct request *q, const char *word)
+{
+    struct list have = {""};
+    q->op = qg_op_parse(word);
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        list_add(&have, qg_op_name((enum qg_op)op));
+    if (q->op == QG_OP_COUNT)
+        qg_usage_error(&qg_command_apply, "there is no operation '%s'; there are: %s", word,
+                       have.text);
+    return q->op != QG_OP_COUNT;
+}
+
+static bool set_operand(struct request *q, const char *word)
+{
+    q->operand = qg_operand_parse(word);
+    if (q->operand == QG_OPERAND_COUNT)
+        qg_usage_error(&qg_command_apply, "--operand is weight, activation or embedding, not '%s'",
+                       word);
+    return q->operand != QG_OPERAND_COUNT;
+}
+
+static bool set_dtype(struct request *q, const char *word)
+{
+    q->dtype = qg_dtype_parse(word);
+    if (q->dtype == QG_F32 || q->dtype == QG_BF16 || q->dtype == QG_F16)
+        return true;
+    qg_usage_error(&qg_command_apply, "--dtype is F32, BF16 or F16, not '%s'", word);
+    return false;
+}
+
+/* Whether the scheme does what is asked; if not, says what it does. */
+static bool check_supported(const struct request *q)
+{
+    struct list have = {""};
+    if (qg_definition(q->scheme, q->operand, q->op))
+        return true;
+    for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
+        for (int op = 0; op < QG_OP_COUNT; op++) {
+            char piece[64];
+            snprintf(piece, sizeof piece, "%s of %s", qg_op_name((enum qg_op)op),
+                     qg_operand_name((enum qg_operand)operand));
+            if (qg_definition(q->scheme, (enum qg_operand)operand, (enum qg_op)op))
+                list_add(&have, piece);
+        }
+    qg_usage_error(&qg_command_apply, "scheme '%s' has no %s of %s; it has: %s", q->scheme->name,
+                   qg_op_name(q->op), qg_operand_name(q->operand), have.text);
+    return false;
+}
+
+enum {
+    OPT_SCHEME = 256,
+    OPT_OP,
+    OPT_OPERAND,
+    OPT_BACKEND,
+    OPT_VARIANT,
+    OPT_SET,
+    OPT_DTYPE,
+    OPT_FORCE
+};
+
+static const struct option options[] = {
+    {"scheme", required_argument, NULL, OPT_SCHEME},
+    {"op", required_argument, NULL, OPT_OP},
+    {"operand", required_argument, NULL, OPT_OPERAND},
+    {"backend", required_argument, NULL, OPT_BACKEND},
+    {"variant", required_argument, NULL, OPT_VARIANT},
+    {"set", required_argument, NULL, OPT_SET},
+    {"dtype", required_argument, NULL, OPT_DTYPE},
+    {"force", no_argument, NULL, OPT_FORCE},
+    {"input", required_argument, NULL, 'i'},
+    {"output", required_argument, NULL, 'o'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+struct words {
+    const char *scheme, *op, *set[2 * QG_MAX_PARAMS];
+    int n_set;
+};
+
+/* Takes one option; false after a usage message. */
+static bool take(struct request *q, struct words *w, int option)
+{
+    switch (option) {
+    case OPT_SCHEME:
+        w->scheme = optarg;
+        return set_scheme(q, optarg);
+    case OPT_OP:
+        w->op = optarg;
+        return set_op(q, optarg);
+    case OPT_OPERAND:
+        return set_operand(q, optarg);
+    case OPT_DTYPE:
+        return set_dtype(q, optarg);
+    case OPT_SET:
+        if (w->n_set == 2 * QG_MAX_PARAMS) {
+            qg_usage_error(&qg_command_apply, "more than %d --set", 2 * QG_MAX_PARAMS);
+            return false;
+        }
+        w->set[w->n_set++] = optarg;
+        return true;
+    case OPT_BACKEND:
+        q->backend = optarg;
+        return true;
+    case OPT_VARIANT:
+        q->variant = optarg;
+        return true;
+    case OPT_FORCE:
+        q->overwrite = true;
+        return true;
+    case 'i':
+        q->in = optarg;
+        return true;
+    default:
+        q->out = optarg;
+        return true;
+    }
+}
+
+/* What the options mean together; false after a usage message. */
+static bool check_request(struct request *q, const struct words *w)
+{
+    const struct qg_command *c = &qg_command_apply;
+    struct qg_error err;
+    const char *missing = !w->scheme ? "--scheme NAME"
+                          : !w->op   ? "--op NAME"
+                          : !q->in   ? "-i FILE"
+                          : !q->out  ? "-o FILE"
+                                     : NULL;
+    if (missing)
+        return qg_usage_error(c, "%s is missing", missing), false;
+    if (!check_supported(q))
+        return false;
+    if (q->variant && !q->backend)
+        return qg_usage_error(c, "--variant needs --backend"), false;
+    if (q->dtype != QG_DTYPE_COUNT && q->op != QG_DEQUANT)
+        return qg_usage_error(c, "--dtype is for dequant; %s keeps the dtype of x", w->op), false;
+    struct qg_args a;
+    qg_params_default(&a, q->scheme);
+    for (int i = 0; i < w->n_set; i++)
+        if (qg_params_parse(&a, q->scheme, w->set[i], &err) != QG_OK)
+            return qg_usage_error(c, "--set %s: %s", w->set[i], err.message), false;
+    for (int i = 0; q->scheme->params[i].name; i++)
+        q->param[i] = a.param[i];
+    return true;
+}
+
+static int run(int argc, char **argv)
+{
+    struct request q = {.dtype = QG_DTYPE_COUNT};
+    struct words w = {0};
+    struct qg_error err;
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":i:o:h", options, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(qg_command_apply.help, stdout);
+            return QG_EXIT_OK;
+        }
+        if (option == ':')
+            return qg_usage_error(&qg_command_apply, "'%s' needs a value", argv[optind - 1]);
+        if (option == '?')
+            return qg_usage_error(&qg_command_apply, "there is no option '%s'", argv[optind - 1]);
+        if (!take(&q, &w, option))
+            return QG_EXIT_USAGE;
+    }
+    if (optind < argc)
+        return qg_usage_error(
+            &qg_command_apply, "'%s' was not expected%s", argv[optind],
+            strchr(argv[optind], '=') ? "; parameters are written --set NAME=VALUE" : "");
+    if (!check_request(&q, &w))
+        return QG_EXIT_USAGE;
+    return apply(&q, &err) == QG_OK ? QG_EXIT_OK : qg_report_error(&qg_command_apply, &err);
+}
+
+const struct qg_command qg_command_apply = {
+    .name = "apply",
+    .summary = "run one operation of a scheme on the tensors of a safetensors file",
+    .help =
+        "usage: qgauge apply --scheme NAME --op OP -i IN.safetensors -o OUT.safetensors "
+        "[OPTION]...\n"
+        "\n"
+        "Reads tensors by name, runs one operation, writes the result by name. Other tensors in "
+        "IN\n"
+        "are ignored.\n"
+        "\n"
+        "  OP               reads                              writes\n"
+        "  fake-quant       x [R,K]                            y [R,K]\n"
+        "  fake-quant-grad  x, g [R,K]  (g is dL/dy)           dx [R,K]\n"
+        "  convert          x [R,K]                            the planes: codes, scales, ...\n"
+        "  dequant          the planes                         y [R,K]\n"
+        "  matmul           x [M,K] and w [N,K], or the        y [M,N]\n"
+        "                   planes of a converted weight\n"
+        "\n"
+        "x, w and g are F32, BF16 or F16, have two dimensions and share one dtype; y and dx have "
+        "it\n"
+        "too. When matmul finds w, it converts w by the scheme's own convert and reads no planes.\n"
+        "Names, dtypes, shapes and packings of planes: qgauge list schemes -v.\n"
+        "\n"
+        "  --scheme NAME      the scheme (qgauge list schemes)\n"
+        "  --op OP            the operation, see above\n"
+        "  -i, --input FILE   safetensors to read\n"
+        "  -o, --output FILE  safetensors to write, in one piece or not at all\n"
+        "  --operand WHAT     what x is: weight (default), activation or embedding\n"
+        "  --set NAME=VALUE   a parameter of the scheme; repeat for more (qgauge list schemes -v)\n"
+        "  --backend NAME     run that backend's kernel instead of the definition (qgauge list "
+        "kernels)\n"
+        "  --variant NAME     which of the backend's kernels, when there are several\n"
+        "  --dtype TYPE       of dequant's y, where no plane has the dtype of the quantized "
+        "tensor:\n"
+        "                     F32, BF16 (default) or F16\n"
+        "  --force            overwrite the output file\n"
+        "\n"
+        "Exit codes: 0 done, 1 the input does not fit (or there is no such kernel), 2 usage,\n"
+        "99 a file could not be read or written.\n"
+        "\n"
+        "Example: qgauge apply --scheme int4 --op convert --set group=64 -i w.safetensors -o "
+        "q.safetensors\n",
+    .run = run,
+};
