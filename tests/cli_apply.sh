@@ -1,8 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # qgauge apply and list, end to end: results, exit codes, messages. Arguments: qgauge, tensors.
-qgauge=$1
-tensors=$2
+qgauge=$(realpath "$1") && tensors=$(realpath "$2") || exit 99
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 99
