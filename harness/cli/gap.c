@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge gap: prepare against convert, for every scheme.
+ */
+#define _GNU_SOURCE /* getopt_long */
+#include <getopt.h>
+#include <gsl/gsl_statistics_double.h>
+#include <gsl/gsl_sort.h>
+#include <math.h>
+#include <regex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/cli/cli.h"
+#include "harness/gap.h"
+#include "harness/io/safetensors.h"
+
+enum { MAX_SEEDS = 1000 };
+
+const struct qg_command qg_command_gap;
+
+struct options {
+    const char *scheme, *set, *weights, *tensors;
+    unsigned long long seed;
+    int seeds;
+    bool verbose;
+};
+
+static const char help[] =
+    "usage: qgauge gap [--scheme NAME [--set \"NAME=VALUE ...\"]] [--seed N] [--seeds N] [-v]\n"
+    "       qgauge gap --weights FILE.safetensors [--tensors REGEX] [--scheme NAME] [-v]\n"
+    "\n"
+    "Runs every scheme's prepare path (fake quantization, what training sees) and convert path "
+    "(real\n"
+    "quantization, what is shipped) on the same weights and says how far apart they are.\n"
+    "\n"
+    "Without --weights the model is torchao's own: three linear layers 512->256->256->512 in "
+    "bf16,\n"
+    "PyTorch's random stream reproduced to the bit. Column 'bf16' is what torchao's compute_error\n"
+    "prints (every step rounded to bf16), 'exact' the same ratio in double, both for --seed; then\n"
+    "minimum, median and maximum over the other seeds 0, 1, 2 ...\n"
+    "\n"
+    "  --scheme NAME    only this scheme\n"
+    "  --set PARAMS     with these parameters in place of the scheme's own variants\n"
+    "  --seed N         the seed whose figures stand first (123, as upstream's tests)\n"
+    "  --seeds N        how many other seeds (20)\n"
+    "  --weights FILE   compare on the rank-2 tensors of a checkpoint instead\n"
+    "  --tensors REGEX  only tensors whose name matches (POSIX extended)\n"
+    "  -v, --verbose    every step of the first weight that differs, side by side\n"
+    "\n"
+    "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
+    "at\n"
+    "least 3 dB closer. Exit 0 unless something could not be computed.\n";
+
+/* "0x1.8p-7 (0.0117)" is what a reader needs to redo a step by hand. */
+static void print_step(const char *what, float left, float right, bool has_left, bool has_right)
+{
+    char a[48] = "", b[48] = "";
+    if (has_left)
+        snprintf(a, sizeof a, "%-13.7g %a", (double)left, (double)left);
+    if (has_right)
+        snprintf(b, sizeof b, "%-13.7g %a", (double)right, (double)right);
+    printf("      %-20s %-32s %s\n", what, a, b);
+}
+
+/* Both traces, steps of the same name on one line, in the order in which they happened. */
+static void print_side_by_side(const struct qg_gap_detail *d)
+{
+    bool shown[24] = {false};
+    printf("      %-20s %-32s %s\n", "step", "prepare", "convert");
+    print_step("weight", d->x, d->x, true, true);
+    for (int i = 0; i < d->prepare.n; i++) {
+        int match = -1;
+        for (int j = 0; j < d->convert.n && match < 0; j++)
+            if (!shown[j] && strcmp(d->prepare.step[i].what, d->convert.step[j].what) == 0)
+                match = j;
+        for (int j = 0; j < match; j++) // what convert did before, prepare has no word for
+            if (!shown[j]) {
+                print_step(d->convert.step[j].what, 0, d->convert.step[j].value, false, true);
+                shown[j] = true;
+            }
+        print_step(d->prepare.step[i].what, d->prepare.step[i].value,
+                   match < 0 ? 0 : d->convert.step[match].value, true, match >= 0);
+        if (match >= 0)
+            shown[match] = true;
+    }
+    for (int j = 0; j < d->convert.n; j++)
+        if (!shown[j])
+            print_step(d->convert.step[j].what, 0, d->convert.step[j].value, false, true);
+}
+
+static void print_detail(const struct qg_gap *g, const struct qg_gap_detail *d, bool verbose)
+{
+    if (!g->differ)
+        return;
+    printf("    first difference: w[%zu,%zu] = %.7g: prepared %.7g, converted %.7g\n", d->row,
+           d->col, (double)d->x, (double)d->prepared, (double)d->converted);
+    if (verbose)
+        print_side_by_side(d);
+    if (g->cause[0])
+        printf("    cause: %s\n", g->cause);
+}
+
+/* The scheme with one set of parameters over all seeds. */
+static enum qg_status model_row(const struct qg_scheme *s, const char *params,
+                                const struct options *o, struct qg_error *err)
+{
+    struct qg_gap model, weights, other, other_weights;
+    struct qg_gap_detail detail;
+    static double db[MAX_SEEDS];
+    size_t n = 0, equal = 0;
+    if (qg_gap_model(s, params, o->seed, &model, &weights, &detail, err) != QG_OK)
+        return err->status;
+    for (uint64_t seed = 0; n < (size_t)o->seeds; seed++) {
+        if (seed == o->seed)
+            continue;
+        if (qg_gap_model(s, params, seed, &other, &other_weights, NULL, err) != QG_OK)
+            return err->status;
+        equal += isinf(other.sqnr_db) != 0;
+        db[n++] = other.sqnr_db;
+    }
+    char range[64] = "-";
+    if (n && equal == n)
+        snprintf(range, sizeof range, "inf on all %zu", n);
+    else if (n) {
+        gsl_sort(db, 1, n);
+        snprintf(range, sizeof range, "%.2f / %.2f / %.2f", db[0],
+                 gsl_stats_median_from_sorted_data(db, 1, n), db[n - 1]);
+    }
+    printf("%-16s %-17s %8.6g %8.2f   %-22s %8.3f %% %8.2f\n", s->name, params, model.sqnr_bf16_db,
+           model.sqnr_db, range, 100.0 * (double)weights.differ / (double)weights.count,
+           weights.sqnr_db);
+    print_detail(&weights, &detail, o->verbose);
+    return QG_OK;
+}
+
+/* Calls `row` for the scheme's default and its variants, or for the parameters that were asked for.
+ */
+static enum qg_status each_variant(const struct qg_scheme *s, const struct options *o,
+                                   enum qg_status (*row)(const struct qg_scheme *, const char *,
+                                                         const struct options *, struct qg_error *),
+                                   struct qg_error *err)
+{
+    if (row(s, o->set ? o->set : "", o, err) != QG_OK)
+        return err->status;
+    for (int i = 0; !o->set && s->variants && s->variants[i]; i++)
+        if (row(s, s->variants[i], o, err) != QG_OK)
+            return err->status;
+    return QG_OK;
+}
+
+static int gap_of_model(const struct qg_command *c, const struct options *o)
+{
+    struct qg_error err;
+    printf("torchao's test model, seed %llu and %d others; SQNR of the outputs in dB; then the "
+           "weights\n\n%-16s %-17s %8s %8s   %-22s %10s %8s\n",
+           o->seed, o->seeds, "scheme", "parameters", "bf16", "exact", "min / median / max",
+           "differ", "SQNR dB");
+    const struct qg_scheme *s;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        if ((!o->scheme || strcmp(s->name, o->scheme) == 0) &&
+            each_variant(s, o, model_row, &err) != QG_OK)
+            return qg_report_error(c, &err);
+    return QG_EXIT_OK;
+}
+
+/* --- a checkpoint -------------------------------------------------------------------------------
+ */
+
+static void tensor_rows(const struct qg_tensor *w, const struct options *o, size_t *refused)
+{
+    const struct qg_scheme *s;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++) {
+        struct qg_gap g;
+        struct qg_gap_detail detail;
+        struct qg_error err;
+        if (o->scheme && strcmp(s->name, o->scheme) != 0)
+            continue;
+        if (qg_gap_tensor(s, o->set ? o->set : "", w, w->name, &g, &detail, &err) != QG_OK) {
+            printf("  %-16s refused: %s\n", s->name, err.message);
+            ++*refused;
+            continue;
+        }
+        printf("  %-16s %8.3f %% differ %8.2f dB\n", s->name,
+               100.0 * (double)g.differ / (double)g.count, g.sqnr_db);
+        print_detail(&g, &detail, o->verbose);
+    }
+}
+
+static int gap_of_checkpoint(const struct qg_command *c, const struct options *o)
+{
+    struct qg_error err;
+    struct qg_safetensors *file = NULL;
+    regex_t wanted;
+    if (regcomp(&wanted, o->tensors ? o->tensors : "", REG_EXTENDED | REG_NOSUB) != 0)
+        return qg_usage_error(c, "--tensors '%s' is not a regular expression", o->tensors);
+    if (qg_safetensors_open(o->weights, &file, &err) != QG_OK) {
+        regfree(&wanted);
+        return qg_report_error(c, &err);
+    }
+    size_t used = 0, refused = 0;
+    for (size_t i = 0; i < qg_safetensors_count(file); i++) {
+        const struct qg_tensor *t = qg_safetensors_at(file, i);
+        bool real = t->dtype == QG_F32 || t->dtype == QG_BF16 || t->dtype == QG_F16;
+        if (regexec(&wanted, t->name, 0, NULL, 0) != 0)
+            continue;
+        if (!real || t->rank != 2 || qg_count(t) == 0) {
+            printf("%s: left out, not a [N,K] tensor of F32, BF16 or F16\n", t->name);
+            continue;
+        }
+        printf("%s [%zu,%zu] %s\n", t->name, t->shape[0], t->shape[1], qg_dtype_name(t->dtype));
+        tensor_rows(t, o, &refused);
+        used++;
+    }
+    regfree(&wanted);
+    qg_safetensors_close(&file);
+    if (!used) {
+        qg_fail(&err, QG_EABSENT, "no tensor of '%s' can be used; --tensors is '%s'", o->weights,
+                o->tensors ? o->tensors : "");
+        return qg_report_error(c, &err);
+    }
+    printf("\n%zu tensors, %zu refusals\n", used, refused);
+    return QG_EXIT_OK;
+}
+
+/* A whole number from 0 to `most`, or -1. */
+static long long number(const char *text, long long most)
+{
+    char *end;
+    long long v = strtoll(text, &end, 10);
+    return end == text || *end || v < 0 || v > most ? -1 : v;
+}
+
+static int run(int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"scheme", required_argument, NULL, 's'},  {"set", required_argument, NULL, 'p'},
+        {"seed", required_argument, NULL, 'r'},    {"seeds", required_argument, NULL, 'n'},
+        {"weights", required_argument, NULL, 'w'}, {"tensors", required_argument, NULL, 't'},
+        {"verbose", no_argument, NULL, 'v'},       {0},
+    };
+    const struct qg_command *c = &qg_command_gap;
+    struct options o = {.seed = 123, .seeds = 20};
+    int option;
+    while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
+        long long n = 0;
+        switch (option) {
+        case 's':
+            o.scheme = optarg;
+            break;
+        case 'p':
+            o.set = optarg;
+            break;
+        case 'w':
+            o.weights = optarg;
+            break;
+        case 't':
+            o.tensors = optarg;
+            break;
+        case 'v':
+            o.verbose = true;
+            break;
+        case 'r':
+        case 'n':
+            n = number(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS);
+            if (n < 0)
+                return qg_usage_error(c, "'%s' is not a whole number in range", optarg);
+            if (option == 'r')
+                o.seed = (unsigned long long)n;
+            else
+                o.seeds = (int)n;
+            break;
+        default:
+            return QG_EXIT_USAGE;
+        }
+    }
+    if (optind < argc)
+        return qg_usage_error(c, "'%s' is not an option", argv[optind]);
+    if (o.scheme && !qg_scheme_find(o.scheme))
+        return qg_usage_error(c, "there is no scheme '%s'; qgauge list shows them", o.scheme);
+    if (o.set && !o.scheme)
+        return qg_usage_error(c, "--set needs --scheme: parameters belong to a scheme");
+    return o.weights ? gap_of_checkpoint(c, &o) : gap_of_model(c, &o);
+}
+
+const struct qg_command qg_command_gap = {
+    .name = "gap",
+    .summary = "prepare against convert: what training sees and what is shipped",
+    .help = help,
+    .run = run,
+};

@@ -1,0 +1,34 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# qgauge gap, end to end.
+. "$(dirname "$0")/cli.sh"
+
+# The figures that upstream printed, as a reader of the table sees them.
+expect 0 'inf on all 2' gap --seeds 2
+for row in 'fp8-int4 22.375' 'fp8-int4-nocast 19.25' 'fp8-int4-old 15.5' 'int4 45.5' \
+    'int4 dequant=two-step 44.75' 'int4-old 15.0625' 'int8 inf' 'int8-g32 inf' 'int8-int4 inf'; do
+    tr -s ' ' <out.txt | grep -qF -e "$row " || fail "no row '$row' in: $(cat out.txt)"
+done
+expect 0 'scale-dtype=f32 would make it inf dB' gap --scheme int4 --seeds 0
+expect 0 'zero (stored)' gap --scheme int4 --seeds 0 -v
+expect 0 'inf on all 1' gap --scheme int4 --set scale-dtype=f32 --seeds 1
+
+# A checkpoint: what fits is compared, what does not is refused by name.
+"$tensors" write model a.weight BF16 2x256 0.5,-1.25,0.3,0.011 b.weight F32 3x100 1,2,3 c.bias F32 4 1
+expect 0 '2 tensors' gap --weights model
+grep -q 'b.weight \[3,100\] F32' out.txt || fail "b.weight is missing: $(cat out.txt)"
+grep -q 'int4 .*refused: .*K = 100, group = 128' out.txt || fail "no refusal: $(cat out.txt)"
+grep -q 'c.bias: left out' out.txt || fail "c.bias is missing: $(cat out.txt)"
+expect 0 '1 tensors, 0 refusals' gap --weights model --tensors '^a' --scheme int8
+expect 1 'no tensor of' gap --weights model --tensors nothing
+expect 99 'absent' gap --weights absent
+expect 2 'regular expression' gap --weights model --tensors '('
+
+expect 2 "there is no scheme 'int5'" gap --scheme int5
+expect 2 'belong to a scheme' gap --set group=32
+expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32
+expect 2 'whole number' gap --seeds x
+expect 2 "'extra' is not an option" gap extra
+expect 2 'nonsense' gap --nonsense
+expect 0 'usage: qgauge gap' gap --help
+finish
