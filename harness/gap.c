@@ -194,7 +194,7 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
     if (detail && g.first >= 0)
         look_closer(&p, (size_t)g.first, detail);
     pair_free(&p);
-    if (g.differ && name_cause(s, params, w, &g, err) != QG_OK)
+    if (detail && g.differ && name_cause(s, params, w, &g, err) != QG_OK)
         return err->status;
     *ret_gap = g;
     return QG_OK;

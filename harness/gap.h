@@ -27,7 +27,8 @@ QG_MUST_CHECK enum qg_status qg_gap_model(const struct qg_scheme *s, const char 
                                           struct qg_gap *ret_weights, struct qg_gap_detail *detail,
                                           struct qg_error *err);
 
-/* One weight tensor [N,K] of any checkpoint. QG_EINVAL when the scheme refuses it, with its reason.
+/* One weight tensor [N,K] of any checkpoint; `detail` as above. QG_EINVAL when the scheme refuses
+ * it, with its reason.
  */
 QG_MUST_CHECK enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
                                            const struct qg_tensor *w, const char *source,

@@ -15,11 +15,13 @@ expect 0 'inf on all 1' gap --scheme int4 --set scale-dtype=f32 --seeds 1
 
 # A checkpoint: what fits is compared, what does not is refused by name.
 "$tensors" write model a.weight BF16 2x256 0.5,-1.25,0.3,0.011 b.weight F32 3x100 1,2,3 c.bias F32 4 1
-expect 0 '2 tensors' gap --weights model
-grep -q 'b.weight \[3,100\] F32' out.txt || fail "b.weight is missing: $(cat out.txt)"
-grep -q 'int4 .*refused: .*K = 100, group = 128' out.txt || fail "no refusal: $(cat out.txt)"
-grep -q 'c.bias: left out' out.txt || fail "c.bias is missing: $(cat out.txt)"
-expect 0 '1 tensors, 0 refusals' gap --weights model --tensors '^a' --scheme int8
+expect 0 'c.bias: left out' gap --weights model
+grep -q 'b.weight: refused: .*K = 100, group = 128' out.txt || fail "no refusal: $(cat out.txt)"
+grep -q '1 tensor, 512 weights, .* differ; worst .* dB in a.weight' out.txt || fail "no sum: $(cat out.txt)"
+grep -q '2 tensors, 812 weights, 0.000 % differ: equal to the bit' out.txt || fail "int8: $(cat out.txt)"
+expect 0 'b.weight [3,100] BF16: 0.000' gap --weights model --dtype bf16 --scheme int8 -v
+expect 0 '1 tensor, 512 weights' gap --weights model --tensors '^a' --scheme int8
+expect 2 'F32, BF16 or F16' gap --weights model --dtype I8
 expect 1 'no tensor of' gap --weights model --tensors nothing
 expect 99 'absent' gap --weights absent
 expect 2 'regular expression' gap --weights model --tensors '('

@@ -22,6 +22,7 @@ const struct qg_command qg_command_gap;
 
 struct options {
     const char *scheme, *set, *weights, *tensors;
+    enum qg_dtype dtype; /* QG_INPUT: as the file has it */
     unsigned long long seed;
     int seeds;
     bool verbose;
@@ -29,7 +30,8 @@ struct options {
 
 static const char help[] =
     "usage: qgauge gap [--scheme NAME [--set \"NAME=VALUE ...\"]] [--seed N] [--seeds N] [-v]\n"
-    "       qgauge gap --weights FILE.safetensors [--tensors REGEX] [--scheme NAME] [-v]\n"
+    "       qgauge gap --weights FILE.safetensors [--tensors REGEX] [--dtype BF16] [--scheme NAME] "
+    "[-v]\n"
     "\n"
     "Runs every scheme's prepare path (fake quantization, what training sees) and convert path "
     "(real\n"
@@ -47,6 +49,7 @@ static const char help[] =
     "  --seeds N        how many other seeds (20)\n"
     "  --weights FILE   compare on the rank-2 tensors of a checkpoint instead\n"
     "  --tensors REGEX  only tensors whose name matches (POSIX extended)\n"
+    "  --dtype DTYPE    cast the checkpoint to F32, BF16 or F16 first, as loading it would\n"
     "  -v, --verbose    every step of the first weight that differs, side by side\n"
     "\n"
     "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
@@ -168,60 +171,122 @@ static int gap_of_model(const struct qg_command *c, const struct options *o)
 /* --- a checkpoint -------------------------------------------------------------------------------
  */
 
-static void tensor_rows(const struct qg_tensor *w, const struct options *o, size_t *refused)
+/* The tensors that can be compared, cast to --dtype when that was asked for. */
+struct weights {
+    struct qg_safetensors *file;
+    struct qg_tensor *tensor;
+    size_t n;
+    bool owned; /* whether the data pointers are ours to free */
+};
+
+static void weights_close(struct weights *w)
 {
-    const struct qg_scheme *s;
-    for (size_t i = 0; (s = qg_scheme_at(i)); i++) {
-        struct qg_gap g;
-        struct qg_gap_detail detail;
-        struct qg_error err;
-        if (o->scheme && strcmp(s->name, o->scheme) != 0)
+    for (size_t i = 0; w->owned && i < w->n; i++)
+        free(w->tensor[i].data);
+    free(w->tensor);
+    qg_safetensors_close(&w->file);
+}
+
+static enum qg_status cast(struct qg_tensor *t, enum qg_dtype dtype, struct qg_error *err)
+{
+    struct qg_tensor to = *t;
+    to.dtype = dtype;
+    to.data = malloc(qg_bytes(&to));
+    if (!to.data)
+        return qg_fail(err, QG_ENOMEM, "no memory for '%s' in %s", t->name, qg_dtype_name(dtype));
+    for (size_t i = 0; i < qg_count(t); i++)
+        qg_put(&to, i, qg_get(t, i));
+    *t = to;
+    return QG_OK;
+}
+
+static enum qg_status weights_open(const struct options *o, struct weights *w, struct qg_error *err)
+{
+    regex_t wanted;
+    if (regcomp(&wanted, o->tensors ? o->tensors : "", REG_EXTENDED | REG_NOSUB) != 0)
+        return qg_fail(err, QG_EINVAL, "--tensors '%s' is not a regular expression", o->tensors);
+    enum qg_status status = qg_safetensors_open(o->weights, &w->file, err);
+    size_t n = w->file ? qg_safetensors_count(w->file) : 0;
+    w->tensor = calloc(n + 1, sizeof *w->tensor);
+    w->owned = o->dtype != QG_INPUT;
+    for (size_t i = 0; i < n && w->tensor && status == QG_OK; i++) {
+        const struct qg_tensor *t = qg_safetensors_at(w->file, i);
+        if (regexec(&wanted, t->name, 0, NULL, 0) != 0)
             continue;
-        if (qg_gap_tensor(s, o->set ? o->set : "", w, w->name, &g, &detail, &err) != QG_OK) {
-            printf("  %-16s refused: %s\n", s->name, err.message);
-            ++*refused;
+        if ((t->dtype != QG_F32 && t->dtype != QG_BF16 && t->dtype != QG_F16) || t->rank != 2 ||
+            qg_count(t) == 0) {
+            fprintf(stderr, "%s: left out, not a [N,K] tensor of F32, BF16 or F16\n", t->name);
             continue;
         }
-        printf("  %-16s %8.3f %% differ %8.2f dB\n", s->name,
-               100.0 * (double)g.differ / (double)g.count, g.sqnr_db);
-        print_detail(&g, &detail, o->verbose);
+        w->tensor[w->n] = *t;
+        if (w->owned && (status = cast(&w->tensor[w->n], o->dtype, err)) != QG_OK)
+            break;
+        w->n++;
     }
+    regfree(&wanted);
+    if (status == QG_OK && !w->n)
+        qg_fail(err, status = QG_EABSENT, "no tensor of '%s' can be used; --tensors is '%s'",
+                o->weights, o->tensors ? o->tensors : "");
+    return status;
+}
+
+/* One scheme over all tensors: what it refuses, the sum, and a closer look at the worst tensor. */
+static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *params,
+                                     const struct weights *w, bool verbose, struct qg_error *err)
+{
+    struct qg_gap g, worst = {.sqnr_db = INFINITY};
+    struct qg_gap_detail detail;
+    size_t used = 0, worst_at = 0;
+    uint64_t count = 0, differ = 0;
+    printf("%s%s%s\n", s->name, params[0] ? " " : "", params);
+    for (size_t i = 0; i < w->n; i++) {
+        const struct qg_tensor *t = &w->tensor[i];
+        enum qg_status status =
+            qg_gap_tensor(s, params, t, t->name, &g, verbose ? &detail : NULL, err);
+        if (status == QG_EINVAL) // the scheme says why
+            printf("    %s: refused: %s\n", t->name, err->message);
+        if (status != QG_OK && status != QG_EINVAL)
+            return status;
+        if (status != QG_OK)
+            continue;
+        used++;
+        count += g.count;
+        differ += g.differ;
+        if (!(g.sqnr_db >= worst.sqnr_db))
+            worst = g, worst_at = i;
+        if (verbose) {
+            printf("  %s [%zu,%zu] %s: %.3f %% differ, %.2f dB\n", t->name, t->shape[0],
+                   t->shape[1], qg_dtype_name(t->dtype), 100.0 * (double)g.differ / (double)g.count,
+                   g.sqnr_db);
+            print_detail(&g, &detail, true);
+        }
+    }
+    printf("    %zu tensor%s, %llu weights, %.3f %% differ", used, used == 1 ? "" : "s",
+           (unsigned long long)count, count ? 100.0 * (double)differ / (double)count : 0.0);
+    if (!differ) {
+        puts(count ? ": equal to the bit" : "");
+        return QG_OK;
+    }
+    printf("; worst %.2f dB in %s\n", worst.sqnr_db, worst.source);
+    if (verbose)
+        return QG_OK;
+    if (qg_gap_tensor(s, params, &w->tensor[worst_at], worst.source, &g, &detail, err) != QG_OK)
+        return err->status;
+    print_detail(&g, &detail, false);
+    return QG_OK;
 }
 
 static int gap_of_checkpoint(const struct qg_command *c, const struct options *o)
 {
     struct qg_error err;
-    struct qg_safetensors *file = NULL;
-    regex_t wanted;
-    if (regcomp(&wanted, o->tensors ? o->tensors : "", REG_EXTENDED | REG_NOSUB) != 0)
-        return qg_usage_error(c, "--tensors '%s' is not a regular expression", o->tensors);
-    if (qg_safetensors_open(o->weights, &file, &err) != QG_OK) {
-        regfree(&wanted);
-        return qg_report_error(c, &err);
-    }
-    size_t used = 0, refused = 0;
-    for (size_t i = 0; i < qg_safetensors_count(file); i++) {
-        const struct qg_tensor *t = qg_safetensors_at(file, i);
-        bool real = t->dtype == QG_F32 || t->dtype == QG_BF16 || t->dtype == QG_F16;
-        if (regexec(&wanted, t->name, 0, NULL, 0) != 0)
-            continue;
-        if (!real || t->rank != 2 || qg_count(t) == 0) {
-            printf("%s: left out, not a [N,K] tensor of F32, BF16 or F16\n", t->name);
-            continue;
-        }
-        printf("%s [%zu,%zu] %s\n", t->name, t->shape[0], t->shape[1], qg_dtype_name(t->dtype));
-        tensor_rows(t, o, &refused);
-        used++;
-    }
-    regfree(&wanted);
-    qg_safetensors_close(&file);
-    if (!used) {
-        qg_fail(&err, QG_EABSENT, "no tensor of '%s' can be used; --tensors is '%s'", o->weights,
-                o->tensors ? o->tensors : "");
-        return qg_report_error(c, &err);
-    }
-    printf("\n%zu tensors, %zu refusals\n", used, refused);
-    return QG_EXIT_OK;
+    struct weights w = {0};
+    enum qg_status status = weights_open(o, &w, &err);
+    const struct qg_scheme *s;
+    for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
+        if (!o->scheme || strcmp(s->name, o->scheme) == 0)
+            status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &err);
+    weights_close(&w);
+    return status == QG_OK ? QG_EXIT_OK : qg_report_error(c, &err);
 }
 
 /* A whole number from 0 to `most`, or -1. */
@@ -235,13 +300,18 @@ static long long number(const char *text, long long most)
 static int run(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"scheme", required_argument, NULL, 's'},  {"set", required_argument, NULL, 'p'},
-        {"seed", required_argument, NULL, 'r'},    {"seeds", required_argument, NULL, 'n'},
-        {"weights", required_argument, NULL, 'w'}, {"tensors", required_argument, NULL, 't'},
-        {"verbose", no_argument, NULL, 'v'},       {0},
+        {"scheme", required_argument, NULL, 's'},
+        {"set", required_argument, NULL, 'p'},
+        {"seed", required_argument, NULL, 'r'},
+        {"seeds", required_argument, NULL, 'n'},
+        {"weights", required_argument, NULL, 'w'},
+        {"tensors", required_argument, NULL, 't'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"dtype", required_argument, NULL, 'd'},
+        {0},
     };
     const struct qg_command *c = &qg_command_gap;
-    struct options o = {.seed = 123, .seeds = 20};
+    struct options o = {.seed = 123, .seeds = 20, .dtype = QG_INPUT};
     int option;
     while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
         long long n = 0;
@@ -260,6 +330,11 @@ static int run(int argc, char **argv)
             break;
         case 'v':
             o.verbose = true;
+            break;
+        case 'd':
+            o.dtype = qg_dtype_parse(optarg);
+            if (o.dtype > QG_F16)
+                return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
             break;
         case 'r':
         case 'n':
