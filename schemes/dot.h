@@ -32,12 +32,14 @@ static inline double qg_sum_value(const struct qg_sum *s)
  * most `roundings` roundings of its own and no term passes through more than `depth` additions (0:
  * terms). With n = depth + roundings and u = 2^-24 every term is multiplied by factors whose
  * product lies in (1 +- u)^n, so the error is at most n u / (1 - n u) sum|term| (Higham, Accuracy
- * and Stability, section 3.1 and 4.2); each rounding of a subnormal adds at most 2^-150. */
+ * and Stability, section 3.1 and 4.2); each rounding of a subnormal adds at most 2^-150. Infinite
+ * when some order may overflow on its way. */
 static inline double qg_sum_bound(const struct qg_sum *s, size_t terms, size_t depth,
                                   unsigned roundings)
 {
     double n = (double)((depth ? depth : terms) + roundings), nu = n * 0x1p-24;
-    return nu / (1 - nu) * s->magnitude + ((double)terms + n) * 0x1p-149;
+    double bound = nu / (1 - nu) * s->magnitude + ((double)terms + n) * 0x1p-149;
+    return s->magnitude + bound < 0x1p128 ? bound : (double)INFINITY;
 }
 
 /* Stores y as element i of out[0], and what a judge wants to know of it. */

@@ -152,7 +152,8 @@ size_t qg_groups(const struct qg_args *a);
 /* Number of planes of an operand, 0 when it is not converted. */
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 
-/* Floats of scratch that a call needs: room for x and W in binary32 and a row of results. */
+/* Floats of scratch that a call needs: room for x, W and y in binary32, three more rows of K, and
+ * one number per row of x and of W. */
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",

@@ -2,6 +2,8 @@
  *
  * Plain C kernels of int4 and int4-old, one group of a row at a time.
  */
+#include "kernels/c/intx_c.h"
+#include "kernels/c/matmul.h"
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
@@ -21,17 +23,118 @@ struct grid {
 static struct grid grid_of(size_t n, const float *w, float eps)
 {
     struct qg_span s = qg_span_of(n, w);
-    float scale = qg_div(qg_max(qg_sub(s.max, s.min), eps), 15.0f);
-    return (struct grid){s.min, s.max, scale, qg_add(s.min, qg_mul(scale, 8.0f))};
+    float scale = qg_max(s.max - s.min, eps) / 15.0f;
+    return (struct grid){s.min, s.max, scale, s.min + scale * 8.0f};
 }
 
-/* Codes are clamped before they are rounded: 0 and 15 are integers, so the order does not matter,
- * and what is rounded is small or NaN. */
-static void encode(size_t n, const float *restrict w, const struct grid *g, uint8_t *restrict codes)
+/* Codes are clamped before they are rounded, here and below: 0 and 15 are integers, so the order
+ * does not matter, and what is rounded is small or NaN. */
+static void quantize(size_t n, float *restrict w, struct grid g)
 {
-    float min = g->min, scale = g->scale;
     for (size_t i = 0; i < n; i++) {
-        float u = qg_clamp((w[i] - min) / scale, 0.0f, 15.0f);
+        float q = qg_rint_small(qg_clamp((w[i] - g.min) / g.scale, 0.0f, 15.0f)) - 8.0f;
+        w[i] = q * g.scale + g.zero;
+    }
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    float w[MAX_GROUP];
+    size_t g = group(a);
+    for (size_t at = 0; at < a->rows * a->cols; at += g) {
+        qg_load(&a->in[0], at, g, w);
+        quantize(g, w, grid_of(g, w, (float)a->param[EPS]));
+        qg_store(&a->out[0], at, g, w);
+    }
+}
+
+/* --- the gradient of prepare --------------------------------------------------------------------
+ */
+
+enum { LANES = 4 };
+
+/* The sums that the gradient of a group is made of, in binary64, where no term can overflow. */
+struct sums {
+    double code, through, outside; /* of g q, of g u where round(u) is a code, of g where not */
+    double at_max, at_min;         /* elements at the extremes */
+};
+
+static double add_lanes(const double *lane)
+{
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/* Sets u to (w - min) / scale on the way. A code is inside when it rounds to at most 15; u is never
+ * negative. The tail is filled up with gradients of zero at the minimum. */
+static struct sums sums_of(size_t n, const float *restrict w, const float *restrict dy,
+                           float *restrict u, struct grid g)
+{
+    double code[LANES] = {0}, through[LANES] = {0}, outside[LANES] = {0};
+    int at_max = 0, at_min = 0;
+    for (size_t i = 0; i < n; i++) {
+        u[i] = (w[i] - g.min) / g.scale;
+        at_max += w[i] == g.max;
+        at_min += w[i] == g.min;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint32_t d = qg_f32_bits(dy[i]);
+        float in = qg_f32_from_bits(u[i] < 15.5f ? d : 0),
+              out = qg_f32_from_bits(u[i] < 15.5f ? 0 : d);
+        float v = qg_f32_from_bits(u[i] < 15.5f ? qg_f32_bits(u[i]) : 0);
+        code[i % LANES] += (double)dy[i] * qg_rint_small(qg_clamp(u[i], 0.0f, 15.0f));
+        through[i % LANES] += (double)in * v;
+        outside[i % LANES] += out;
+    }
+    return (struct sums){add_lanes(code), add_lanes(through), add_lanes(outside), at_max, at_min};
+}
+
+static void fake_quant_grad(const struct qg_args *a)
+{
+    float w[MAX_GROUP], dy[MAX_GROUP], u[MAX_GROUP], eps = (float)a->param[EPS];
+    size_t n = group(a);
+    for (size_t at = 0; at < a->rows * a->cols; at += n) {
+        qg_load(&a->in[0], at, n, w);
+        qg_load(&a->in[1], at, n, dy);
+        struct grid g = grid_of(n, w, eps);
+        struct sums s = sums_of(n, w, dy, u, g);
+        double t = g.max - g.min >= eps ? (s.code - s.through) / 15 : 0;
+        double up = t / s.at_max, down = (s.outside - t) / s.at_min;
+        for (size_t i = 0; i < n; i++) {
+            uint32_t back = qg_f32_bits(dy[i] * g.scale / g.scale);
+            dy[i] = qg_f32_from_bits(u[i] < 15.5f ? back : 0) + 0.0f; // a sum: -0 becomes 0
+        }
+        for (size_t i = 0; i < n; i++)
+            if (w[i] == g.max || w[i] == g.min)
+                dy[i] = (float)(dy[i] + (w[i] == g.max ? up : 0) + (w[i] == g.min ? down : 0));
+        qg_store(&a->out[0], at, n, dy);
+    }
+}
+
+/* Before pytorch/ao#2986: the symmetric quantizer, its scale held in binary32. */
+static struct qg_intx old_grid(const struct qg_args *a)
+{
+    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
+}
+
+static void old_fake_quant(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant_c(a, &grid);
+}
+
+static void old_fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant_grad_c(a, &grid);
+}
+
+/* --- convert ------------------------------------------------------------------------------------
+ */
+
+static void encode(size_t n, const float *restrict w, struct grid g, uint8_t *restrict codes)
+{
+    for (size_t i = 0; i < n; i++) {
+        float u = qg_clamp((w[i] - g.min) / g.scale, 0.0f, 15.0f);
         int32_t code = qg_int_small(u) - 8;
         codes[i] = (uint8_t)(u == u ? code : 0);
     }
@@ -44,10 +147,10 @@ static void convert(const struct qg_args *a)
     float w[MAX_GROUP];
     for (size_t row = 0; row < a->rows; row++) {
         for (size_t at = 0; at < k; at += g) {
-            size_t n = k - at < g ? k - at : g;
+            size_t n = k - at < g ? k - at : g; // the last group may be short
             qg_load(&a->in[0], row * k + at, n, w);
             struct grid grid = grid_of(n, w, (float)a->param[EPS]);
-            encode(n, w, &grid, codes + at);
+            encode(n, w, grid, codes + at);
             qg_put(&a->out[1], at / g * a->rows + row, grid.scale);
             qg_put(&a->out[2], at / g * a->rows + row, grid.zero);
         }
@@ -55,13 +158,90 @@ static void convert(const struct qg_args *a)
     }
 }
 
+/* --- dequant and matmul -------------------------------------------------------------------------
+ */
+
+static const float nibble[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+
+/* R(q s + z) for the sixteen codes; t, the dtype of the scales, is a constant. */
+QG_INLINE void fill_table(enum qg_dtype t, bool two_step, float s, float z, float *restrict table)
+{
+    if (two_step) {
+        for (int i = 0; i < 16; i++)
+            table[i] = qg_round_as(t, qg_round_as(t, nibble[i] * s) + z);
+        return;
+    }
+    for (int i = 0; i < 16; i++)
+        table[i] =
+            t == QG_F32 ? qg_fma(nibble[i], s, z) : qg_round_as(t, qg_fma_odd(nibble[i], s, z));
+}
+
+/* The weights that the codes of a group stand for, rounded to the dtype of the weight. */
+static void group_table(const struct qg_args *a, const struct qg_tensor *planes, size_t index,
+                        float *restrict table)
+{
+    float s = qg_get(&planes[1], index), z = qg_get(&planes[2], index);
+    bool two_step = a->param[DEQUANT] == 1;
+    QG_FOR_DTYPE(T, planes[1].dtype, fill_table(T, two_step, s, z, table));
+    if (planes[1].dtype != a->dtype)
+        QG_FOR_DTYPE(T, a->dtype, for (int i = 0; i < 16; i++) table[i] = qg_round_as(T, table[i]));
+}
+
+static void dequant(const struct qg_args *a)
+{
+    size_t g = group(a), k = a->cols;
+    float table[16];
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < k; at += g) {
+            group_table(a, a->in, at / g * a->rows + row, table);
+            qg_nibbles_store(&a->out[0], row * k + at,
+                             (const uint8_t *)a->in[0].data + row * (k / 2), at,
+                             k - at < g ? k - at : g, table);
+        }
+}
+
+static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    size_t g = group(a), end = at + n;
+    const uint8_t *codes = (const uint8_t *)a->in[1].data + row * (a->cols / 2);
+    float table[16];
+    while (at < end) {
+        size_t stop = (at / g + 1) * g, part = (stop < end ? stop : end) - at;
+        group_table(a, a->in + 1, at / g * a->rows + row, table);
+        qg_nibbles_f32(codes, at, part, table, w);
+        w += part;
+        at += part;
+    }
+}
+
+const struct qg_product qg_product_int4 = {weights, qg_inputs_plain, false};
+
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = QG_WEIGHT, .fn = f \
     }
+#define GRADIENT(s, f)                                                         \
+    {                                                                          \
+        .scheme = s, .backend = "c", .variant = "", .op = QG_FAKE_QUANT_GRAD,  \
+        .operand = QG_WEIGHT, .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, \
+        .depth = gradient_depth, .fn = f                                       \
+    }
+
+/* A lane of binary64 takes a quarter of a group of at most 256; then two rounds. */
+static size_t gradient_depth(size_t k)
+{
+    (void)k;
+    return MAX_GROUP / LANES + 2;
+}
 
 const struct qg_kernel qg_kernels_int4_c[] = {
+    ROW("int4", QG_FAKE_QUANT, fake_quant),
+    GRADIENT("int4", fake_quant_grad),
     ROW("int4", QG_CONVERT, convert),
+    ROW("int4", QG_DEQUANT, dequant),
+    ROW("int4-old", QG_FAKE_QUANT, old_fake_quant),
+    ROW("int4-old", QG_FAKE_QUANT_GRAD, old_fake_quant_grad),
     ROW("int4-old", QG_CONVERT, convert),
+    ROW("int4-old", QG_DEQUANT, dequant),
     {.scheme = NULL},
 };

@@ -21,18 +21,18 @@
 
 /* Runs `statement` with T a constant equal to the floating dtype `t`, so that loops in it are
  * compiled once per dtype with no test inside. */
-#define QG_FOR_DTYPE(T, t, statement) \
-    do {                              \
-        if ((t) == QG_BF16) {         \
-            enum { T = QG_BF16 };     \
-            statement;                \
-        } else if ((t) == QG_F16) {   \
-            enum { T = QG_F16 };      \
-            statement;                \
-        } else {                      \
-            enum { T = QG_F32 };      \
-            statement;                \
-        }                             \
+#define QG_FOR_DTYPE(T, t, statement)        \
+    do {                                     \
+        if ((t) == QG_BF16) {                \
+            const enum qg_dtype T = QG_BF16; \
+            statement;                       \
+        } else if ((t) == QG_F16) {          \
+            const enum qg_dtype T = QG_F16;  \
+            statement;                       \
+        } else {                             \
+            const enum qg_dtype T = QG_F32;  \
+            statement;                       \
+        }                                    \
     } while (0)
 
 /* --- elements -----------------------------------------------------------------------------------
@@ -226,11 +226,49 @@ static inline float qg_amax_of(size_t n, const float *restrict f)
     return qg_f32_from_bits((uint32_t)high);
 }
 
-/* Two's complement nibbles of a row: element 2j in the low half of byte j. */
+/* --- nibbles ------------------------------------------------------------------------------------
+ */
+
+/* Codes 0..255, of which the low four bits count, to a row of nibbles, the even element low. */
 static inline void qg_nibbles_pack(size_t n, const uint8_t *restrict code, uint8_t *restrict packed)
 {
     for (size_t j = 0; j < n / 2; j++)
         packed[j] = (uint8_t)((code[2 * j] & 15) | code[2 * j + 1] << 4);
+}
+
+/* y[i] = table[nibble at + i of the row]: sixteen values are all that a group of 4-bit codes has.
+ */
+#define QG_NIBBLES_LOOK_UP(name, type)                                        \
+    static inline void name(const uint8_t *restrict row, size_t at, size_t n, \
+                            const type *restrict table, type *restrict y)     \
+    {                                                                         \
+        if (n && at % 2) {                                                    \
+            *y++ = table[row[at++ / 2] >> 4];                                 \
+            n--;                                                              \
+        }                                                                     \
+        row += at / 2;                                                        \
+        for (size_t j = 0; j < n / 2; j++) {                                  \
+            y[2 * j] = table[row[j] & 15];                                    \
+            y[2 * j + 1] = table[row[j] >> 4];                                \
+        }                                                                     \
+        if (n % 2)                                                            \
+            y[n - 1] = table[row[n / 2] & 15];                                \
+    }
+QG_NIBBLES_LOOK_UP(qg_nibbles_f32, float)
+QG_NIBBLES_LOOK_UP(qg_nibbles_16, uint16_t)
+
+/* Stores table[nibble] for the nibbles at .. at+n of `row` as elements out .. out+n of t. */
+static inline void qg_nibbles_store(const struct qg_tensor *t, size_t out, const uint8_t *row,
+                                    size_t at, size_t n, const float *table)
+{
+    if (t->dtype == QG_F32) {
+        qg_nibbles_f32(row, at, n, table, (float *)t->data + out);
+        return;
+    }
+    uint16_t stored[16];
+    struct qg_tensor sixteen = {.dtype = t->dtype, .data = stored};
+    qg_store(&sixteen, 0, 16, table);
+    qg_nibbles_16(row, at, n, stored, (uint16_t *)t->data + out);
 }
 
 #endif

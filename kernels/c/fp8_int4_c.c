@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain C kernels of fp8-int4, fp8-int4-nocast and fp8-int4-old: a row at a time, since its scale
+ * comes first, in pieces that fit on the stack.
+ */
+#include "kernels/c/intx_c.h"
+#include "kernels/c/matmul.h"
+#include "kernels/c/rows.h"
+#include "kernels/kernel.h"
+
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
+enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
+enum { GRAD_TORCH, GRAD_IDEAL };
+#define MAX_GROUP 256
+#define LANES     4
+
+static size_t group(const struct qg_args *a)
+{
+    return (size_t)a->param[GROUP];
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static float row_amax(const struct qg_tensor *x, size_t at, size_t k)
+{
+    float f[QG_CHUNK], amax = 0.0f;
+    for (size_t i = 0; i < k; i += QG_CHUNK) {
+        size_t n = smaller(k - i, QG_CHUNK);
+        qg_load(x, at + i, n, f);
+        amax = qg_max(amax, qg_amax_of(n, f));
+    }
+    return amax;
+}
+
+/* --- prepare ------------------------------------------------------------------------------------
+ */
+
+struct row {
+    float amax, scale;
+};
+
+static struct row prepare_row(const struct qg_args *a, size_t at, float lower_bound)
+{
+    float amax = row_amax(&a->in[0], at, a->cols);
+    return (struct row){amax, qg_round_as(a->dtype, qg_max(amax, lower_bound) / QG_E4M3_MAX)};
+}
+
+QG_INLINE float through_e4m3(bool cast, float x, float scale)
+{
+    float q = qg_clamp(x / scale, -QG_E4M3_MAX, QG_E4M3_MAX);
+    return cast ? qg_e4m3_round(q) : q;
+}
+
+/* f = R(e4m3(clamp(f / s)) s), or without R where a store follows (t is F32 then). */
+QG_INLINE void stage1(bool cast, enum qg_dtype t, size_t n, float *restrict f, float scale)
+{
+    for (size_t i = 0; i < n; i++)
+        f[i] = qg_round_as(t, through_e4m3(cast, f[i], scale) * scale);
+}
+
+QG_INLINE void fake_activation(const struct qg_args *a, bool cast)
+{
+    float f[QG_CHUNK];
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        float scale = prepare_row(a, at, 0.0f).scale;
+        for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
+            size_t n = smaller(a->cols - i, QG_CHUNK);
+            qg_load(&a->in[0], at + i, n, f);
+            stage1(cast, QG_F32, n, f, scale);
+            qg_store(&a->out[0], at + i, n, f);
+        }
+    }
+}
+
+/* Stage 2 of a group of weights. */
+struct stage2 {
+    float amax, scale, inverse;
+    bool by_amax; /* not by the lower bound */
+};
+
+static struct stage2 group_of(enum qg_dtype t, size_t n, const float *w8)
+{
+    float amax = qg_amax_of(n, w8), eighth = qg_round_as(t, amax / 8.0f);
+    float scale = qg_max(eighth, qg_round_as(t, 1e-6f));
+    return (struct stage2){amax, scale, qg_round_as(t, 1.0f / scale), eighth >= 1e-6f};
+}
+
+/* Clamped before it is rounded: the order does not matter, and what is rounded is small or NaN. */
+QG_INLINE void quantize(enum qg_dtype t, size_t n, float *restrict w8, struct stage2 g)
+{
+    for (size_t i = 0; i < n; i++)
+        w8[i] = qg_rint_small(qg_clamp(qg_round_as(t, w8[i] * g.inverse), -8.0f, 7.0f)) * g.scale;
+}
+
+QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
+{
+    enum qg_dtype t = a->dtype;
+    float w8[MAX_GROUP];
+    size_t g = group(a);
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        float scale = prepare_row(a, at, qg_round_as(t, 1e-12f)).scale;
+        for (size_t i = at; i < at + a->cols; i += g) {
+            qg_load(&a->in[0], i, g, w8);
+            QG_FOR_DTYPE(T, t, stage1(cast, T, g, w8, scale));
+            struct stage2 s = group_of(t, g, w8);
+            QG_FOR_DTYPE(T, t, quantize(T, g, w8, s));
+            qg_store(&a->out[0], i, g, w8);
+        }
+    }
+}
+
+/* --- the gradient of prepare --------------------------------------------------------------------
+ */
+
+static double add_lanes(const double *lane)
+{
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/* The additions behind a lane of a row, and the two rounds that join the lanes. */
+static size_t row_depth(size_t k)
+{
+    return 2 * ((k + LANES - 1) / LANES) + 2;
+}
+
+/* The gradient behind the cast to e4m3, which PyTorch casts as well. */
+QG_INLINE float behind_cast(bool cast, float g)
+{
+    return cast ? qg_e4m3_round(g) : g;
+}
+
+QG_INLINE float select(bool condition, float x)
+{
+    return qg_f32_from_bits(condition ? qg_f32_bits(x) : 0);
+}
+
+/* Adds what n elements of a row contribute to dL/dscale, h c - gamma v / s, and counts the ties. */
+QG_INLINE void add_to_scale(bool cast, bool cast_back, size_t n, const float *restrict x,
+                            const float *restrict h, struct row r, double *restrict lane, int *ties)
+{
+    int count = 0;
+    for (size_t j = 0; j < n; j++) {
+        float v = x[j] / r.scale, c = through_e4m3(cast, x[j], r.scale);
+        float gamma = behind_cast(cast_back, h[j] * r.scale), per_scale = v / r.scale;
+        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
+        lane[j % LANES] += (double)h[j] * c;
+        lane[j % LANES] -= (double)select(inside, gamma) * select(inside, per_scale);
+        count += fabsf(x[j]) == r.amax;
+    }
+    *ties += count;
+}
+
+/* h = gamma / s in R, and the share of dL/dmax|x| at the extremes. */
+QG_INLINE void pass_back(bool cast_back, enum qg_dtype t, size_t n, const float *restrict x,
+                         float *restrict h, struct row r, float share)
+{
+    for (size_t j = 0; j < n; j++) {
+        float v = x[j] / r.scale, gamma = behind_cast(cast_back, h[j] * r.scale);
+        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
+        h[j] = qg_round_as(t, select(inside, gamma) / r.scale);
+    }
+    for (size_t j = 0; j < n; j++)
+        if (fabsf(x[j]) == r.amax)
+            h[j] += x[j] > 0 ? share : x[j] < 0 ? -share : 0.0f;
+}
+
+/* A row of dx from h = dL/dy, which is overwritten. */
+QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row r,
+                        float lower_bound, bool cast)
+{
+    enum qg_dtype t = a->dtype;
+    float x[QG_CHUNK];
+    double lane[LANES] = {0};
+    int ties = 0;
+    bool cast_back = cast && a->param[GRAD] == GRAD_TORCH;
+    for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
+        size_t n = smaller(a->cols - i, QG_CHUNK);
+        qg_load(&a->in[0], at + i, n, x);
+        if (cast_back)
+            add_to_scale(cast, true, n, x, h + i, r, lane, &ties);
+        else
+            add_to_scale(cast, false, n, x, h + i, r, lane, &ties);
+    }
+    float ds = qg_round_as(t, (float)add_lanes(lane));
+    float da = r.amax >= lower_bound ? qg_round_as(t, ds / QG_E4M3_MAX) : 0.0f;
+    float share = qg_round_as(t, da / (float)ties);
+    for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
+        size_t n = smaller(a->cols - i, QG_CHUNK);
+        qg_load(&a->in[0], at + i, n, x);
+        if (cast_back)
+            QG_FOR_DTYPE(T, t, pass_back(true, T, n, x, h + i, r, share));
+        else
+            QG_FOR_DTYPE(T, t, pass_back(false, T, n, x, h + i, r, share));
+    }
+    qg_store(&a->out[0], at, a->cols, h);
+}
+
+QG_INLINE void grad_activation(const struct qg_args *a, bool cast)
+{
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        qg_load(&a->in[1], at, a->cols, a->work);
+        grad_row(a, at, a->work, prepare_row(a, at, 0.0f), 0.0f, cast);
+    }
+}
+
+/* The elementwise part of a group's gradient: h from g = dL/dy to dL/dw8 without the scale's share;
+ * sums of R(g q) and R(dq w8). round(u) is a code from -8.5, a tie to even, to short of 7.5. */
+QG_INLINE void group_back(enum qg_dtype t, size_t n, const float *restrict w8, float *restrict h,
+                          struct stage2 s, double *restrict by_product, double *restrict by_inverse)
+{
+    for (size_t j = 0; j < n; j++) {
+        float u = qg_round_as(t, w8[j] * s.inverse), q = qg_rint_small(qg_clamp(u, -8.0f, 7.0f));
+        float dq = select((u >= -8.5f) & (u < 7.5f), qg_round_as(t, h[j] * s.scale));
+        by_product[j % LANES] += qg_round_as(t, h[j] * q);
+        by_inverse[j % LANES] += qg_round_as(t, dq * w8[j]);
+        h[j] = qg_round_as(t, dq * s.inverse);
+    }
+}
+
+/* dL/dmax|w8| of a group, from the two sums, as autograd rounds it. */
+static float share_of(enum qg_dtype t, struct stage2 s, float by_product, float by_inverse,
+                      int ties)
+{
+    float squared = qg_round_as(t, s.inverse * s.inverse);
+    float ds = qg_round_as(t, by_product + qg_round_as(t, -by_inverse * squared));
+    return qg_round_as(t, qg_round_as(t, ds / 8.0f) / (float)ties);
+}
+
+static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
+{
+    double by_product[LANES] = {0}, by_inverse[LANES] = {0};
+    struct stage2 s = group_of(t, n, w8);
+    QG_FOR_DTYPE(T, t, group_back(T, n, w8, h, s, by_product, by_inverse));
+    if (!s.by_amax)
+        return;
+    int ties = 0;
+    for (size_t j = 0; j < n; j++)
+        ties += fabsf(w8[j]) == s.amax;
+    float share = share_of(t, s, qg_round_as(t, (float)add_lanes(by_product)),
+                           qg_round_as(t, (float)add_lanes(by_inverse)), ties);
+    for (size_t j = 0; j < n; j++)
+        if (fabsf(w8[j]) == s.amax)
+            h[j] = qg_round_as(t, h[j] + (w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
+}
+
+QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
+{
+    enum qg_dtype t = a->dtype;
+    float w8[MAX_GROUP], *h = a->work, lower_bound = qg_round_as(t, 1e-12f);
+    size_t g = group(a);
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        struct row r = prepare_row(a, at, lower_bound);
+        qg_load(&a->in[1], at, a->cols, h);
+        for (size_t i = 0; i < a->cols; i += g) {
+            qg_load(&a->in[0], at + i, g, w8);
+            QG_FOR_DTYPE(T, t, stage1(cast, T, g, w8, r.scale));
+            grad_group(t, g, w8, h + i);
+        }
+        grad_row(a, at, h, r, lower_bound, cast);
+    }
+}
+
+/* --- convert ------------------------------------------------------------------------------------
+ */
+
+/* A factor of 0 stands for a division by the scale. */
+struct row_scale {
+    float factor, scale;
+};
+
+static struct row_scale row_scale_of(const struct qg_args *a, size_t at)
+{
+    float amax = row_amax(&a->in[0], at, a->cols), eps = (float)a->param[ROW_EPS], factor;
+    if (a->param[ROW] == ROW_MSLK)
+        return (struct row_scale){0.0f, qg_max(amax, eps) / QG_E4M3_MAX};
+    if (a->param[ROW] == ROW_FBGEMM)
+        factor = QG_E4M3_MAX / qg_max(amax, eps);
+    else
+        factor = 1.0f / qg_max(amax, qg_round_as(a->dtype, eps)) * QG_E4M3_MAX;
+    if (a->param[ROW] == ROW_FBGEMM_CPU && factor == INFINITY)
+        factor = 1.0f;
+    return (struct row_scale){factor, 1.0f / factor};
+}
+
+/* The e4m3 values of n elements of a row. */
+static void row_codes(size_t n, float *restrict f, struct row_scale r)
+{
+    if (r.factor != 0)
+        for (size_t i = 0; i < n; i++)
+            f[i] = qg_e4m3_round(qg_clamp(f[i] * r.factor, -QG_E4M3_MAX, QG_E4M3_MAX));
+    else
+        for (size_t i = 0; i < n; i++)
+            f[i] = qg_e4m3_round(qg_clamp(f[i] / r.scale, -QG_E4M3_MAX, QG_E4M3_MAX));
+}
+
+static void encode(size_t n, const float *restrict f, float scale, uint8_t *restrict codes)
+{
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (uint8_t)qg_int_small(qg_clamp(f[i] / scale, -8.0f, 7.0f));
+}
+
+static void convert_weight(const struct qg_args *a)
+{
+    size_t g = group(a), k = a->cols;
+    uint8_t *codes = (uint8_t *)a->work; // of a row: an odd group ends within a byte
+    float f[MAX_GROUP];
+    for (size_t row = 0; row < a->rows; row++) {
+        struct row_scale r = row_scale_of(a, row * k);
+        qg_put(&a->out[2], row, r.scale);
+        for (size_t at = 0; at < k; at += g) {
+            qg_load(&a->in[0], row * k + at, g, f);
+            row_codes(g, f, r);
+            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / 8.0f;
+            encode(g, f, scale, codes + at);
+            qg_put(&a->out[1], at / g * a->rows + row, scale);
+        }
+        qg_nibbles_pack(k, codes, (uint8_t *)a->out[0].data + row * (k / 2));
+    }
+}
+
+static void convert_activation(const struct qg_args *a)
+{
+    size_t k = a->cols;
+    float f[QG_CHUNK];
+    for (size_t row = 0; row < a->rows; row++) {
+        struct row_scale r = row_scale_of(a, row * k);
+        qg_put(&a->out[1], row, r.scale);
+        for (size_t i = 0; i < k; i += QG_CHUNK) {
+            size_t n = smaller(k - i, QG_CHUNK);
+            uint8_t *restrict codes = (uint8_t *)a->out[0].data + row * k + i;
+            qg_load(&a->in[0], row * k + i, n, f);
+            row_codes(n, f, r);
+            for (size_t j = 0; j < n; j++)
+                codes[j] = qg_e4m3_of(f[j]);
+        }
+    }
+}
+
+/* --- dequant and matmul -------------------------------------------------------------------------
+ */
+
+/* What the sixteen nibbles of a group stand for in the kernel's table. */
+static void group_table(const struct qg_args *a, const struct qg_tensor *planes, size_t index,
+                        float *restrict table)
+{
+    static const float magnitude[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1};
+    float s = qg_e4m3_value(((const uint8_t *)planes[1].data)[index]);
+    bool exact = a->param[PRODUCT] == 1;
+    for (uint32_t i = 0; i < 16; i++) {
+        float product = magnitude[i] * s, rounded = qg_e4m3_round(product);
+        uint32_t value = qg_f32_bits(exact ? product : rounded);
+        uint32_t flip = i == 0 || i >= 8 ? 0x80000000u : 0; // -|q| s, also of q = 0
+        table[i] = qg_f32_from_bits(value ^ flip);
+    }
+}
+
+static void dequant_weight(const struct qg_args *a)
+{
+    size_t g = group(a), k = a->cols;
+    float table[16];
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < k; at += g) {
+            group_table(a, a->in, at / g * a->rows + row, table);
+            for (int i = 0; i < 16; i++)
+                table[i] *= ((const float *)a->in[2].data)[row];
+            qg_nibbles_store(&a->out[0], row * k + at,
+                             (const uint8_t *)a->in[0].data + row * (k / 2), at, g, table);
+        }
+}
+
+static void dequant_activation(const struct qg_args *a)
+{
+    size_t k = a->cols;
+    float f[QG_CHUNK];
+    for (size_t row = 0; row < a->rows; row++) {
+        float scale = ((const float *)a->in[1].data)[row];
+        for (size_t i = 0; i < k; i += QG_CHUNK) {
+            size_t n = smaller(k - i, QG_CHUNK);
+            const uint8_t *restrict codes = (const uint8_t *)a->in[0].data + row * k + i;
+            for (size_t j = 0; j < n; j++)
+                f[j] = qg_e4m3_value(codes[j]) * scale;
+            qg_store(&a->out[0], row * k + i, n, f);
+        }
+    }
+}
+
+static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    size_t g = group(a), end = at + n;
+    const uint8_t *codes = (const uint8_t *)a->in[1].data + row * (a->cols / 2);
+    float table[16];
+    while (at < end) {
+        size_t part = smaller((at / g + 1) * g, end) - at;
+        group_table(a, a->in + 1, at / g * a->rows + row, table);
+        qg_nibbles_f32(codes, at, part, table, w);
+        w += part;
+        at += part;
+    }
+}
+
+static void inputs(const struct qg_args *a, float *x, float *scales)
+{
+    for (size_t m = 0; m < a->m; m++) {
+        struct row_scale r = row_scale_of(a, m * a->cols);
+        scales[m] = r.scale;
+        qg_load(&a->in[0], m * a->cols, a->cols, x + m * a->cols);
+        row_codes(a->cols, x + m * a->cols, r);
+    }
+}
+
+const struct qg_product qg_product_fp8_int4 = {weights, inputs, true};
+
+/* --- the rows -----------------------------------------------------------------------------------
+ */
+
+static void cast_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, true);
+}
+static void cast_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, true);
+}
+static void cast_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, true);
+}
+static void cast_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, true);
+}
+static void nocast_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, false);
+}
+static void nocast_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, false);
+}
+static void nocast_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, false);
+}
+static void nocast_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, false);
+}
+
+static struct qg_intx old_grid(const struct qg_args *a)
+{
+    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
+}
+static void old_fake_weight(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant_c(a, &grid);
+}
+static void old_grad_weight(const struct qg_args *a)
+{
+    struct qg_intx grid = old_grid(a);
+    qg_intx_fake_quant_grad_c(a, &grid);
+}
+
+#define BITS(s, what, o, f)                                                           \
+    {                                                                                 \
+        .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
+    }
+#define BOUND(s, what, f)                                                                      \
+    {                                                                                          \
+        .scheme = s, .backend = "c", .variant = "", .op = QG_FAKE_QUANT_GRAD, .operand = what, \
+        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = row_depth, .fn = f           \
+    }
+#define CONVERT(s)                                              \
+    BITS(s, QG_WEIGHT, QG_CONVERT, convert_weight),             \
+        BITS(s, QG_WEIGHT, QG_DEQUANT, dequant_weight),         \
+        BITS(s, QG_ACTIVATION, QG_CONVERT, convert_activation), \
+        BITS(s, QG_ACTIVATION, QG_DEQUANT, dequant_activation)
+
+const struct qg_kernel qg_kernels_fp8_int4_c[] = {
+    BITS("fp8-int4", QG_WEIGHT, QG_FAKE_QUANT, cast_fake_weight),
+    BOUND("fp8-int4", QG_WEIGHT, cast_grad_weight),
+    BITS("fp8-int4", QG_ACTIVATION, QG_FAKE_QUANT, cast_fake_activation),
+    BOUND("fp8-int4", QG_ACTIVATION, cast_grad_activation),
+    CONVERT("fp8-int4"),
+    BITS("fp8-int4-nocast", QG_WEIGHT, QG_FAKE_QUANT, nocast_fake_weight),
+    BOUND("fp8-int4-nocast", QG_WEIGHT, nocast_grad_weight),
+    BITS("fp8-int4-nocast", QG_ACTIVATION, QG_FAKE_QUANT, nocast_fake_activation),
+    BOUND("fp8-int4-nocast", QG_ACTIVATION, nocast_grad_activation),
+    CONVERT("fp8-int4-nocast"),
+    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT, old_fake_weight),
+    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT_GRAD, old_grad_weight),
+    BITS("fp8-int4-old", QG_ACTIVATION, QG_FAKE_QUANT, nocast_fake_activation),
+    BOUND("fp8-int4-old", QG_ACTIVATION, nocast_grad_activation),
+    CONVERT("fp8-int4-old"),
+    {.scheme = NULL},
+};

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain C kernels of int8, int8-g32 and int8-int4. A tensor is a flat run of groups, since groups
+ * divide rows: as many whole groups as fit are worked on at once, a group that is longer than that
+ * in two passes.
+ *
+ * R(.), a rounding to the dtype of an operation that promotes, is left out where a store to a
+ * narrower or equal dtype follows: it is then the identity or the same rounding twice.
+ */
+#include "kernels/c/intx_c.h"
+
+#include "kernels/c/matmul.h"
+#include "kernels/c/rows.h"
+#include "kernels/kernel.h"
+
+enum { EPS, SCALE_DTYPE, GROUP };
+
+static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
+{
+    return t == s ? t : QG_F32;
+}
+
+/* Symmetric codes are low .. high. */
+struct scale {
+    float scale, inverse, low, high;
+};
+
+static struct scale scale_of(float amax, enum qg_dtype t, const struct qg_intx *grid)
+{
+    float smallest = t == QG_F16 ? 0x1p-14f : 0x1p-126f, low = -(float)(1 << (grid->bits - 1));
+    float eps = grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : smallest;
+    float exact = qg_max(qg_round_as(t, amax / (-low - 0.5f)), eps);
+    float scale = qg_round_as(grid->scale, exact);
+    return (struct scale){scale, qg_round_as(grid->scale, 1.0f / scale), low, -low - 1.0f};
+}
+
+/* The grid that the scheme's parameters ask for. */
+static struct qg_intx grid_of(const struct qg_args *a)
+{
+    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32};
+    return (struct qg_intx){qg_group(a), a->scheme->operand[a->operand].code_bits, a->param[EPS],
+                            held[(int)a->param[SCALE_DTYPE]]};
+}
+
+/* A walk over the groups of a tensor in pieces of at most QG_CHUNK elements: whole groups, or parts
+ * of a longer one. */
+struct walk {
+    size_t group, at, n; /* the piece: elements at .. at+n */
+};
+
+static bool next_piece(struct walk *w, size_t total)
+{
+    w->at += w->n;
+    size_t left = total - w->at, whole = QG_CHUNK / w->group * w->group;
+    size_t in_group = w->group - w->at % w->group;
+    size_t most = whole ? whole : in_group < QG_CHUNK ? in_group : QG_CHUNK;
+    w->n = left < most ? left : most;
+    return left > 0;
+}
+
+/* Largest magnitude of a group that does not fit in a piece. */
+static float long_amax(const struct qg_tensor *x, size_t at, size_t n)
+{
+    float f[QG_CHUNK], amax = 0.0f;
+    for (size_t i = 0; i < n; i += QG_CHUNK) {
+        size_t part = n - i < QG_CHUNK ? n - i : QG_CHUNK;
+        qg_load(x, at + i, part, f);
+        amax = qg_max(amax, qg_amax_of(part, f));
+    }
+    return amax;
+}
+
+/* The scale of the group that starts at element `at`, or `before` where a long group goes on. */
+static struct scale piece_scale(const struct qg_args *a, const struct qg_intx *grid, size_t at,
+                                const float *f, const struct scale *before)
+{
+    if (at % grid->group)
+        return *before;
+    float amax =
+        grid->group > QG_CHUNK ? long_amax(&a->in[0], at, grid->group) : qg_amax_of(grid->group, f);
+    return scale_of(amax, a->in[0].dtype, grid);
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+QG_INLINE void quantize(enum qg_dtype product, size_t n, float *restrict f, const struct scale *s)
+{
+    float scale = s->scale, inverse = s->inverse, low = s->low, high = s->high;
+    for (size_t i = 0; i < n; i++)
+        f[i] = qg_rint_small(qg_clamp(qg_round_as(product, f[i] * inverse), low, high)) * scale;
+}
+
+void qg_intx_fake_quant_c(const struct qg_args *a, const struct qg_intx *grid)
+{
+    float f[QG_CHUNK];
+    enum qg_dtype product = promote(a->dtype, grid->scale);
+    struct scale s = {0};
+    for (struct walk w = {grid->group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
+        qg_load(&a->in[0], w.at, w.n, f);
+        for (size_t i = 0; i < w.n; i += grid->group) {
+            s = piece_scale(a, grid, w.at + i, f + i, &s);
+            size_t n = smaller(grid->group, w.n - i);
+            QG_FOR_DTYPE(T, product, quantize(T, n, f + i, &s));
+        }
+        qg_store(&a->out[0], w.at, w.n, f);
+    }
+}
+
+/* dx = R(R(g s) m (1/s)). round(u) is a code when u is from half below the lowest, a tie that goes
+ * up to the even lowest, to short of half above the highest, a tie that goes up to an even
+ * neighbour. */
+QG_INLINE void pass_back(enum qg_dtype t, enum qg_dtype product, size_t n, const float *restrict f,
+                         float *restrict g, const struct scale *s)
+{
+    float scale = s->scale, inverse = s->inverse, from = s->low - 0.5f, to = s->high + 0.5f;
+    for (size_t i = 0; i < n; i++) {
+        float u = qg_round_as(product, f[i] * inverse);
+        uint32_t dq = qg_f32_bits(qg_round_as(t, g[i] * scale));
+        g[i] = qg_f32_from_bits((u >= from) & (u < to) ? dq : 0) * inverse;
+    }
+}
+
+void qg_intx_fake_quant_grad_c(const struct qg_args *a, const struct qg_intx *grid)
+{
+    float f[QG_CHUNK], g[QG_CHUNK];
+    enum qg_dtype t = a->dtype;
+    bool same = promote(t, grid->scale) == t;
+    struct scale s = {0};
+    for (struct walk w = {grid->group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
+        qg_load(&a->in[0], w.at, w.n, f);
+        qg_load(&a->in[1], w.at, w.n, g);
+        for (size_t i = 0; i < w.n; i += grid->group) {
+            s = piece_scale(a, grid, w.at + i, f + i, &s);
+            size_t n = smaller(grid->group, w.n - i);
+            if (same)
+                QG_FOR_DTYPE(T, t, pass_back(T, T, n, f + i, g + i, &s));
+            else
+                QG_FOR_DTYPE(T, t, pass_back(T, QG_F32, n, f + i, g + i, &s));
+        }
+        qg_store(&a->out[0], w.at, w.n, g);
+    }
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    struct qg_intx grid = grid_of(a);
+    qg_intx_fake_quant_c(a, &grid);
+}
+
+static void fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx grid = grid_of(a);
+    qg_intx_fake_quant_grad_c(a, &grid);
+}
+
+QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
+                      int8_t *restrict codes, const struct scale *s)
+{
+    float inverse = s->inverse, low = s->low, high = s->high;
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (int8_t)qg_int_small(qg_clamp(qg_round_as(product, f[i] * inverse), low, high));
+}
+
+static void convert(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    struct qg_intx grid = grid_of(a);
+    enum qg_dtype product = promote(a->dtype, grid.scale);
+    struct scale s = {0};
+    for (struct walk w = {grid.group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
+        qg_load(&a->in[0], w.at, w.n, f);
+        for (size_t i = 0; i < w.n; i += grid.group) {
+            s = piece_scale(a, &grid, w.at + i, f + i, &s);
+            size_t n = smaller(grid.group, w.n - i);
+            int8_t *codes = (int8_t *)a->out[0].data + w.at + i;
+            QG_FOR_DTYPE(T, product, encode(T, n, f + i, codes, &s));
+            qg_put(&a->out[1], (w.at + i) / grid.group, s.scale);
+        }
+    }
+    memset(a->out[2].data, 0, qg_bytes(&a->out[2]));
+}
+
+/* (q - zero) s for n elements of one group. */
+static void decode(const struct qg_tensor *planes, size_t group, size_t at, size_t n,
+                   float *restrict f)
+{
+    const int8_t *restrict codes = (const int8_t *)planes[0].data + at;
+    float s = qg_get(&planes[1], at / group);
+    int zero = ((const int8_t *)planes[2].data)[at / group];
+    for (size_t i = 0; i < n; i++)
+        f[i] = (float)(codes[i] - zero) * s;
+}
+
+static void dequant(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    size_t group = qg_group(a);
+    for (struct walk w = {group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
+        for (size_t i = 0; i < w.n; i += group)
+            decode(a->in, group, w.at + i, smaller(group, w.n - i), f + i);
+        qg_store(&a->out[0], w.at, w.n, f);
+    }
+}
+
+/* --- activations --------------------------------------------------------------------------------
+ */
+
+struct token {
+    float scale, inverse, zero;
+};
+
+static struct token token_of(const struct qg_tensor *x, size_t at, size_t k)
+{
+    enum qg_dtype t = x->dtype;
+    float f[QG_CHUNK], min = 0.0f, max = 0.0f;
+    for (size_t i = 0; i < k; i += QG_CHUNK) {
+        size_t n = smaller(k - i, QG_CHUNK);
+        qg_load(x, at + i, n, f);
+        struct qg_span span = qg_span_of(n, f);
+        min = qg_min(min, span.min);
+        max = qg_max(max, span.max);
+    }
+    float scale = qg_round_as(t, qg_round_as(t, max - min) / 255.0f);
+    scale = qg_max(scale, t == QG_F16 ? 0x1p-14f : 0x1p-126f);
+    float zero = qg_round_as(t, -128.0f - qg_rint(qg_round_as(t, min / scale)));
+    return (struct token){scale, qg_round_as(t, 1.0f / scale), qg_clamp(zero, -128.0f, 127.0f)};
+}
+
+/* The code before it is clamped. Zero belongs to the range, so |x| <= max - min and |x / s| is at
+ * most 255 and a few roundings, or NaN: small enough for qg_rint_small. */
+QG_INLINE float token_code(enum qg_dtype t, float x, const struct token *p)
+{
+    return qg_round_as(t, qg_rint_small(qg_round_as(t, x * p->inverse)) + p->zero);
+}
+
+QG_INLINE void token_quantize(enum qg_dtype t, size_t n, float *restrict f, struct token p)
+{
+    for (size_t i = 0; i < n; i++)
+        f[i] = (qg_clamp(token_code(t, f[i], &p), -128.0f, 127.0f) - p.zero) * p.scale;
+}
+
+QG_INLINE void token_encode(enum qg_dtype t, size_t n, const float *restrict f,
+                            int8_t *restrict codes, struct token p)
+{
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (int8_t)qg_int_small(qg_clamp(token_code(t, f[i], &p), -128.0f, 127.0f));
+}
+
+QG_INLINE void token_back(enum qg_dtype t, size_t n, const float *restrict f, float *restrict g,
+                          struct token p)
+{
+    for (size_t i = 0; i < n; i++) {
+        float q = token_code(t, f[i], &p);
+        uint32_t dq = qg_f32_bits(qg_round_as(t, g[i] * p.scale));
+        g[i] = qg_f32_from_bits((q >= -128.0f) & (q <= 127.0f) ? dq : 0) * p.inverse;
+    }
+}
+
+/* One row of x to `y`, which holds the dequantized values in any dtype that holds x's. */
+static void token_row(const struct qg_tensor *x, size_t at, size_t k, const struct qg_tensor *y)
+{
+    float f[QG_CHUNK];
+    struct token p = token_of(x, at, k);
+    for (size_t i = 0; i < k; i += QG_CHUNK) {
+        size_t n = smaller(k - i, QG_CHUNK);
+        qg_load(x, at + i, n, f);
+        QG_FOR_DTYPE(T, x->dtype, token_quantize(T, n, f, p));
+        qg_store(y, at + i, n, f);
+    }
+}
+
+static void token_fake_quant(const struct qg_args *a)
+{
+    for (size_t row = 0; row < a->rows; row++)
+        token_row(&a->in[0], row * a->cols, a->cols, &a->out[0]);
+}
+
+static void token_fake_quant_grad(const struct qg_args *a)
+{
+    float f[QG_CHUNK], g[QG_CHUNK];
+    size_t k = a->cols;
+    for (size_t at = 0; at < a->rows * k; at += k) {
+        struct token p = token_of(&a->in[0], at, k);
+        for (size_t i = 0; i < k; i += QG_CHUNK) {
+            size_t n = smaller(k - i, QG_CHUNK);
+            qg_load(&a->in[0], at + i, n, f);
+            qg_load(&a->in[1], at + i, n, g);
+            QG_FOR_DTYPE(T, a->dtype, token_back(T, n, f, g, p));
+            qg_store(&a->out[0], at + i, n, g);
+        }
+    }
+}
+
+static void token_convert(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    size_t k = a->cols;
+    for (size_t row = 0; row < a->rows; row++) {
+        struct token p = token_of(&a->in[0], row * k, k);
+        for (size_t i = 0; i < k; i += QG_CHUNK) {
+            size_t n = smaller(k - i, QG_CHUNK);
+            qg_load(&a->in[0], row * k + i, n, f);
+            int8_t *codes = (int8_t *)a->out[0].data + row * k + i;
+            QG_FOR_DTYPE(T, a->dtype, token_encode(T, n, f, codes, p));
+        }
+        qg_put(&a->out[1], row, p.scale);
+        qg_put(&a->out[2], row, p.zero);
+    }
+}
+
+/* --- matmul -------------------------------------------------------------------------------------
+ */
+
+static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    size_t group = qg_group(a), first = row * a->cols + at;
+    for (size_t i = 0; i < n;) {
+        size_t part = smaller(group - (at + i) % group, n - i);
+        decode(a->in + 1, group, first + i, part, w + i);
+        i += part;
+    }
+    QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) w[i] = qg_round_as(T, w[i]));
+}
+
+static void dynamic_inputs(const struct qg_args *a, float *x, float *scales)
+{
+    (void)scales;
+    struct qg_tensor y = {.dtype = QG_F32, .data = x};
+    for (size_t at = 0; at < a->m * a->cols; at += a->cols)
+        token_row(&a->in[0], at, a->cols, &y);
+    size_t n = a->m * a->cols;
+    QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) x[i] = qg_round_as(T, x[i]));
+}
+
+const struct qg_product qg_product_intx = {weights, qg_inputs_plain, false};
+const struct qg_product qg_product_int8_int4 = {weights, dynamic_inputs, false};
+
+#define ROW(s, what, o, f)                                                            \
+    {                                                                                 \
+        .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
+    }
+#define SYMMETRIC(s, what)                                                                      \
+    ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, fake_quant_grad), \
+        ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
+
+const struct qg_kernel qg_kernels_intx_c[] = {
+    SYMMETRIC("int8", QG_WEIGHT),
+    SYMMETRIC("int8", QG_EMBEDDING),
+    SYMMETRIC("int8-g32", QG_WEIGHT),
+    SYMMETRIC("int8-g32", QG_EMBEDDING),
+    SYMMETRIC("int8-int4", QG_WEIGHT),
+    SYMMETRIC("int8-int4", QG_EMBEDDING),
+    ROW("int8-int4", QG_ACTIVATION, QG_FAKE_QUANT, token_fake_quant),
+    ROW("int8-int4", QG_ACTIVATION, QG_FAKE_QUANT_GRAD, token_fake_quant_grad),
+    ROW("int8-int4", QG_ACTIVATION, QG_CONVERT, token_convert),
+    ROW("int8-int4", QG_ACTIVATION, QG_DEQUANT, dequant),
+    {.scheme = NULL},
+};
