@@ -27,8 +27,8 @@ struct qg_case {
     enum qg_dtype dtype;
     size_t m, rows, cols; /* m is 0 but for matmul */
     uint64_t seed;
-    const struct qg_fill *fill;     /* NULL: a tensor of a file */
-    char file[160], tensor[96];     /* "" with a fill */
+    const struct qg_fill *fill;          /* NULL: a tensor of a file */
+    char file[160], tensor[96];          /* "" with a fill */
     const struct qg_safetensors *source; /* the open file and its tensor: borrowed, */
     const struct qg_tensor *values;      /* NULL until qg_case_bind */
     double param[QG_MAX_PARAMS];

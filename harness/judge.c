@@ -247,9 +247,9 @@ static enum qg_status convert_sqnr(struct qg_judgement *j, double *sqnr, double 
     return QG_OK;
 }
 
-/* The distance of neighbouring codes at every element of y: dequant of the lowest code against that of
- * 0, with the scales that convert finds. False when the codes are not a uniform grid (e4m3) or the
- * scheme cannot say. */
+/* The distance of neighbouring codes at every element of y: dequant of the lowest code against that
+ * of 0, with the scales that convert finds. False when the codes are not a uniform grid (e4m3) or
+ * the scheme cannot say. */
 static bool measure_steps(const struct qg_judgement *j, struct qg_call *planes, struct qg_call *low,
                           struct qg_call *zero)
 {
@@ -262,8 +262,8 @@ static bool measure_steps(const struct qg_judgement *j, struct qg_call *planes, 
     for (int i = 0; i < 3; i++) {
         struct qg_args a = {.scheme = g->scheme};
         memcpy(a.param, g->param, sizeof a.param);
-        if (!qg_args_init(&a, g->scheme, i ? QG_DEQUANT : QG_CONVERT, g->operand, g->dtype, 0, g->rows,
-                          g->cols, why, sizeof why) ||
+        if (!qg_args_init(&a, g->scheme, i ? QG_DEQUANT : QG_CONVERT, g->operand, g->dtype, 0,
+                          g->rows, g->cols, why, sizeof why) ||
             qg_call_alloc(calls[i], &a, false, &err) != QG_OK)
             return false;
         struct qg_tensor *codes = i ? &calls[i]->args.in[0] : &calls[i]->args.out[0];
@@ -275,7 +275,8 @@ static bool measure_steps(const struct qg_judgement *j, struct qg_call *planes, 
             memcpy(calls[i]->args.in[p].data, planes->args.out[p].data,
                    qg_bytes(&planes->args.out[p]));
         if (i)
-            memset(codes->data, codes->dtype == QG_U8 ? (code[i] & 15) * 17 : code[i], qg_bytes(codes));
+            memset(codes->data, codes->dtype == QG_U8 ? (code[i] & 15) * 17 : code[i],
+                   qg_bytes(codes));
         qg_definition(g->scheme, g->operand, calls[i]->args.op)(&calls[i]->args);
     }
     return true;
