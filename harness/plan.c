@@ -262,6 +262,7 @@ struct builder {
     size_t entry; /* number of the entry, from 1 */
     size_t room;
     regex_t match, tensors;
+    bool missing[MAX_WORDS][QG_OP_COUNT][QG_OPERAND_COUNT]; /* counted already */
     struct qg_error *err;
 };
 
@@ -427,38 +428,41 @@ static enum qg_status push_kernel(struct builder *b, const struct entry *e,
     return QG_OK;
 }
 
-static bool has_kernel(size_t scheme, unsigned op, unsigned operand, size_t backend)
+static bool has_kernel(const struct entry *e, const struct qg_kernel *like)
 {
     const struct qg_kernel *k;
     for (size_t i = 0; (k = qg_kernel_at(i)); i++)
-        if (k->op == op && k->operand == operand && index_of_scheme(k->scheme) == scheme &&
-            index_of_backend(k->backend) == backend)
+        if (k->op == like->op && k->operand == like->operand &&
+            strcmp(k->scheme, like->scheme) == 0 && wanted(e, k))
             return true;
     return false;
 }
 
-/* Counts what was asked for and defined, but has no kernel. */
-static void count_missing(struct builder *b, const struct entry *e, size_t scheme)
+static void note_missing(struct qg_plan *p, const struct qg_kernel *k)
 {
-    struct qg_plan *p = b->p;
+    size_t n = strlen(p->no_kernel_names);
+    if (p->no_kernel++ < 4)
+        snprintf(p->no_kernel_names + n, sizeof p->no_kernel_names - n, "%s%s.%s of %s",
+                 n ? ", " : "", k->scheme, qg_op_name(k->op), qg_operand_name(k->operand));
+}
+
+/* Counts what was asked for and is defined, but is computed by no kernel of the backends asked for.
+ */
+static void count_missing(struct builder *b, const struct entry *e, size_t s)
+{
+    const struct qg_scheme *scheme = qg_scheme_at(s);
     for (unsigned op = 0; op < QG_OP_COUNT; op++)
-        for (unsigned operand = 0; operand < QG_OPERAND_COUNT; operand++)
-            for (size_t backend = 0; qg_backend_at(backend); backend++) {
-                struct qg_kernel k = {.scheme = qg_scheme_at(scheme)->name,
-                                      .backend = qg_backend_at(backend)->name,
-                                      .variant = "",
-                                      .op = (enum qg_op)op,
-                                      .operand = (enum qg_operand)operand};
-                if (!wanted(e, &k) || !qg_definition(qg_scheme_at(scheme), k.operand, k.op) ||
-                    has_kernel(scheme, op, operand, backend))
-                    continue;
-                size_t n = strlen(p->no_kernel_names);
-                char name[128];
-                qg_kernel_name(&k, name, sizeof name);
-                if (p->no_kernel++ < 4)
-                    snprintf(p->no_kernel_names + n, sizeof p->no_kernel_names - n, "%s%s",
-                             n ? ", " : "", name);
-            }
+        for (unsigned operand = 0; operand < QG_OPERAND_COUNT; operand++) {
+            const struct qg_kernel k = {
+                .scheme = scheme->name, .op = (enum qg_op)op, .operand = (enum qg_operand)operand};
+            if (!asked(e->schemes, e->schemes_count, s) || !asked(e->ops, e->ops_count, op) ||
+                !asked(e->operands, e->operands_count, operand) ||
+                !qg_definition(scheme, k.operand, k.op) || has_kernel(e, &k) ||
+                b->missing[s][op][operand])
+                continue;
+            b->missing[s][op][operand] = true;
+            note_missing(b->p, &k);
+        }
 }
 
 static enum qg_status push_entry(struct builder *b, const struct entry *e)
@@ -467,7 +471,7 @@ static enum qg_status push_entry(struct builder *b, const struct entry *e)
     if (e->shapes_count == 0)
         return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: it has no shapes", b->path,
                        b->entry);
-    for (size_t s = 0; qg_scheme_at(s); s++)
+    for (size_t s = 0; qg_scheme_at(s) && s < MAX_WORDS; s++)
         count_missing(b, e, s);
     for (size_t i = 0; (k = qg_kernel_at(i)); i++)
         if (wanted(e, k) && push_kernel(b, e, k) != QG_OK)
