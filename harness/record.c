@@ -2,9 +2,10 @@
  *
  * The fields of a record and the facts of a run, see result.h.
  */
-#include "harness/result.h"
+#include "harness/result_image.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SIZE(type, field) sizeof(((type *)0)->field)
@@ -98,7 +99,7 @@ static size_t find(const struct qg_meta *m, const char *key)
 void qg_meta_set(struct qg_meta *m, const char *key, const char *value)
 {
     size_t i = find(m, key);
-    if (i == sizeof m->item / sizeof m->item[0])
+    if (i == QG_META_ITEMS)
         return;
     if (i == m->n)
         m->n++;
@@ -111,4 +112,27 @@ const char *qg_meta_get(const struct qg_meta *m, const char *key)
 {
     size_t i = find(m, key);
     return i < m->n ? m->item[i].value : "";
+}
+
+void qg_result_tidy(void *row, const struct qg_field *fields)
+{
+    for (const struct qg_field *f = fields; f->name; f++) {
+        if (f->kind != QG_FIELD_TEXT)
+            continue;
+        char *text = (char *)row + f->offset;
+        size_t n = strnlen(text, f->size - 1);
+        memset(text + n, 0, f->size - n);
+    }
+}
+
+void qg_result_free(struct qg_result **r)
+{
+    if (!*r)
+        return;
+    free((*r)->cases);
+    free((*r)->gaps);
+    free((*r)->samples);
+    free((*r)->output);
+    free(*r);
+    *r = NULL;
 }

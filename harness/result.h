@@ -28,6 +28,7 @@
 #define QG_SCHEMA_VERSION 1
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
+#define QG_META_ITEMS     64
 
 /* Verdicts, in the order in which they matter less and less. */
 enum qg_verdict {
@@ -110,7 +111,7 @@ struct qg_meta {
     size_t n;
     struct {
         char key[32], value[256];
-    } item[64];
+    } item[QG_META_ITEMS];
 };
 
 void qg_meta_set(struct qg_meta *m, const char *key,
@@ -135,10 +136,8 @@ QG_MUST_CHECK enum qg_status qg_result_create(const char *path, const struct qg_
 /* Whether the journal already holds this case (after resume). */
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
 
-/* Whether it already holds the gap of this scheme, parameters, source, seed and kind. */
-bool qg_result_has_gap(const struct qg_result_writer *w, const struct qg_gap *g);
-
-/* Appends and flushes one case with its timing samples (seconds, warm first, then cold) and the
+/* Appends and flushes one case with its timing samples (seconds per call, overhead
+ * taken out; warm first, then cold) and the
  * bytes of its first output (kept when at most QG_OUTPUT_LIMIT). */
 QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const struct qg_record *r,
                                               const double *samples, size_t n_samples,
@@ -166,12 +165,11 @@ struct qg_result {
 };
 
 /* Reads a whole file. Foreign, truncated or hostile files are QG_EFORMAT with a sentence: every
- * offset is checked, strings are terminated, a newer schema version is refused by name. */
+ * offset is checked, and a newer schema version is refused by name. Texts are terminated and
+ * printable: control characters and bytes that are no UTF-8 are read as '?'. HDF5 runs in a child
+ * process. */
 QG_MUST_CHECK enum qg_status qg_result_open(const char *path, struct qg_result **ret_r,
                                             struct qg_error *err);
 void qg_result_free(struct qg_result **r);
-
-/* "HDF5 1.10.8": the library that writes the file. */
-void qg_result_library(char *text, size_t size);
 
 #endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Writing results: a journal while the run goes on, then the file in one go. The file is made in
+ * memory and written by us, so that a full disk is an error code and nothing worse.
+ */
+#include "harness/result_image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness/journal.h"
+
+struct qg_result_writer {
+    char *path, *journal;
+    int fd;
+    bool overwrite, started; /* started: the journal names its run */
+    struct qg_result all;    /* what the journal holds */
+    size_t room_cases, room_gaps, room_samples, room_output;
+};
+
+enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP };
+
+/* The first entry of a journal. */
+struct run_entry {
+    uint32_t schema, record_bytes, gap_bytes, spare;
+    struct qg_meta meta;
+};
+
+/* Makes room for `more` elements behind the first n. */
+static bool reserve(void **data, size_t *room, size_t n, size_t more, size_t size)
+{
+    if (more <= *room - n)
+        return true;
+    size_t want = n + more > 2 * *room ? n + more : 2 * *room;
+    void *moved = want < SIZE_MAX / size ? realloc(*data, want * size) : NULL;
+    if (!moved)
+        return false;
+    *data = moved;
+    *room = want;
+    return true;
+}
+
+static enum qg_status keep_case(struct qg_result_writer *w, const struct qg_record *r,
+                                const double *samples, const void *output, struct qg_error *err)
+{
+    struct qg_result *all = &w->all;
+    size_t ns = (size_t)r->samples_n, no = (size_t)r->output_n;
+    if (!reserve((void **)&all->cases, &w->room_cases, all->n_cases, 1, sizeof *r) ||
+        !reserve((void **)&all->samples, &w->room_samples, all->n_samples, ns, sizeof *samples) ||
+        !reserve((void **)&all->output, &w->room_output, all->n_output, no, 1))
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    if (ns)
+        memcpy(all->samples + all->n_samples, samples, ns * sizeof *samples);
+    if (no)
+        memcpy(all->output + all->n_output, output, no);
+    all->cases[all->n_cases] = *r;
+    all->cases[all->n_cases].samples_at = all->n_samples;
+    all->cases[all->n_cases].output_at = all->n_output;
+    all->n_cases++;
+    all->n_samples += ns;
+    all->n_output += no;
+    return QG_OK;
+}
+
+static enum qg_status keep_gap(struct qg_result_writer *w, const struct qg_gap *g,
+                               struct qg_error *err)
+{
+    if (!reserve((void **)&w->all.gaps, &w->room_gaps, w->all.n_gaps, 1, sizeof *g))
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    w->all.gaps[w->all.n_gaps++] = *g;
+    return QG_OK;
+}
+
+/* Whether a record from a journal says of itself what an entry of that many bytes can hold. */
+static bool case_fits(const struct qg_record *r, size_t bytes)
+{
+    size_t rest = bytes - sizeof *r;
+    return r->output_n <= QG_OUTPUT_LIMIT && r->output_n <= rest &&
+           (rest - r->output_n) % sizeof(double) == 0 &&
+           r->samples_n == (rest - r->output_n) / sizeof(double) &&
+           (uint64_t)r->warm.samples + r->cold.samples <= r->samples_n &&
+           r->verdict < QG_VERDICT_COUNT;
+}
+
+static bool run_fits(const struct run_entry *run, size_t bytes)
+{
+    return bytes == sizeof *run && run->schema == QG_SCHEMA_VERSION &&
+           run->record_bytes == sizeof(struct qg_record) &&
+           run->gap_bytes == sizeof(struct qg_gap) && run->meta.n <= QG_META_ITEMS;
+}
+
+static enum qg_status resume_entry(void *context, uint32_t kind, const void *payload, size_t bytes,
+                                   struct qg_error *err)
+{
+    struct qg_result_writer *w = context;
+    if (kind == ENTRY_RUN && !w->started && run_fits(payload, bytes)) {
+        struct qg_meta *m = &w->all.meta;
+        *m = ((const struct run_entry *)payload)->meta;
+        for (size_t i = 0; i < m->n; i++)
+            m->item[i].key[sizeof m->item[i].key - 1] =
+                m->item[i].value[sizeof m->item[i].value - 1] = '\0';
+        w->started = true;
+        return QG_OK;
+    }
+    if (w->started && kind == ENTRY_CASE && bytes >= sizeof(struct qg_record) &&
+        case_fits(payload, bytes)) {
+        struct qg_record r = *(const struct qg_record *)payload;
+        const double *samples = (const double *)((const struct qg_record *)payload + 1);
+        qg_result_tidy(&r, qg_record_fields);
+        return keep_case(w, &r, samples, samples + r.samples_n, err);
+    }
+    if (w->started && kind == ENTRY_GAP && bytes == sizeof(struct qg_gap)) {
+        struct qg_gap g = *(const struct qg_gap *)payload;
+        qg_result_tidy(&g, qg_gap_fields);
+        return keep_gap(w, &g, err);
+    }
+    return qg_fail(err, QG_EFORMAT, "was written by another version; remove it to start again");
+}
+
+static enum qg_status check_same_run(const struct qg_result_writer *w, const struct qg_meta *meta,
+                                     struct qg_error *err)
+{
+    static const char *const keys[] = {"suite", "seed", "binary"};
+    if (!w->started)
+        return qg_fail(err, QG_EFORMAT, "%s: holds no run; remove it to start again", w->journal);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const char *then = qg_meta_get(&w->all.meta, keys[i]), *now = qg_meta_get(meta, keys[i]);
+        if (strcmp(then, now) != 0)
+            return qg_fail(err, QG_EFORMAT,
+                           "%s: belongs to a run with %s '%s', not '%s'; remove it to start again",
+                           w->journal, keys[i], then, now);
+    }
+    return QG_OK;
+}
+
+static enum qg_status start_journal(struct qg_result_writer *w, const struct qg_meta *meta,
+                                    struct qg_error *err)
+{
+    struct run_entry *run = calloc(1, sizeof *run);
+    if (!run)
+        return qg_fail(err, QG_ENOMEM, "no memory for a result");
+    run->schema = QG_SCHEMA_VERSION;
+    run->record_bytes = sizeof(struct qg_record);
+    run->gap_bytes = sizeof(struct qg_gap);
+    run->meta = *meta;
+    w->all.meta = *meta;
+    w->started = true;
+    enum qg_status status = qg_journal_create(w->journal, &w->fd, err);
+    if (status == QG_OK)
+        status = qg_journal_append(w->fd, w->journal, ENTRY_RUN,
+                                   &(struct qg_piece){run, sizeof *run}, 1, err);
+    if (status != QG_OK && w->fd >= 0)
+        unlink(w->journal);
+    free(run);
+    return status;
+}
+
+static char *join(const char *a, const char *b)
+{
+    size_t n = strlen(a) + strlen(b) + 1;
+    char *s = malloc(n);
+    if (s)
+        snprintf(s, n, "%s%s", a, b);
+    return s;
+}
+
+enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bool resume,
+                                bool overwrite, struct qg_result_writer **ret_w,
+                                struct qg_error *err)
+{
+    struct qg_result_writer *w = calloc(1, sizeof *w);
+    if (!w)
+        return qg_fail(err, QG_ENOMEM, "no memory for a result");
+    w->fd = -1;
+    w->overwrite = overwrite;
+    w->path = join(path, "");
+    w->journal = join(path, ".journal");
+    enum qg_status status = QG_OK;
+    if (!w->path || !w->journal)
+        status = qg_fail(err, QG_ENOMEM, "no memory for a result");
+    else if (!overwrite && access(path, F_OK) == 0)
+        status = qg_fail(err, QG_EIO, "%s: exists already; give another name or --overwrite", path);
+    else if (resume && access(w->journal, F_OK) == 0) {
+        status = qg_journal_resume(w->journal, resume_entry, w, &w->fd, err);
+        if (status == QG_OK)
+            status = check_same_run(w, meta, err);
+    } else
+        status = start_journal(w, meta, err);
+    if (status != QG_OK)
+        qg_result_abandon(&w);
+    else
+        *ret_w = w;
+    return status;
+}
+
+bool qg_result_has(const struct qg_result_writer *w, const char *spelling)
+{
+    for (size_t i = 0; i < w->all.n_cases; i++)
+        if (strcmp(w->all.cases[i].spelling, spelling) == 0)
+            return true;
+    return false;
+}
+
+enum qg_status qg_result_append(struct qg_result_writer *w, const struct qg_record *r,
+                                const double *samples, size_t n_samples, const void *output,
+                                size_t output_bytes, struct qg_error *err)
+{
+    struct qg_record kept = *r;
+    qg_result_tidy(&kept, qg_record_fields);
+    if ((uint64_t)r->warm.samples + r->cold.samples > n_samples)
+        return qg_fail(err, QG_EINVAL, "case '%s' counts more timing samples than it brings",
+                       kept.spelling);
+    if (r->verdict >= QG_VERDICT_COUNT)
+        return qg_fail(err, QG_EINVAL, "case '%s' has no verdict", kept.spelling);
+    kept.samples_n = n_samples;
+    kept.output_n = output_bytes <= QG_OUTPUT_LIMIT ? output_bytes : 0;
+    kept.samples_at = kept.output_at = 0;
+    const struct qg_piece piece[] = {{&kept, sizeof kept},
+                                     {samples, n_samples * sizeof *samples},
+                                     {output, (size_t)kept.output_n}};
+    if (qg_journal_append(w->fd, w->journal, ENTRY_CASE, piece, 3, err) != QG_OK)
+        return err->status;
+    return keep_case(w, &kept, samples, output, err);
+}
+
+enum qg_status qg_result_append_gap(struct qg_result_writer *w, const struct qg_gap *g,
+                                    struct qg_error *err)
+{
+    struct qg_gap kept = *g;
+    qg_result_tidy(&kept, qg_gap_fields);
+    const struct qg_piece piece = {&kept, sizeof kept};
+    if (qg_journal_append(w->fd, w->journal, ENTRY_GAP, &piece, 1, err) != QG_OK)
+        return err->status;
+    return keep_gap(w, &kept, err);
+}
+
+void qg_result_abandon(struct qg_result_writer **w)
+{
+    if (!*w)
+        return;
+    if ((*w)->fd >= 0)
+        close((*w)->fd);
+    free((*w)->all.cases);
+    free((*w)->all.gaps);
+    free((*w)->all.samples);
+    free((*w)->all.output);
+    free((*w)->path);
+    free((*w)->journal);
+    free(*w);
+    *w = NULL;
+}
+
+/* Makes the rename itself survive a loss of power. File systems that cannot do that are left alone.
+ */
+static void sync_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    int fd = folder ? open(folder, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(folder);
+}
+
+/* PATH.part, then PATH: nobody ever sees half a file. */
+static enum qg_status write_in_place(const char *path, bool overwrite, const void *data,
+                                     size_t bytes, struct qg_error *err)
+{
+    char *part = join(path, ".part");
+    if (!part)
+        return qg_fail(err, QG_ENOMEM, "no memory for a result");
+    enum qg_status status = QG_OK;
+    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0)
+        status = qg_fail(err, QG_EIO, "%s: %s", part, strerror(errno));
+    else {
+        status = qg_write_all(fd, part, data, bytes, err);
+        if (status == QG_OK && fsync(fd) != 0)
+            status = qg_fail(err, QG_EIO, "%s: sync: %s", part, strerror(errno));
+        if (close(fd) != 0 && status == QG_OK)
+            status = qg_fail(err, QG_EIO, "%s: close: %s", part, strerror(errno));
+    }
+    if (status == QG_OK && !overwrite && access(path, F_OK) == 0)
+        status = qg_fail(err, QG_EIO, "%s: somebody else made it during the run", path);
+    if (status == QG_OK && rename(part, path) != 0)
+        status = qg_fail(err, QG_EIO, "%s: rename to %s: %s", part, path, strerror(errno));
+    if (status != QG_OK && fd >= 0)
+        unlink(part);
+    if (status == QG_OK)
+        sync_folder(path);
+    free(part);
+    return status;
+}
+
+enum qg_status qg_result_close(struct qg_result_writer **w, struct qg_error *err)
+{
+    size_t bytes;
+    void *image = NULL;
+    enum qg_status status = qg_result_image_make(&(*w)->all, &image, &bytes, err);
+    if (status == QG_OK)
+        status = write_in_place((*w)->path, (*w)->overwrite, image, bytes, err);
+    free(image);
+    if (status == QG_OK && unlink((*w)->journal) != 0)
+        status = qg_fail(err, QG_EIO, "%s: cannot be removed: %s", (*w)->journal, strerror(errno));
+    else if (status != QG_OK) {
+        char kept[sizeof err->message];
+        memcpy(kept, err->message, sizeof kept);
+        qg_fail(err, status, "%.300s; every result is kept in %.150s: go on with --resume", kept,
+                (*w)->journal);
+    }
+    qg_result_abandon(w);
+    return status;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What moved between two runs: bits, quality, verdicts, time. Cases are matched by their spelling.
+ */
+#ifndef QG_COMPARISON_H
+#define QG_COMPARISON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "harness/base/error.h"
+#include "harness/result.h"
+
+/* What became of a case's output. */
+enum qg_shift {
+    QG_SHIFT_NONE,  /* one side has no output to compare: skipped, crashed, ... */
+    QG_SHIFT_INPUT, /* the inputs differ: nothing can be said */
+    QG_SHIFT_SAME_BITS,
+    QG_SHIFT_OTHER_BITS, /* the SQNR moved less than another draw of as much data would move it */
+    QG_SHIFT_UP,         /* quality moved: the SQNR rose */
+    QG_SHIFT_DOWN,       /* quality moved: the SQNR fell, or is no number any more */
+    QG_SHIFT_COUNT
+};
+
+/* What became of its time. */
+enum qg_pace {
+    QG_PACE_NONE, /* not timed on both sides */
+    QG_PACE_SAME, /* the interval lies inside the margin */
+    QG_PACE_UNDECIDED,
+    QG_PACE_FASTER,
+    QG_PACE_SLOWER,
+    QG_PACE_COUNT
+};
+
+/* What counts as a regression: the words of --fail-on. */
+enum {
+    QG_ON_VERDICT = 1, /* a verdict that is new and neither PASS nor MARGINAL */
+    QG_ON_QUALITY = 2,
+    QG_ON_SLOWER = 4,
+    QG_ON_BITS = 8, /* other bits, whatever the quality */
+    QG_ON_UNDECIDED = 16,
+    QG_ON_MISSING = 32, /* cases of BASE that HEAD does not have */
+};
+#define QG_ON_DEFAULT (QG_ON_VERDICT | QG_ON_QUALITY | QG_ON_SLOWER)
+
+struct qg_pair {
+    const struct qg_record *base, *head; /* NULL: the case is only in the other file */
+    bool newly_bad, newly_good;
+    enum qg_shift shift;
+    double sqnr_change_db;      /* HEAD - BASE, NaN when either has none */
+    bool both_stored;           /* the next three say something */
+    uint64_t compared, changed; /* elements of the first output (bytes for convert) */
+    int64_t first_changed;      /* or -1 */
+    enum qg_pace pace;
+    double ratio, low, high; /* time HEAD / BASE and its 95 % interval; NaN: none */
+    double margin;           /* a ratio below 1 + margin may be noise between runs */
+    double visible;          /* the smallest slowdown that would have been called one */
+};
+
+/* The pairs of one kernel: scheme, operation, operand, backend, variant. */
+struct qg_pair_group {
+    char name[128];  /* "int4.convert.c" */
+    size_t first, n; /* in pair[] */
+    size_t shift[QG_SHIFT_COUNT], pace[QG_PACE_COUNT];
+    size_t newly_bad, newly_good, other_verdict, only_base, only_head;
+    uint64_t changed, compared;
+    double sqnr_low, sqnr_high; /* smallest and largest change in dB of cases whose bits moved */
+    const struct qg_pair *slowest, *fastest; /* largest and smallest ratio; NULL: nothing timed */
+};
+
+/* A fact of the run that is not the same on both sides. */
+struct qg_fact {
+    const char *key, *base, *head; /* "": not recorded */
+};
+
+struct qg_comparison {
+    const struct qg_result *base, *head;    /* borrowed */
+    struct qg_fact fact[2 * QG_META_ITEMS]; /* but for those that only name the run, as commit */
+    size_t n_facts;
+    struct qg_pair *pair; /* sorted by kernel, then spelling */
+    struct qg_pair_group *group;
+    size_t n_pairs, n_groups;
+    struct qg_pair_group total;
+    bool other_machine;  /* cpu differs: no time is decided */
+    double noise;        /* spread of the ratios that agree best, as one standard deviation; NaN */
+    double common_ratio; /* their middle */
+    double visible;      /* median of the pairs' .visible; NaN when nothing was timed */
+};
+
+/* Compares. `margin` (0.05: five percent) is the least change of time that is ever called one. The
+ * caller frees *ret_c before the results. */
+QG_MUST_CHECK enum qg_status qg_comparison_make(const struct qg_result *base,
+                                                const struct qg_result *head, double margin,
+                                                struct qg_comparison **ret_c, struct qg_error *err);
+void qg_comparison_free(struct qg_comparison **c);
+
+/* How many cases are regressions of the kinds in `on`; all of them when no case is in both files.
+ */
+size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on);
+bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
+
+/* The three answers to "what did this change do?", and a fourth for "nobody can say". */
+const char *qg_group_class(const struct qg_pair_group *g);
+
+/* Whether nothing moved: same bits, same verdicts, no case missing or new, no time called
+ * different. */
+bool qg_group_is_quiet(const struct qg_pair_group *g);
+
+/* The words of --fail-on: 0 for an unknown one. */
+unsigned qg_on_parse(const char *word);
+
+/* "same bits", "slower", ... */
+const char *qg_shift_name(enum qg_shift s);
+const char *qg_pace_name(enum qg_pace p);
+
+#endif

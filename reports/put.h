@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How numbers and strings are written, the same in every format.
+ */
+#ifndef QG_PUT_H
+#define QG_PUT_H
+
+#include <stddef.h>
+#include <stdio.h>
+
+struct qg_record;
+
+/* A place for one formatted number. */
+struct qg_text {
+    char s[40];
+};
+
+/* The shortest decimal that reads back to the same double; "inf", "-inf", "nan". */
+struct qg_text qg_text_exact(double x);
+
+/* `decimals` digits after the point, with a sign when asked for; "inf", "-inf", and "-" for NaN. */
+struct qg_text qg_text_rounded(double x, int decimals, int sign);
+
+/* Three digits and a unit: "12.3 µs"; "-" for NaN. */
+struct qg_text qg_text_time(double seconds);
+
+/* Three digits and a decimal prefix before the unit: ("1.23 GB/s"); "-" for NaN. */
+struct qg_text qg_text_rate(double x, const char *unit);
+
+/* qgauge repro 'SPELLING', quoted for a POSIX shell. Calls `put` for the text, so that every format
+ * escapes it in its own way. */
+void qg_put_repro(FILE *out, const struct qg_record *r, void (*put)(FILE *out, const char *s));
+
+/* "int4.convert.c": the part of a case that names the kernel. */
+void qg_kernel_of(const struct qg_record *r, char *text, size_t size);
+
+#endif

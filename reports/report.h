@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The output formats: one file each. All write to a FILE of the caller's, who looks at ferror.
+ */
+#ifndef QG_REPORT_H
+#define QG_REPORT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "harness/base/error.h"
+#include "harness/result.h"
+#include "reports/comparison.h"
+
+/* text.c: what moved on one screen; `verbose`: every case. `on`: what counts as a regression. */
+void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out);
+
+/* markdown.c: the same for a pull request. */
+void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out);
+
+/* csv.c: a header line, then one line per case. */
+void qg_export_csv(const struct qg_result *r, FILE *out);
+
+/* json.c: {"schema_version", "meta", "cases", "gaps"}. QG_ENOMEM. */
+QG_MUST_CHECK enum qg_status qg_export_json(const struct qg_result *r, FILE *out,
+                                            struct qg_error *err);
+
+#endif

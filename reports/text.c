@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A comparison as one screen of text.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "reports/put.h"
+#include "reports/report.h"
+
+enum { MOST_GROUPS = 12, MOST_CASES = 4, MOST_FACTS = 6 };
+
+static void put_run(FILE *out, const char *which, const struct qg_result *r)
+{
+    static const char *const keys[] = {"version", "commit", "cpu", "time_utc"};
+    fprintf(out, "%s", which);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const char *value = qg_meta_get(&r->meta, keys[i]);
+        fputs(i ? ", " : "  ", out);
+        fputs(*value ? value : "?", out);
+    }
+    fprintf(out, ", %zu cases\n", r->n_cases);
+}
+
+static void put_facts(FILE *out, const struct qg_comparison *c, size_t most)
+{
+    for (size_t i = 0; i < c->n_facts && i < most; i++) {
+        const struct qg_fact *f = &c->fact[i];
+        fputs("! ", out);
+        fputs(f->key, out);
+        fputs(" differs: ", out);
+        fputs(*f->base ? f->base : "(none)", out);
+        fputs("  ->  ", out);
+        fputs(*f->head ? f->head : "(none)", out);
+        putc('\n', out);
+    }
+    if (c->n_facts > most)
+        fprintf(out, "! and %zu more facts of the runs differ (-v)\n", c->n_facts - most);
+    if (c->other_machine)
+        fputs("! times are from different machines: none is decided\n", out);
+}
+
+static void put_time(FILE *out, const struct qg_pair_group *g)
+{
+    static const enum qg_pace loud[] = {QG_PACE_SLOWER, QG_PACE_FASTER, QG_PACE_UNDECIDED};
+    const char *separator = "  ";
+    if (!g->slowest) {
+        fputs("-", out);
+        return;
+    }
+    if (g->slowest == g->fastest)
+        fprintf(out, "%.3f [%.3f, %.3f]", g->slowest->ratio, g->slowest->low, g->slowest->high);
+    else
+        fprintf(out, "%.3f .. %.3f", g->fastest->ratio, g->slowest->ratio);
+    for (size_t i = 0; i < sizeof loud / sizeof loud[0]; i++) {
+        if (!g->pace[loud[i]])
+            continue;
+        fprintf(out, "%s%zu %s", separator, g->pace[loud[i]], qg_pace_name(loud[i]));
+        separator = ", ";
+    }
+}
+
+static void put_group(FILE *out, const struct qg_pair_group *g)
+{
+    char quality[48] = "-";
+    size_t moved = g->shift[QG_SHIFT_OTHER_BITS] + g->shift[QG_SHIFT_UP] + g->shift[QG_SHIFT_DOWN];
+    if (moved && g->sqnr_low <= g->sqnr_high)
+        snprintf(quality, sizeof quality, "%s..%s", qg_text_rounded(g->sqnr_low, 2, 1).s,
+                 qg_text_rounded(g->sqnr_high, 2, 1).s);
+    fprintf(out, "%-30s %5zu  %-24s %5zu  %-15s %4zu %4zu  ", g->name, g->n, qg_group_class(g),
+            moved, quality, g->newly_bad, g->newly_good);
+    put_time(out, g);
+    putc('\n', out);
+}
+
+static void put_groups(FILE *out, const struct qg_comparison *c, bool verbose)
+{
+    size_t shown = 0, quiet = 0, hidden = 0;
+    for (size_t i = 0; i < c->n_groups; i++) {
+        const struct qg_pair_group *g = &c->group[i];
+        bool is_quiet = qg_group_is_quiet(g);
+        if (!verbose && (is_quiet || shown == MOST_GROUPS)) {
+            quiet += is_quiet;
+            hidden += !is_quiet;
+            continue;
+        }
+        if (shown++ == 0)
+            fprintf(out, "\n%-30s %5s  %-24s %5s  %-15s %4s %4s  %s\n", "kernel", "cases", "output",
+                    "moved", "SQNR dB", "bad+", "bad-", "time HEAD/BASE");
+        put_group(out, g);
+    }
+    if (hidden)
+        fprintf(out, "and %zu more kernels where something moved (-v)\n", hidden);
+    if (quiet)
+        fprintf(out, "%s%zu kernel%s: nothing moved\n", shown ? "" : "\n", quiet,
+                quiet == 1 ? "" : "s");
+}
+
+static const char *verdict_of(const struct qg_record *r)
+{
+    return r ? qg_verdict_name(r->verdict) : "(absent)";
+}
+
+static void put_moved(FILE *out, const struct qg_pair *p)
+{
+    fprintf(out, "; %s", qg_shift_name(p->shift));
+    if (p->shift < QG_SHIFT_OTHER_BITS)
+        return;
+    fprintf(out, ", SQNR %s -> %s dB", qg_text_rounded(p->base->sqnr_db, 2, 0).s,
+            qg_text_rounded(p->head->sqnr_db, 2, 0).s);
+    if (p->both_stored)
+        fprintf(out, ", %llu of %llu %s differ, the first at %lld", (unsigned long long)p->changed,
+                (unsigned long long)p->compared,
+                strcmp(p->base->op, "convert") == 0 ? "bytes of the first plane" : "elements",
+                (long long)p->first_changed);
+}
+
+static void put_plain(FILE *out, const char *s)
+{
+    fputs(s, out);
+}
+
+static void put_pair(FILE *out, const struct qg_pair *p)
+{
+    const struct qg_record *r = p->head ? p->head : p->base;
+    fprintf(out, "  %s -> %s", verdict_of(p->base), verdict_of(p->head));
+    if (p->base && p->head) {
+        put_moved(out, p);
+        if (!isnan(p->ratio))
+            fprintf(out, "; time %.3f [%.3f, %.3f] %s", p->ratio, p->low, p->high,
+                    qg_pace_name(p->pace));
+    }
+    if (p->head && *p->head->reason) {
+        fputs("; ", out);
+        fputs(p->head->reason, out);
+    }
+    fputs("\n      ", out);
+    qg_put_repro(out, r, put_plain);
+    putc('\n', out);
+}
+
+/* The cases that are regressions of one kind; 0: every case. */
+static void put_list(FILE *out, const struct qg_comparison *c, const char *title, size_t n,
+                     unsigned kind, bool verbose)
+{
+    size_t shown = 0;
+    if (n == 0)
+        return;
+    fprintf(out, "\n%s: %zu\n", title, n);
+    for (size_t i = 0; i < c->n_pairs && (verbose || shown < MOST_CASES); i++) {
+        if (kind && !qg_pair_regressed(&c->pair[i], kind))
+            continue;
+        put_pair(out, &c->pair[i]);
+        shown++;
+    }
+    if (shown < n)
+        fprintf(out, "  and %zu more (-v)\n", n - shown);
+}
+
+static void put_noise(FILE *out, const struct qg_comparison *c)
+{
+    const size_t *pace = c->total.pace;
+    if (pace[QG_PACE_NONE] == c->total.n || !c->total.slowest)
+        return;
+    fprintf(out, "\ntime: %zu same, %zu slower, %zu faster, %zu undecided", pace[QG_PACE_SAME],
+            pace[QG_PACE_SLOWER], pace[QG_PACE_FASTER], pace[QG_PACE_UNDECIDED]);
+    fprintf(out, ". The smallest slowdown this comparison could have called one: %+.1f %%\n",
+            100 * c->visible);
+    if (!isnan(c->noise))
+        fprintf(out,
+                "(median case). Noise between these two runs: %.1f %% (half of all ratios lie "
+                "around %.3f).\n",
+                100 * c->noise, c->common_ratio);
+    else
+        fputs("(median case). Too few timed cases to estimate the noise between the runs.\n", out);
+}
+
+void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out)
+{
+    const struct qg_pair_group *t = &c->total;
+    size_t common = c->n_pairs - t->only_base - t->only_head;
+    put_run(out, "BASE", c->base);
+    put_run(out, "HEAD", c->head);
+    put_facts(out, c, verbose ? c->n_facts : MOST_FACTS);
+    fprintf(out, "%zu cases in both", common);
+    if (t->only_base || t->only_head)
+        fprintf(out, "; %zu only in BASE, %zu only in HEAD", t->only_base, t->only_head);
+    if (t->shift[QG_SHIFT_INPUT])
+        fprintf(out, "; %zu have other inputs and are not compared", t->shift[QG_SHIFT_INPUT]);
+    putc('\n', out);
+    put_groups(out, c, verbose);
+    put_list(out, c, "newly not passing", t->newly_bad, QG_ON_VERDICT, verbose);
+    put_list(out, c, "quality down", t->shift[QG_SHIFT_DOWN], QG_ON_QUALITY, verbose);
+    put_list(out, c, "slower", t->pace[QG_PACE_SLOWER], QG_ON_SLOWER, verbose);
+    if (verbose)
+        put_list(out, c, "all cases", c->n_pairs, 0, verbose);
+    put_noise(out, c);
+    size_t n = qg_comparison_regressions(c, on);
+    if (common == 0)
+        fputs("\nREGRESSION: the files have no case in common: nothing was compared\n", out);
+    else if (n)
+        fprintf(out, "\nREGRESSION: %zu case%s\n", n, n == 1 ? "" : "s");
+    else
+        fputs("\nno regression\n", out);
+}

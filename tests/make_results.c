@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * make_results OUT.h5 [CHANGE]: a result file for the tests of what reads one, as a run would write
+ * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, nothing.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/base/rng.h"
+#include "harness/result.h"
+
+enum { SAMPLES = 30 };
+
+static const char *change;
+static uint64_t noise_stream;
+
+static bool is_change(const char *word)
+{
+    return strcmp(change, word) == 0;
+}
+
+static void check(enum qg_status status, const struct qg_error *err)
+{
+    if (status == QG_OK)
+        return;
+    fprintf(stderr, "make_results: %s\n", err->message);
+    exit(99);
+}
+
+static const char *const schemes[] = {"int4",         "int4-old",        "fp8-int4",
+                                      "fp8-int4-old", "fp8-int4-nocast", "int8",
+                                      "int8-g32",     "int8-int4"};
+static const char *const fills[] = {"normal", "uniform", "heavy", "ties", "zeros", "tiny", "huge"};
+static const char *const ops[] = {"fake-quant", "convert", "dequant", "matmul"};
+
+static double sqnr_of(size_t scheme, size_t fill)
+{
+    static const double bits[] = {20.4, 20.1, 19.9, 15.5, 19.2, 44.1, 45.7, 20.9};
+    static const double offset[] = {0, 2.1, -6.3, 4.4, NAN, -0.2, 0.3};
+    return fill == 3 && scheme == 5 ? INFINITY : bits[scheme] + offset[fill];
+}
+
+static void fill_histogram(struct qg_record *r, size_t scheme)
+{
+    double width = scheme == 3 ? 0.8 : 0.5;
+    for (uint64_t i = 0; i < 4096; i++) {
+        double e = (2 * qg_rng_uniform(5, scheme, i) - 1) * width;
+        r->error_histogram[(size_t)((e + 1) * QG_HISTOGRAM_BINS / 2)]++;
+    }
+}
+
+static void time_case(struct qg_record *r, double *samples, double median)
+{
+    double offset = exp(0.005 * qg_rng_normal(7, noise_stream, r->input_hash));
+    for (uint64_t k = 0; k < 2 * SAMPLES; k++)
+        samples[k] = median * (k < SAMPLES ? 1 : 1.6) * offset *
+                     exp(0.01 * qg_rng_normal(8, noise_stream + r->input_hash, k));
+    double up = 1.01 * offset, down = 0.99 * offset;
+    r->warm = (struct qg_timing){median * offset, median * down, median * up, SAMPLES};
+    r->cold =
+        (struct qg_timing){1.6 * median * offset, 1.6 * median * down, 1.6 * median * up, SAMPLES};
+    r->overhead_s = 30e-9;
+}
+
+static void describe(struct qg_record *r, size_t s, size_t o, const char *backend, size_t f)
+{
+    memset(r, 0, sizeof *r);
+    r->rows = r->cols = 512;
+    r->m = strcmp(ops[o], "matmul") == 0 ? 64 : 0;
+    r->seed = 7;
+    snprintf(r->scheme, sizeof r->scheme, "%s", schemes[s]);
+    snprintf(r->op, sizeof r->op, "%s", ops[o]);
+    snprintf(r->operand, sizeof r->operand, "weight");
+    snprintf(r->backend, sizeof r->backend, "%s", backend);
+    snprintf(r->dtype, sizeof r->dtype, "BF16");
+    snprintf(r->data, sizeof r->data, "%s", fills[f]);
+    snprintf(r->spelling, sizeof r->spelling, "%s.%s.%s %s512x512 bf16 fill=%s seed=7", schemes[s],
+             ops[o], backend, r->m ? "64x" : "", fills[f]);
+    r->count = r->m ? 64 * 512 : 512 * 512;
+    r->first_bad = -1;
+    r->bound_used = r->m ? 0.3 : NAN;
+    r->sqnr_db = strcmp(ops[o], "convert") == 0 ? NAN : sqnr_of(s, f);
+    r->nmse = pow(10, -r->sqnr_db / 10);
+    r->input_hash = f + 100 * s;
+    r->output_hash = f + 100 * s + 10000 * o;
+    r->bytes = 512 * 512 * 2.5;
+    r->flops = r->m ? 2.0 * 64 * 512 * 512 : 0;
+    if (strcmp(fills[f], "zeros") == 0) {
+        r->verdict = QG_MISTRUSTED;
+        snprintf(r->reason, sizeof r->reason, "all outputs are zero");
+    }
+}
+
+static void apply_change(struct qg_record *r, uint8_t *output, double *median)
+{
+    bool here = strcmp(r->scheme, "int4") == 0 && strcmp(r->op, "fake-quant") == 0 &&
+                strcmp(r->data, "normal") == 0;
+    if (is_change("hostile") && here) {
+        snprintf(r->scheme, sizeof r->scheme, "<script>alert(1)<");
+        snprintf(r->spelling, sizeof r->spelling, "x' <script>alert(1)</script> \x1b[31m\xff|`\"&");
+        snprintf(r->reason, sizeof r->reason, "</td><script>alert(2)</script>,\"\n");
+        snprintf(r->data, sizeof r->data, "<img src=x onerror=alert(3)>");
+        r->verdict = QG_FAIL;
+    }
+    if ((is_change("bits") || is_change("quality")) && here) {
+        r->output_hash++;
+        output[34] ^= 1;
+        r->sqnr_db -= is_change("quality") ? 1 : 0;
+    }
+    if (is_change("fail") && here) {
+        r->verdict = QG_FAIL;
+        r->mismatches = 3, r->first_bad = 17;
+        snprintf(r->reason, sizeof r->reason, "3 of 262144 elements differ, first at 17");
+    }
+    if (is_change("slow") && strcmp(r->scheme, "int8") == 0 && r->m)
+        *median *= 1.25;
+}
+
+static void append_case(struct qg_result_writer *w, size_t s, size_t o, const char *backend,
+                        size_t f)
+{
+    struct qg_record r;
+    struct qg_error err;
+    double samples[2 * SAMPLES], median = 2e-5 * (double)(1 + s + 3 * o);
+    uint8_t output[64];
+    describe(&r, s, o, backend, f);
+    if (r.m && strcmp(backend, "c") == 0)
+        median *= 9;
+    for (size_t i = 0; i < sizeof output; i++)
+        output[i] = (uint8_t)qg_rng_bits(9, r.input_hash, i);
+    if (o == 0)
+        fill_histogram(&r, s);
+    apply_change(&r, output, &median);
+    time_case(&r, samples, median);
+    if (!(is_change("missing") && s == 2))
+        check(qg_result_append(w, &r, samples, 2 * SAMPLES, output, sizeof output, &err), &err);
+}
+
+static void append_gaps(struct qg_result_writer *w)
+{
+    static const double model[] = {45.5, 15.06, 22.375, 15.5, 19.25, INFINITY, INFINITY, INFINITY};
+    for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+        for (uint64_t seed = 123; seed < 144; seed++) {
+            struct qg_error err;
+            struct qg_gap g = {.seed = seed, .count = 327680, .first = -1};
+            double db = model[s] + (seed == 123 ? 0 : 0.5 * qg_rng_normal(4, s, seed));
+            snprintf(g.scheme, sizeof g.scheme, "%s", schemes[s]);
+            snprintf(g.source, sizeof g.source, "torch-model");
+            snprintf(g.what, sizeof g.what, "model");
+            g.sqnr_db = g.sqnr_bf16_db = db;
+            g.differ = isinf(db) ? 0 : 1000 + seed;
+            g.first = isinf(db) ? -1 : 5;
+            if (!isinf(db))
+                snprintf(g.cause, sizeof g.cause, "two roundings");
+            check(qg_result_append_gap(w, &g, &err), &err);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct qg_result_writer *w;
+    struct qg_error err;
+    struct qg_meta m = {0};
+    if (argc < 2)
+        return 2;
+    change = argc > 2 ? argv[2] : "nothing";
+    noise_stream = strlen(change);
+    qg_meta_set(&m, "version", "0.1.0");
+    qg_meta_set(&m, "commit", is_change("nothing") ? "0000000" : "1111111");
+    qg_meta_set(&m, "compiler", is_change("facts") ? "clang 14" : "gcc 12.2.0");
+    qg_meta_set(&m, "cpu", "a test's cpu");
+    qg_meta_set(&m, "suite", "smoke");
+    qg_meta_set(&m, "seed", "7");
+    qg_meta_set(&m, "time_utc", "2026-01-02T03:04:05Z");
+    check(qg_result_create(argv[1], &m, false, true, &w, &err), &err);
+    for (size_t s = 0; s < sizeof schemes / sizeof *schemes && !is_change("empty"); s++)
+        for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
+            for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {
+                append_case(w, s, o, "c", f);
+                if (strcmp(ops[o], "matmul") == 0)
+                    append_case(w, s, o, "blas", f);
+            }
+    if (!is_change("empty"))
+        append_gaps(w);
+    check(qg_result_close(&w, &err), &err);
+    return 0;
+}
