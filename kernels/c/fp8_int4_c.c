@@ -12,7 +12,6 @@ enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
 enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
 enum { GRAD_TORCH, GRAD_IDEAL };
 #define MAX_GROUP 256
-#define LANES     4
 
 static size_t group(const struct qg_args *a)
 {
@@ -50,7 +49,7 @@ static struct row prepare_row(const struct qg_args *a, size_t at, float lower_bo
 
 QG_INLINE float through_e4m3(bool cast, float x, float scale)
 {
-    float q = qg_clamp(x / scale, -QG_E4M3_MAX, QG_E4M3_MAX);
+    float q = qg_limit(x / scale, -QG_E4M3_MAX, QG_E4M3_MAX);
     return cast ? qg_e4m3_round(q) : q;
 }
 
@@ -92,7 +91,7 @@ static struct stage2 group_of(enum qg_dtype t, size_t n, const float *w8)
 QG_INLINE void quantize(enum qg_dtype t, size_t n, float *restrict w8, struct stage2 g)
 {
     for (size_t i = 0; i < n; i++)
-        w8[i] = qg_rint_small(qg_clamp(qg_round_as(t, w8[i] * g.inverse), -8.0f, 7.0f)) * g.scale;
+        w8[i] = qg_rint_small(qg_limit(qg_round_as(t, w8[i] * g.inverse), -8.0f, 7.0f)) * g.scale;
 }
 
 QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
@@ -115,15 +114,11 @@ QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
 /* --- the gradient of prepare --------------------------------------------------------------------
  */
 
-static double add_lanes(const double *lane)
-{
-    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
-}
-
-/* The additions behind a lane of a row, and the two rounds that join the lanes. */
+/* Two sums, each in pieces: the lanes of a piece, the rounds that join them, one addition per
+ * piece. */
 static size_t row_depth(size_t k)
 {
-    return 2 * ((k + LANES - 1) / LANES) + 2;
+    return QG_CHUNK / QG_LANES + 2 + 2 * ((k + QG_CHUNK - 1) / QG_CHUNK);
 }
 
 /* The gradient behind the cast to e4m3, which PyTorch casts as well. */
@@ -132,25 +127,27 @@ QG_INLINE float behind_cast(bool cast, float g)
     return cast ? qg_e4m3_round(g) : g;
 }
 
-QG_INLINE float select(bool condition, float x)
+/* What n elements of a row contribute to dL/dscale, the sum of h c - gamma v / s. */
+QG_INLINE double scale_gradient(bool cast, bool cast_back, size_t n, const float *restrict x,
+                                const float *restrict h, float scale)
 {
-    return qg_f32_from_bits(condition ? qg_f32_bits(x) : 0);
+    float c[QG_CHUNK], behind[QG_CHUNK], per_scale[QG_CHUNK];
+    for (size_t j = 0; j < n; j++) {
+        float v = x[j] / scale, gamma = behind_cast(cast_back, h[j] * scale);
+        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
+        c[j] = through_e4m3(cast, x[j], scale);
+        behind[j] = qg_pick_f32(inside, gamma, 0.0f);
+        per_scale[j] = qg_pick_f32(inside, v / scale, 0.0f);
+    }
+    return qg_sum_products(n, h, c) - qg_sum_products(n, behind, per_scale);
 }
 
-/* Adds what n elements of a row contribute to dL/dscale, h c - gamma v / s, and counts the ties. */
-QG_INLINE void add_to_scale(bool cast, bool cast_back, size_t n, const float *restrict x,
-                            const float *restrict h, struct row r, double *restrict lane, int *ties)
+static int count_ties(size_t n, const float *x, float amax)
 {
-    int count = 0;
-    for (size_t j = 0; j < n; j++) {
-        float v = x[j] / r.scale, c = through_e4m3(cast, x[j], r.scale);
-        float gamma = behind_cast(cast_back, h[j] * r.scale), per_scale = v / r.scale;
-        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
-        lane[j % LANES] += (double)h[j] * c;
-        lane[j % LANES] -= (double)select(inside, gamma) * select(inside, per_scale);
-        count += fabsf(x[j]) == r.amax;
-    }
-    *ties += count;
+    int ties = 0;
+    for (size_t j = 0; j < n; j++)
+        ties += fabsf(x[j]) == amax;
+    return ties;
 }
 
 /* h = gamma / s in R, and the share of dL/dmax|x| at the extremes. */
@@ -160,7 +157,7 @@ QG_INLINE void pass_back(bool cast_back, enum qg_dtype t, size_t n, const float 
     for (size_t j = 0; j < n; j++) {
         float v = x[j] / r.scale, gamma = behind_cast(cast_back, h[j] * r.scale);
         bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
-        h[j] = qg_round_as(t, select(inside, gamma) / r.scale);
+        h[j] = qg_round_as(t, qg_pick_f32(inside, gamma, 0.0f) / r.scale);
     }
     for (size_t j = 0; j < n; j++)
         if (fabsf(x[j]) == r.amax)
@@ -173,18 +170,19 @@ QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row
 {
     enum qg_dtype t = a->dtype;
     float x[QG_CHUNK];
-    double lane[LANES] = {0};
+    double sum = 0;
     int ties = 0;
     bool cast_back = cast && a->param[GRAD] == GRAD_TORCH;
     for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
         size_t n = smaller(a->cols - i, QG_CHUNK);
         qg_load(&a->in[0], at + i, n, x);
         if (cast_back)
-            add_to_scale(cast, true, n, x, h + i, r, lane, &ties);
+            sum += scale_gradient(cast, true, n, x, h + i, r.scale);
         else
-            add_to_scale(cast, false, n, x, h + i, r, lane, &ties);
+            sum += scale_gradient(cast, false, n, x, h + i, r.scale);
+        ties += count_ties(n, x, r.amax);
     }
-    float ds = qg_round_as(t, (float)add_lanes(lane));
+    float ds = qg_round_as(t, (float)sum);
     float da = r.amax >= lower_bound ? qg_round_as(t, ds / QG_E4M3_MAX) : 0.0f;
     float share = qg_round_as(t, da / (float)ties);
     for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
@@ -207,15 +205,16 @@ QG_INLINE void grad_activation(const struct qg_args *a, bool cast)
 }
 
 /* The elementwise part of a group's gradient: h from g = dL/dy to dL/dw8 without the scale's share;
- * sums of R(g q) and R(dq w8). round(u) is a code from -8.5, a tie to even, to short of 7.5. */
+ * the terms R(g q) and R(dq w8). round(u) is a code from -8.5, a tie to even, to short of 7.5. */
 QG_INLINE void group_back(enum qg_dtype t, size_t n, const float *restrict w8, float *restrict h,
-                          struct stage2 s, double *restrict by_product, double *restrict by_inverse)
+                          struct stage2 s, float *restrict by_product, float *restrict by_inverse)
 {
     for (size_t j = 0; j < n; j++) {
-        float u = qg_round_as(t, w8[j] * s.inverse), q = qg_rint_small(qg_clamp(u, -8.0f, 7.0f));
-        float dq = select((u >= -8.5f) & (u < 7.5f), qg_round_as(t, h[j] * s.scale));
-        by_product[j % LANES] += qg_round_as(t, h[j] * q);
-        by_inverse[j % LANES] += qg_round_as(t, dq * w8[j]);
+        float u = qg_round_as(t, w8[j] * s.inverse), q = qg_rint_small(qg_limit(u, -8.0f, 7.0f));
+        bool inside = (u >= -8.5f) & (u < 7.5f);
+        float dq = qg_pick_f32(inside, qg_round_as(t, h[j] * s.scale), 0.0f);
+        by_product[j] = qg_round_as(t, h[j] * q);
+        by_inverse[j] = qg_round_as(t, dq * w8[j]);
         h[j] = qg_round_as(t, dq * s.inverse);
     }
 }
@@ -231,16 +230,14 @@ static float share_of(enum qg_dtype t, struct stage2 s, float by_product, float 
 
 static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
 {
-    double by_product[LANES] = {0}, by_inverse[LANES] = {0};
+    float by_product[MAX_GROUP], by_inverse[MAX_GROUP];
     struct stage2 s = group_of(t, n, w8);
     QG_FOR_DTYPE(T, t, group_back(T, n, w8, h, s, by_product, by_inverse));
     if (!s.by_amax)
         return;
-    int ties = 0;
-    for (size_t j = 0; j < n; j++)
-        ties += fabsf(w8[j]) == s.amax;
-    float share = share_of(t, s, qg_round_as(t, (float)add_lanes(by_product)),
-                           qg_round_as(t, (float)add_lanes(by_inverse)), ties);
+    float share =
+        share_of(t, s, qg_round_as(t, (float)qg_sum_of(n, by_product)),
+                 qg_round_as(t, (float)qg_sum_of(n, by_inverse)), count_ties(n, w8, s.amax));
     for (size_t j = 0; j < n; j++)
         if (fabsf(w8[j]) == s.amax)
             h[j] = qg_round_as(t, h[j] + (w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
@@ -290,16 +287,16 @@ static void row_codes(size_t n, float *restrict f, struct row_scale r)
 {
     if (r.factor != 0)
         for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(qg_clamp(f[i] * r.factor, -QG_E4M3_MAX, QG_E4M3_MAX));
+            f[i] = qg_e4m3_round(qg_limit(f[i] * r.factor, -QG_E4M3_MAX, QG_E4M3_MAX));
     else
         for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(qg_clamp(f[i] / r.scale, -QG_E4M3_MAX, QG_E4M3_MAX));
+            f[i] = qg_e4m3_round(qg_limit(f[i] / r.scale, -QG_E4M3_MAX, QG_E4M3_MAX));
 }
 
 static void encode(size_t n, const float *restrict f, float scale, uint8_t *restrict codes)
 {
     for (size_t i = 0; i < n; i++)
-        codes[i] = (uint8_t)qg_int_small(qg_clamp(f[i] / scale, -8.0f, 7.0f));
+        codes[i] = (uint8_t)qg_int_small(qg_limit(f[i] / scale, -8.0f, 7.0f));
 }
 
 static void convert_weight(const struct qg_args *a)

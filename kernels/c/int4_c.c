@@ -32,7 +32,7 @@ static struct grid grid_of(size_t n, const float *w, float eps)
 static void quantize(size_t n, float *restrict w, struct grid g)
 {
     for (size_t i = 0; i < n; i++) {
-        float q = qg_rint_small(qg_clamp((w[i] - g.min) / g.scale, 0.0f, 15.0f)) - 8.0f;
+        float q = qg_rint_small(qg_limit((w[i] - g.min) / g.scale, 0.0f, 15.0f)) - 8.0f;
         w[i] = q * g.scale + g.zero;
     }
 }
@@ -51,58 +51,46 @@ static void fake_quant(const struct qg_args *a)
 /* --- the gradient of prepare --------------------------------------------------------------------
  */
 
-enum { LANES = 4 };
-
-/* The sums that the gradient of a group is made of, in binary64, where no term can overflow. */
+/* What the gradient of a group is made of. A code is inside when it rounds to at most 15; it is
+ * never negative. */
 struct sums {
-    double code, through, outside; /* of g q, of g u where round(u) is a code, of g where not */
+    double code, through, outside; /* of g q, of g u where inside, of g where not */
     double at_max, at_min;         /* elements at the extremes */
 };
 
-static double add_lanes(const double *lane)
+/* Sets dy, which held dL/dy, to the gradient that passes straight through. */
+static struct sums sums_of(size_t n, const float *restrict w, float *restrict dy, struct grid g)
 {
-    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
-}
-
-/* Sets u to (w - min) / scale on the way. A code is inside when it rounds to at most 15; u is never
- * negative. The tail is filled up with gradients of zero at the minimum. */
-static struct sums sums_of(size_t n, const float *restrict w, const float *restrict dy,
-                           float *restrict u, struct grid g)
-{
-    double code[LANES] = {0}, through[LANES] = {0}, outside[LANES] = {0};
+    float q[MAX_GROUP], u[MAX_GROUP], in[MAX_GROUP], out[MAX_GROUP], through[MAX_GROUP];
     int at_max = 0, at_min = 0;
     for (size_t i = 0; i < n; i++) {
-        u[i] = (w[i] - g.min) / g.scale;
+        float v = (w[i] - g.min) / g.scale, gradient = dy[i];
+        bool inside = v < 15.5f;
+        q[i] = qg_rint_small(qg_limit(v, 0.0f, 15.0f));
+        u[i] = qg_pick_f32(inside, v, 0.0f);
+        in[i] = qg_pick_f32(inside, gradient, 0.0f);
+        out[i] = qg_pick_f32(inside, 0.0f, gradient);
+        // The first term of a sum: -0 becomes 0.
+        through[i] = qg_pick_f32(inside, gradient * g.scale / g.scale, 0.0f) + 0.0f;
         at_max += w[i] == g.max;
         at_min += w[i] == g.min;
     }
-    for (size_t i = 0; i < n; i++) {
-        uint32_t d = qg_f32_bits(dy[i]);
-        float in = qg_f32_from_bits(u[i] < 15.5f ? d : 0),
-              out = qg_f32_from_bits(u[i] < 15.5f ? 0 : d);
-        float v = qg_f32_from_bits(u[i] < 15.5f ? qg_f32_bits(u[i]) : 0);
-        code[i % LANES] += (double)dy[i] * qg_rint_small(qg_clamp(u[i], 0.0f, 15.0f));
-        through[i % LANES] += (double)in * v;
-        outside[i % LANES] += out;
-    }
-    return (struct sums){add_lanes(code), add_lanes(through), add_lanes(outside), at_max, at_min};
+    double code = qg_sum_products(n, dy, q);
+    memcpy(dy, through, n * sizeof *dy);
+    return (struct sums){code, qg_sum_products(n, in, u), qg_sum_of(n, out), at_max, at_min};
 }
 
 static void fake_quant_grad(const struct qg_args *a)
 {
-    float w[MAX_GROUP], dy[MAX_GROUP], u[MAX_GROUP], eps = (float)a->param[EPS];
+    float w[MAX_GROUP], dy[MAX_GROUP], eps = (float)a->param[EPS];
     size_t n = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += n) {
         qg_load(&a->in[0], at, n, w);
         qg_load(&a->in[1], at, n, dy);
         struct grid g = grid_of(n, w, eps);
-        struct sums s = sums_of(n, w, dy, u, g);
+        struct sums s = sums_of(n, w, dy, g);
         double t = g.max - g.min >= eps ? (s.code - s.through) / 15 : 0;
         double up = t / s.at_max, down = (s.outside - t) / s.at_min;
-        for (size_t i = 0; i < n; i++) {
-            uint32_t back = qg_f32_bits(dy[i] * g.scale / g.scale);
-            dy[i] = qg_f32_from_bits(u[i] < 15.5f ? back : 0) + 0.0f; // a sum: -0 becomes 0
-        }
         for (size_t i = 0; i < n; i++)
             if (w[i] == g.max || w[i] == g.min)
                 dy[i] = (float)(dy[i] + (w[i] == g.max ? up : 0) + (w[i] == g.min ? down : 0));
@@ -134,9 +122,8 @@ static void old_fake_quant_grad(const struct qg_args *a)
 static void encode(size_t n, const float *restrict w, struct grid g, uint8_t *restrict codes)
 {
     for (size_t i = 0; i < n; i++) {
-        float u = qg_clamp((w[i] - g.min) / g.scale, 0.0f, 15.0f);
-        int32_t code = qg_int_small(u) - 8;
-        codes[i] = (uint8_t)(u == u ? code : 0);
+        float u = qg_limit((w[i] - g.min) / g.scale, 0.0f, 15.0f);
+        codes[i] = (uint8_t)qg_pick(u == u, (uint32_t)qg_int_small(u) - 8u, 0);
     }
 }
 
@@ -231,7 +218,7 @@ const struct qg_product qg_product_int4 = {weights, qg_inputs_plain, false};
 static size_t gradient_depth(size_t k)
 {
     (void)k;
-    return MAX_GROUP / LANES + 2;
+    return MAX_GROUP / QG_LANES + 2;
 }
 
 const struct qg_kernel qg_kernels_int4_c[] = {

@@ -90,7 +90,7 @@ QG_INLINE void quantize(enum qg_dtype product, size_t n, float *restrict f, cons
 {
     float scale = s->scale, inverse = s->inverse, low = s->low, high = s->high;
     for (size_t i = 0; i < n; i++)
-        f[i] = qg_rint_small(qg_clamp(qg_round_as(product, f[i] * inverse), low, high)) * scale;
+        f[i] = qg_rint_small(qg_limit(qg_round_as(product, f[i] * inverse), low, high)) * scale;
 }
 
 void qg_intx_fake_quant_c(const struct qg_args *a, const struct qg_intx *grid)
@@ -118,8 +118,8 @@ QG_INLINE void pass_back(enum qg_dtype t, enum qg_dtype product, size_t n, const
     float scale = s->scale, inverse = s->inverse, from = s->low - 0.5f, to = s->high + 0.5f;
     for (size_t i = 0; i < n; i++) {
         float u = qg_round_as(product, f[i] * inverse);
-        uint32_t dq = qg_f32_bits(qg_round_as(t, g[i] * scale));
-        g[i] = qg_f32_from_bits((u >= from) & (u < to) ? dq : 0) * inverse;
+        float dq = qg_round_as(t, g[i] * scale);
+        g[i] = qg_pick_f32((u >= from) & (u < to), dq, 0.0f) * inverse;
     }
 }
 
@@ -161,7 +161,7 @@ QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
 {
     float inverse = s->inverse, low = s->low, high = s->high;
     for (size_t i = 0; i < n; i++)
-        codes[i] = (int8_t)qg_int_small(qg_clamp(qg_round_as(product, f[i] * inverse), low, high));
+        codes[i] = (int8_t)qg_int_small(qg_limit(qg_round_as(product, f[i] * inverse), low, high));
 }
 
 static void convert(const struct qg_args *a)
@@ -226,7 +226,7 @@ static struct token token_of(const struct qg_tensor *x, size_t at, size_t k)
     float scale = qg_round_as(t, qg_round_as(t, max - min) / 255.0f);
     scale = qg_max(scale, t == QG_F16 ? 0x1p-14f : 0x1p-126f);
     float zero = qg_round_as(t, -128.0f - qg_rint(qg_round_as(t, min / scale)));
-    return (struct token){scale, qg_round_as(t, 1.0f / scale), qg_clamp(zero, -128.0f, 127.0f)};
+    return (struct token){scale, qg_round_as(t, 1.0f / scale), qg_limit(zero, -128.0f, 127.0f)};
 }
 
 /* The code before it is clamped. Zero belongs to the range, so |x| <= max - min and |x / s| is at
@@ -239,14 +239,14 @@ QG_INLINE float token_code(enum qg_dtype t, float x, const struct token *p)
 QG_INLINE void token_quantize(enum qg_dtype t, size_t n, float *restrict f, struct token p)
 {
     for (size_t i = 0; i < n; i++)
-        f[i] = (qg_clamp(token_code(t, f[i], &p), -128.0f, 127.0f) - p.zero) * p.scale;
+        f[i] = (qg_limit(token_code(t, f[i], &p), -128.0f, 127.0f) - p.zero) * p.scale;
 }
 
 QG_INLINE void token_encode(enum qg_dtype t, size_t n, const float *restrict f,
                             int8_t *restrict codes, struct token p)
 {
     for (size_t i = 0; i < n; i++)
-        codes[i] = (int8_t)qg_int_small(qg_clamp(token_code(t, f[i], &p), -128.0f, 127.0f));
+        codes[i] = (int8_t)qg_int_small(qg_limit(token_code(t, f[i], &p), -128.0f, 127.0f));
 }
 
 QG_INLINE void token_back(enum qg_dtype t, size_t n, const float *restrict f, float *restrict g,
@@ -254,8 +254,8 @@ QG_INLINE void token_back(enum qg_dtype t, size_t n, const float *restrict f, fl
 {
     for (size_t i = 0; i < n; i++) {
         float q = token_code(t, f[i], &p);
-        uint32_t dq = qg_f32_bits(qg_round_as(t, g[i] * p.scale));
-        g[i] = qg_f32_from_bits((q >= -128.0f) & (q <= 127.0f) ? dq : 0) * p.inverse;
+        float dq = qg_round_as(t, g[i] * p.scale);
+        g[i] = qg_pick_f32((q >= -128.0f) & (q <= 127.0f), dq, 0.0f) * p.inverse;
     }
 }
 

@@ -38,6 +38,26 @@
 /* --- elements -----------------------------------------------------------------------------------
  */
 
+/* x where `condition` holds, else y, by masks: compilers turn `?:` into jumps and then thread them
+ * into one another, after which a loop has no straight form any more. */
+QG_INLINE uint32_t qg_pick(bool condition, uint32_t x, uint32_t y)
+{
+    uint32_t mask = -(uint32_t)condition;
+    return (x & mask) | (y & ~mask);
+}
+
+QG_INLINE float qg_pick_f32(bool condition, float x, float y)
+{
+    return qg_f32_from_bits(qg_pick(condition, qg_f32_bits(x), qg_f32_bits(y)));
+}
+
+/* x limited to lo .. hi; a NaN stays. */
+QG_INLINE float qg_limit(float x, float lo, float hi)
+{
+    float least = qg_pick_f32(x < lo, lo, x);
+    return qg_pick_f32(x > hi, hi, least);
+}
+
 /* Bits of |x|. As integers they order like the magnitudes, with every NaN on top. */
 QG_INLINE int32_t qg_magnitude(float x)
 {
@@ -60,19 +80,19 @@ QG_INLINE float qg_rint_small(float x)
 QG_INLINE int32_t qg_int_small(float x)
 {
     int32_t k = (int32_t)(qg_f32_bits(x + 0x1.8p23f) - 0x4b400000u);
-    return x == x ? k : 0;
+    return (int32_t)qg_pick(x == x, (uint32_t)k, 0);
 }
 
 QG_INLINE uint16_t qg_bf16_of(float x)
 {
     uint32_t u = qg_f32_bits(x), r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
-    return (uint16_t)(qg_magnitude(x) > 0x7f800000 ? 0x7fc0u : r);
+    return (uint16_t)(qg_pick(qg_magnitude(x) > 0x7f800000, 0x7fc0u, r));
 }
 
 QG_INLINE float qg_bf16_round(float x)
 {
     uint32_t u = qg_f32_bits(x), r = (u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u;
-    return qg_f32_from_bits(qg_magnitude(x) > 0x7f800000 ? 0x7fc00000u : r);
+    return qg_f32_from_bits(qg_pick(qg_magnitude(x) > 0x7f800000, 0x7fc00000u, r));
 }
 
 /* Below 2^-14 the sum with 1/2, whose step is 2^-24, does the rounding of subnormals. */
@@ -82,9 +102,9 @@ QG_INLINE uint16_t qg_f16_of(float x)
     uint32_t u = (uint32_t)a, normal = ((u + 0xfffu + (u >> 13 & 1u)) >> 13) - (112u << 10);
     uint32_t small = qg_f32_bits(qg_f32_from_bits(u) + 0.5f) - 0x3f000000u;
     uint32_t nan = 0x7e00u | (u >> 13 & 0x1ffu);
-    uint32_t r = a < 0x38800000 ? small : normal;
-    r = a >= 0x477ff000 ? 0x7c00u : r;
-    r = a > 0x7f800000 ? nan : r;
+    uint32_t r = qg_pick(a < 0x38800000, small, normal);
+    r = qg_pick(a >= 0x477ff000, 0x7c00u, r);
+    r = qg_pick(a > 0x7f800000, nan, r);
     return (uint16_t)(qg_sign(x) >> 16 | r);
 }
 
@@ -92,9 +112,9 @@ QG_INLINE float qg_f16_value(uint16_t code)
 {
     uint32_t a = code & 0x7fffu, sign = (uint32_t)(code & 0x8000u) << 16;
     uint32_t small = qg_f32_bits((float)(int32_t)a * 0x1p-24f), normal = (a << 13) + (112u << 23);
-    uint32_t quiet = (int32_t)a > 0x7c00 ? 0x7fc00000u : 0x7f800000u;
-    uint32_t r = (int32_t)a < 0x400 ? small : normal;
-    r = (int32_t)a >= 0x7c00 ? quiet | a << 13 : r;
+    uint32_t quiet = qg_pick((int32_t)a > 0x7c00, 0x7fc00000u, 0x7f800000u);
+    uint32_t r = qg_pick((int32_t)a < 0x400, small, normal);
+    r = qg_pick((int32_t)a >= 0x7c00, quiet | a << 13, r);
     return qg_f32_from_bits(sign | r);
 }
 
@@ -104,9 +124,9 @@ QG_INLINE float qg_f16_round(float x)
     uint32_t u = (uint32_t)a, normal = (u + 0xfffu + (u >> 13 & 1u)) & ~0x1fffu;
     uint32_t small = qg_f32_bits((qg_f32_from_bits(u) + 0.5f) - 0.5f);
     uint32_t nan = 0x7fc00000u | (u & 0x3fe000u);
-    uint32_t r = a < 0x38800000 ? small : normal;
-    r = a >= 0x477ff000 ? 0x7f800000u : r;
-    r = a > 0x7f800000 ? nan : r;
+    uint32_t r = qg_pick(a < 0x38800000, small, normal);
+    r = qg_pick(a >= 0x477ff000, 0x7f800000u, r);
+    r = qg_pick(a > 0x7f800000, nan, r);
     return qg_f32_from_bits(qg_sign(x) | r);
 }
 
@@ -116,9 +136,9 @@ QG_INLINE uint8_t qg_e4m3_of(float x)
     int32_t a = qg_magnitude(x);
     uint32_t u = (uint32_t)a, normal = ((u + 0x7ffffu + (u >> 20 & 1u)) >> 20) - (120u << 3);
     uint32_t small = qg_f32_bits(qg_f32_from_bits(u) + 0x1p14f) - 0x46800000u;
-    uint32_t r = a < 0x3c800000 ? small : normal;
-    r = a > 0x43e80000 ? 0x7eu : r;
-    r = a > 0x7f800000 ? 0x7fu : r;
+    uint32_t r = qg_pick(a < 0x3c800000, small, normal);
+    r = qg_pick(a > 0x43e80000, 0x7eu, r);
+    r = qg_pick(a > 0x7f800000, 0x7fu, r);
     return (uint8_t)(qg_sign(x) >> 24 | r);
 }
 
@@ -126,8 +146,8 @@ QG_INLINE float qg_e4m3_value(uint8_t code)
 {
     uint32_t a = code & 0x7fu, sign = (uint32_t)(code & 0x80u) << 24;
     uint32_t small = qg_f32_bits((float)(int32_t)a * 0x1p-9f), normal = (a << 20) + (120u << 23);
-    uint32_t r = (int32_t)a < 8 ? small : normal;
-    r = (int32_t)a == 0x7f ? 0x7fc00000u : r;
+    uint32_t r = qg_pick((int32_t)a < 8, small, normal);
+    r = qg_pick((int32_t)a == 0x7f, 0x7fc00000u, r);
     return qg_f32_from_bits(sign | r);
 }
 
@@ -136,9 +156,9 @@ QG_INLINE float qg_e4m3_round(float x)
     int32_t a = qg_magnitude(x);
     uint32_t u = (uint32_t)a, normal = (u + 0x7ffffu + (u >> 20 & 1u)) & ~0xfffffu;
     uint32_t small = qg_f32_bits((qg_f32_from_bits(u) + 0x1p14f) - 0x1p14f);
-    uint32_t r = a < 0x3c800000 ? small : normal;
-    r = a > 0x43e80000 ? 0x43e00000u : r;
-    r = a > 0x7f800000 ? 0x7fc00000u : r;
+    uint32_t r = qg_pick(a < 0x3c800000, small, normal);
+    r = qg_pick(a > 0x43e80000, 0x43e00000u, r);
+    r = qg_pick(a > 0x7f800000, 0x7fc00000u, r);
     return qg_f32_from_bits(qg_sign(x) | r);
 }
 
@@ -224,6 +244,34 @@ static inline float qg_amax_of(size_t n, const float *restrict f)
         high = a > high ? a : high;
     }
     return qg_f32_from_bits((uint32_t)high);
+}
+
+/* Sums of x[i] y[i] and of x[i] in binary64, where no product of binary32 numbers rounds and no sum
+ * of them overflows. QG_LANES partial sums, then two rounds that join them. */
+enum { QG_LANES = 4 };
+
+static inline double qg_sum_products(size_t n, const float *restrict x, const float *restrict y)
+{
+    double lane[QG_LANES] = {0};
+    size_t whole = n / QG_LANES * QG_LANES;
+    for (size_t i = 0; i < whole; i += QG_LANES)
+        for (size_t l = 0; l < QG_LANES; l++)
+            lane[l] += (double)x[i + l] * y[i + l];
+    for (size_t i = whole; i < n; i++)
+        lane[i - whole] += (double)x[i] * y[i];
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+static inline double qg_sum_of(size_t n, const float *restrict x)
+{
+    double lane[QG_LANES] = {0};
+    size_t whole = n / QG_LANES * QG_LANES;
+    for (size_t i = 0; i < whole; i += QG_LANES)
+        for (size_t l = 0; l < QG_LANES; l++)
+            lane[l] += x[i + l];
+    for (size_t i = whole; i < n; i++)
+        lane[i - whole] += x[i];
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
 /* --- nibbles ------------------------------------------------------------------------------------
