@@ -252,25 +252,29 @@ enum { QG_LANES = 4 };
 
 static inline double qg_sum_products(size_t n, const float *restrict x, const float *restrict y)
 {
-    double lane[QG_LANES] = {0};
+    double lane[QG_LANES] = {0}, tail[QG_LANES] = {0};
     size_t whole = n / QG_LANES * QG_LANES;
     for (size_t i = 0; i < whole; i += QG_LANES)
         for (size_t l = 0; l < QG_LANES; l++)
             lane[l] += (double)x[i + l] * y[i + l];
     for (size_t i = whole; i < n; i++)
-        lane[i - whole] += (double)x[i] * y[i];
+        tail[i - whole] = (double)x[i] * y[i];
+    for (size_t l = 0; l < QG_LANES; l++)
+        lane[l] += tail[l];
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
 static inline double qg_sum_of(size_t n, const float *restrict x)
 {
-    double lane[QG_LANES] = {0};
+    double lane[QG_LANES] = {0}, tail[QG_LANES] = {0};
     size_t whole = n / QG_LANES * QG_LANES;
     for (size_t i = 0; i < whole; i += QG_LANES)
         for (size_t l = 0; l < QG_LANES; l++)
             lane[l] += x[i + l];
     for (size_t i = whole; i < n; i++)
-        lane[i - whole] += x[i];
+        tail[i - whole] = x[i];
+    for (size_t l = 0; l < QG_LANES; l++)
+        lane[l] += tail[l];
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
