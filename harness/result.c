@@ -454,3 +454,10 @@ enum qg_status qg_result_image_parse(void *image, size_t bytes, const char *path
         *ret_r = r;
     return status;
 }
+
+void qg_result_library(char *text, size_t size)
+{
+    unsigned major, minor, release;
+    H5get_libversion(&major, &minor, &release);
+    snprintf(text, size, "HDF5 %u.%u.%u", major, minor, release);
+}

@@ -136,6 +136,9 @@ QG_MUST_CHECK enum qg_status qg_result_create(const char *path, const struct qg_
 /* Whether the journal already holds this case (after resume). */
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
 
+/* Whether it already holds the gap of this scheme, parameters, source, seed and kind. */
+bool qg_result_has_gap(const struct qg_result_writer *w, const struct qg_gap *g);
+
 /* Appends and flushes one case with its timing samples (seconds per call, overhead
  * taken out; warm first, then cold) and the
  * bytes of its first output (kept when at most QG_OUTPUT_LIMIT). */
@@ -171,5 +174,8 @@ struct qg_result {
 QG_MUST_CHECK enum qg_status qg_result_open(const char *path, struct qg_result **ret_r,
                                             struct qg_error *err);
 void qg_result_free(struct qg_result **r);
+
+/* "HDF5 1.10.8": the library that writes the file. */
+void qg_result_library(char *text, size_t size);
 
 #endif

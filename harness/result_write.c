@@ -183,7 +183,7 @@ enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bo
     if (!w->path || !w->journal)
         status = qg_fail(err, QG_ENOMEM, "no memory for a result");
     else if (!overwrite && access(path, F_OK) == 0)
-        status = qg_fail(err, QG_EIO, "%s: exists already; give another name or --overwrite", path);
+        status = qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", path);
     else if (resume && access(w->journal, F_OK) == 0) {
         status = qg_journal_resume(w->journal, resume_entry, w, &w->fd, err);
         if (status == QG_OK)
@@ -202,6 +202,18 @@ bool qg_result_has(const struct qg_result_writer *w, const char *spelling)
     for (size_t i = 0; i < w->all.n_cases; i++)
         if (strcmp(w->all.cases[i].spelling, spelling) == 0)
             return true;
+    return false;
+}
+
+bool qg_result_has_gap(const struct qg_result_writer *w, const struct qg_gap *g)
+{
+    for (size_t i = 0; i < w->all.n_gaps; i++) {
+        const struct qg_gap *h = &w->all.gaps[i];
+        if (strcmp(g->scheme, h->scheme) == 0 && strcmp(g->params, h->params) == 0 &&
+            strcmp(g->source, h->source) == 0 && strcmp(g->what, h->what) == 0 &&
+            g->seed == h->seed)
+            return true;
+    }
     return false;
 }
 

@@ -46,7 +46,7 @@ fi
 
 "$qgauge" export r.h5 --format csv -o r.csv 2>err && fail 'overwrites'
 grep -q 'exists already' err || fail 'no sentence about a file that exists'
-"$qgauge" export r.h5 --format csv -o r.csv --overwrite || fail '--overwrite'
+"$qgauge" export r.h5 --format csv -o r.csv --force || fail '--force'
 "$qgauge" export r.h5 2>/dev/null
 [ $? = 2 ] || fail 'no format is a usage error'
 "$qgauge" export none.h5 --format csv 2>/dev/null

@@ -15,14 +15,14 @@ const struct qg_command qg_command_export;
 
 struct request {
     const char *in, *out; /* out: NULL for stdout */
-    bool json, overwrite;
+    bool json, force;
 };
 
 static int parse(int argc, char **argv, struct request *q)
 {
     static const struct option options[] = {{"format", required_argument, NULL, 'f'},
                                             {"output", required_argument, NULL, 'o'},
-                                            {"overwrite", no_argument, NULL, 'w'},
+                                            {"force", no_argument, NULL, 'w'},
                                             {0}};
     const char *format = NULL;
     *q = (struct request){0};
@@ -33,7 +33,7 @@ static int parse(int argc, char **argv, struct request *q)
         else if (o == 'o')
             q->out = strcmp(optarg, "-") == 0 ? NULL : optarg;
         else if (o == 'w')
-            q->overwrite = true;
+            q->force = true;
         else
             return qg_usage_error(&qg_command_export, "'%s' is not understood", argv[optind - 1]);
     }
@@ -58,9 +58,9 @@ static enum qg_status put(const struct request *q, const struct qg_result *r, FI
 static enum qg_status put_file(const struct request *q, const struct qg_result *r,
                                struct qg_error *err)
 {
-    FILE *out = fopen(q->out, q->overwrite ? "w" : "wx");
+    FILE *out = fopen(q->out, q->force ? "w" : "wx");
     if (!out && errno == EEXIST)
-        return qg_fail(err, QG_EIO, "%s: exists already; give another name or --overwrite", q->out);
+        return qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", q->out);
     if (!out)
         return qg_fail(err, QG_EIO, "%s: %s", q->out, strerror(errno));
     enum qg_status status = put(q, r, out, err);
@@ -91,7 +91,7 @@ const struct qg_command qg_command_export = {
     .name = "export",
     .summary = "a result file as CSV or JSON",
     .help =
-        "usage: qgauge export RESULTS.h5 --format csv|json [-o FILE] [--overwrite]\n"
+        "usage: qgauge export RESULTS.h5 --format csv|json [-o FILE] [--force]\n"
         "\n"
         "csv   one line per case; columns as in /cases of the file, arrays with spaces between\n"
         "json  {\"schema_version\", \"meta\", \"cases\", \"gaps\"}; inf and nan are strings\n"

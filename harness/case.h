@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A case: one kernel on one input. Its spelling repeats it bit for bit on another machine:
+ *
+ *     int4.convert.c 256x4096 bf16 fill=normal seed=7
+ *     int8-int4.convert:activation.c 16x4096 f32 fill=ties seed=7
+ *     int4.matmul.blas 16x4096x4096 bf16 fill=heavy seed=7 group=32
+ *     int4.fake-quant.c 4096x4096 bf16 weights=model.safetensors tensor=layers.0.up seed=7
+ *
+ * Kernel name (see qg_kernel_name), shape (RxK, MxNxK for matmul), dtype, data, seed, and the
+ * parameters that differ from their defaults, in the scheme's order. In file and tensor names a
+ * space, a quote, a percent sign and control characters are written as %20.
+ */
+#ifndef QG_CASE_H
+#define QG_CASE_H
+
+#include "harness/base/error.h"
+#include "harness/fill.h"
+#include "harness/io/safetensors.h"
+#include "kernels/kernel.h"
+
+#define QG_SPELLING_SIZE 256
+
+struct qg_case {
+    const struct qg_scheme *scheme;
+    const struct qg_kernel *kernel;
+    enum qg_dtype dtype;
+    size_t m, rows, cols; /* m is 0 but for matmul */
+    uint64_t seed;
+    const struct qg_fill *fill;          /* NULL: a tensor of a file */
+    char file[160], tensor[96];          /* "" with a fill */
+    const struct qg_safetensors *source; /* the open file and its tensor: borrowed, */
+    const struct qg_tensor *values;      /* NULL until qg_case_bind */
+    double param[QG_MAX_PARAMS];
+};
+
+/* Parses a spelling. QG_EINVAL with a sentence that says which word is wrong and what would do. */
+QG_MUST_CHECK enum qg_status qg_case_parse(struct qg_case *ret_c, const char *spelling,
+                                           struct qg_error *err);
+
+/* Writes the spelling. QG_EINVAL when it is longer than `size` (names of files and tensors). */
+QG_MUST_CHECK enum qg_status qg_case_format(const struct qg_case *c, char *text, size_t size,
+                                            struct qg_error *err);
+
+/* Parses "256x4096" or "16x256x4096" into m, rows, cols (m = 0 for two). False when it is neither.
+ */
+bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols);
+
+/* Fills `a` for the case's call, as qg_args_init does; false, with the reason, when the scheme
+ * refuses it (K and group; the tensor's name where it has one). */
+bool qg_case_args(const struct qg_case *c, struct qg_args *a, char *why, size_t why_size);
+
+/* Gives the case its tensor of its open file, which must outlive the case. QG_EABSENT when there is
+ * no such tensor, QG_EINVAL when its shape or dtype are not those of the case. */
+QG_MUST_CHECK enum qg_status qg_case_bind(struct qg_case *c, const struct qg_safetensors *source,
+                                          struct qg_error *err);
+
+#endif

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge run: every case of a suite, one after the other, into a result file.
+ */
+#define _GNU_SOURCE /* getopt_long */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness/cli/cli.h"
+#include "harness/cli/version.h"
+#include "harness/gap.h"
+#include "harness/judge.h"
+#include "harness/machine.h"
+#include "harness/plan.h"
+
+extern const struct qg_command qg_command_run;
+
+struct request {
+    const char *suite, *weights, *out;
+    struct qg_plan_options plan;
+    uint64_t seed;
+    bool no_time, resume, force, strict, list;
+};
+
+/* What a run holds on to. */
+struct session {
+    const struct request *q;
+    struct qg_plan plan;
+    struct qg_safetensors *weights;
+    struct qg_result_writer *writer;
+    double start;
+    size_t done, fresh; /* cases behind us; of these, not from an earlier run */
+    bool bar;
+};
+
+/* --- options -------------------------------------------------------------------------------------
+ */
+
+enum {
+    OPT_SUITE = 1,
+    OPT_MATCH,
+    OPT_WEIGHTS,
+    OPT_TENSORS,
+    OPT_SEED,
+    OPT_NO_TIME,
+    OPT_RESUME,
+    OPT_FORCE,
+    OPT_STRICT,
+    OPT_LIST
+};
+
+static const struct option options[] = {
+    {"suite", required_argument, NULL, OPT_SUITE},
+    {"match", required_argument, NULL, OPT_MATCH},
+    {"weights", required_argument, NULL, OPT_WEIGHTS},
+    {"tensors", required_argument, NULL, OPT_TENSORS},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"no-time", no_argument, NULL, OPT_NO_TIME},
+    {"resume", no_argument, NULL, OPT_RESUME},
+    {"force", no_argument, NULL, OPT_FORCE},
+    {"strict", no_argument, NULL, OPT_STRICT},
+    {"list", no_argument, NULL, OPT_LIST},
+    {"output", required_argument, NULL, 'o'},
+    {NULL, 0, NULL, 0},
+};
+
+static bool parse_seed(const char *text, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    *ret = strtoull(text, &end, 10);
+    return !errno && !*end && *text >= '0' && *text <= '9';
+}
+
+static int take_option(struct request *q, int option)
+{
+    switch (option) {
+    case OPT_SUITE:
+        q->suite = optarg;
+        return QG_EXIT_OK;
+    case OPT_MATCH:
+        q->plan.match = optarg;
+        return QG_EXIT_OK;
+    case OPT_WEIGHTS:
+        q->weights = optarg;
+        return QG_EXIT_OK;
+    case OPT_TENSORS:
+        q->plan.tensors = optarg;
+        return QG_EXIT_OK;
+    case OPT_SEED:
+        q->plan.seed = &q->seed;
+        if (parse_seed(optarg, &q->seed))
+            return QG_EXIT_OK;
+        return qg_usage_error(&qg_command_run, "'%s' is not a seed: a whole number", optarg);
+    case OPT_NO_TIME:
+        q->no_time = true;
+        return QG_EXIT_OK;
+    case OPT_RESUME:
+        q->resume = true;
+        return QG_EXIT_OK;
+    case OPT_FORCE:
+        q->force = true;
+        return QG_EXIT_OK;
+    case OPT_STRICT:
+        q->strict = true;
+        return QG_EXIT_OK;
+    case OPT_LIST:
+        q->list = true;
+        return QG_EXIT_OK;
+    case 'o':
+        q->out = optarg;
+        return QG_EXIT_OK;
+    default:
+        return qg_usage_error(&qg_command_run, "bad option");
+    }
+}
+
+static int parse(struct request *q, int argc, char **argv)
+{
+    int option;
+    *q = (struct request){.suite = "smoke"};
+    optind = 1;
+    while ((option = getopt_long(argc, argv, "o:", options, NULL)) != -1) {
+        int code = take_option(q, option);
+        if (code != QG_EXIT_OK)
+            return code;
+    }
+    if (optind < argc)
+        return qg_usage_error(&qg_command_run, "'%s' is one word too many", argv[optind]);
+    if (!q->out && !q->list)
+        return qg_usage_error(&qg_command_run, "where to? give -o results.h5");
+    if (q->plan.tensors && !q->weights)
+        return qg_usage_error(&qg_command_run, "--tensors needs --weights");
+    return QG_EXIT_OK;
+}
+
+/* --- progress ------------------------------------------------------------------------------------
+ */
+
+static void clear_bar(const struct session *s)
+{
+    if (s->bar)
+        fputs("\r\033[K", stderr);
+}
+
+static void draw_bar(const struct session *s, const char *spelling)
+{
+    enum { WIDTH = 20 };
+    if (!s->bar)
+        return;
+    size_t n = s->plan.n, full = s->done * WIDTH / n;
+    double eta =
+        s->fresh ? (qg_clock_now() - s->start) / (double)s->fresh * (double)(n - s->done) : 0;
+    fprintf(stderr, "\r\033[K[%.*s%*s] %zu/%zu", (int)full, "####################",
+            (int)(WIDTH - full), "", s->done, n);
+    if (s->fresh)
+        fprintf(stderr, "  %d:%02d left", (int)eta / 60, (int)eta % 60);
+    fprintf(stderr, "  %.60s", spelling);
+    fflush(stderr);
+}
+
+static void print_case(const struct session *s, const struct qg_record *r)
+{
+    if (r->verdict == QG_PASS)
+        return;
+    clear_bar(s);
+    printf("%-10s qgauge repro '%s'  # %s\n", qg_verdict_name((enum qg_verdict)r->verdict),
+           r->spelling, r->reason);
+    fflush(stdout);
+}
+
+/* --- the cases -----------------------------------------------------------------------------------
+ */
+
+static enum qg_status append(struct session *s, const struct qg_judgement *j, struct qg_error *err)
+{
+    const struct qg_call *got = &j->got;
+    size_t n = (size_t)j->times.n_warm + j->times.n_cold;
+    bool ran = j->record.verdict != QG_SKIP && j->record.verdict != QG_ERROR && got->args.n_out > 0;
+    return qg_result_append(s->writer, &j->record, j->times.s, n, ran ? got->out[0].data : NULL,
+                            ran ? got->out[0].bytes : 0, err);
+}
+
+static enum qg_status run_case(struct session *s, const struct qg_planned *p, struct qg_error *err)
+{
+    struct qg_judgement j;
+    struct qg_error own;
+    const struct qg_bench bench = {s->q->no_time ? 0 : s->plan.bench.budget_s, s->plan.bench.cold};
+    if (qg_judge(&p->c, &bench, s->plan.timeout_s, &j, &own) != QG_OK) {
+        j.record.verdict = QG_ERROR;
+        snprintf(j.record.reason, sizeof j.record.reason, "%.255s", own.message);
+        j.times = qg_bench_none;
+    }
+    enum qg_status status = append(s, &j, err);
+    if (status == QG_OK)
+        print_case(s, &j.record);
+    qg_judgement_free(&j);
+    return status;
+}
+
+/* SIGINT and SIGTERM are blocked while a run lasts: they are looked at between cases. */
+static int pending_signal(void)
+{
+    sigset_t set;
+    sigpending(&set);
+    return sigismember(&set, SIGINT) ? SIGINT : sigismember(&set, SIGTERM) ? SIGTERM : 0;
+}
+
+static enum qg_status run_cases(struct session *s, int *ret_signal, struct qg_error *err)
+{
+    for (size_t i = 0; i < s->plan.n && !(*ret_signal = pending_signal()); i++) {
+        const struct qg_planned *p = &s->plan.cases[i];
+        draw_bar(s, p->spelling);
+        if (!qg_result_has(s->writer, p->spelling)) {
+            if (run_case(s, p, err) != QG_OK)
+                return err->status;
+            s->fresh++;
+        }
+        s->done++;
+    }
+    clear_bar(s);
+    return QG_OK;
+}
+
+/* --- the gap -------------------------------------------------------------------------------------
+ */
+
+#define GAP_SEED 123 /* of torchao's test model, for which upstream has printed figures */
+
+/* Whether an earlier part of the run has compared this scheme on this source. */
+static bool has_gap(const struct session *s, const struct qg_scheme *scheme, const char *source,
+                    uint64_t seed)
+{
+    struct qg_gap key = {.seed = seed, .what = "weights"};
+    snprintf(key.scheme, sizeof key.scheme, "%s", scheme->name);
+    snprintf(key.source, sizeof key.source, "%s", source);
+    return qg_result_has_gap(s->writer, &key);
+}
+
+static enum qg_status gap_of_model(struct session *s, const struct qg_scheme *scheme,
+                                   struct qg_error *err)
+{
+    struct qg_gap model, weights;
+    if (has_gap(s, scheme, "torch-model", GAP_SEED))
+        return QG_OK;
+    if (qg_gap_model(scheme, "", GAP_SEED, &model, &weights, NULL, err) != QG_OK ||
+        qg_result_append_gap(s->writer, &model, err) != QG_OK)
+        return err->status;
+    return qg_result_append_gap(s->writer, &weights, err);
+}
+
+static enum qg_status gap_of_tensor(struct session *s, const struct qg_case *c,
+                                    struct qg_error *err)
+{
+    char source[384], why[256];
+    struct qg_args a = {.scheme = c->scheme};
+    struct qg_call call;
+    struct qg_gap gap;
+    snprintf(source, sizeof source, "%s:%s", c->file, c->tensor);
+    qg_params_default(&a, c->scheme);
+    // What the scheme refuses has said so as a SKIP of its case.
+    if (has_gap(s, c->scheme, source, 0) ||
+        !qg_args_init(&a, c->scheme, QG_CONVERT, QG_WEIGHT, c->dtype, 0, c->rows, c->cols, why,
+                      sizeof why))
+        return QG_OK;
+    if (qg_call_alloc(&call, &a, false, err) != QG_OK)
+        return err->status;
+    enum qg_status status = qg_safetensors_load(c->source, c->values, call.in[0].data, err);
+    if (status == QG_OK)
+        status = qg_gap_tensor(c->scheme, "", &call.args.in[0], source, &gap, NULL, err);
+    if (status == QG_OK)
+        status = qg_result_append_gap(s->writer, &gap, err);
+    qg_call_free(&call);
+    return status;
+}
+
+/* Prepare against convert, for every scheme (and tensor) whose linear weights the plan converts. */
+static enum qg_status run_gaps(struct session *s, struct qg_error *err)
+{
+    for (size_t i = 0; i < s->plan.n && !pending_signal(); i++) {
+        const struct qg_case *c = &s->plan.cases[i].c;
+        if (c->kernel->operand != QG_WEIGHT || c->kernel->op != QG_CONVERT ||
+            !qg_definition(c->scheme, QG_WEIGHT, QG_FAKE_QUANT))
+            continue;
+        if ((c->values ? gap_of_tensor(s, c, err) : gap_of_model(s, c->scheme, err)) != QG_OK)
+            return err->status;
+    }
+    return QG_OK;
+}
+
+/* --- before and after ----------------------------------------------------------------------------
+ */
+
+static void set_meta(const struct session *s, struct qg_meta *m)
+{
+    char text[256];
+    *m = (struct qg_meta){0};
+    qg_machine_describe(m);
+    qg_meta_set(m, "version", QG_VERSION);
+    qg_meta_set(m, "commit", QG_COMMIT);
+    qg_meta_set(m, "compiler", QG_COMPILER);
+    qg_meta_set(m, "flags", QG_FLAGS);
+    snprintf(text, sizeof text, "%s%s%s", s->q->suite, s->q->weights ? " weights=" : "",
+             s->q->weights ? s->q->weights : "");
+    qg_meta_set(m, "suite", text);
+    qg_meta_set(m, "match", s->q->plan.match ? s->q->plan.match : "");
+    snprintf(text, sizeof text, "%" PRIu64, s->plan.seed);
+    qg_meta_set(m, "seed", text);
+}
+
+static void print_start(const struct session *s)
+{
+    const struct qg_plan *p = &s->plan;
+    printf("qgauge %s (%s), suite %s, seed %" PRIu64 ": %zu cases\n", QG_VERSION, QG_COMMIT,
+           s->q->suite, p->seed, p->n);
+    if (p->no_kernel)
+        printf("without a kernel, not run: %zu operations (%s%s)\n", p->no_kernel,
+               p->no_kernel_names, p->no_kernel > 4 ? ", ..." : "");
+    if (p->no_param)
+        printf("the scheme lacks the parameter, not run: %zu combinations\n", p->no_param);
+    if (p->wrong_rank || p->wrong_dtype)
+        printf("tensors left out: %zu not of rank 2, %zu not F32, BF16 or F16; of %zu\n",
+               p->wrong_rank, p->wrong_dtype, p->tensors);
+    fflush(stdout);
+}
+
+/* Cells of the summary: PASS of all, per scheme and operation. */
+static void print_matrix(const struct qg_result *r)
+{
+    printf("\n%-16s", "PASS of all");
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        printf(" %15s", qg_op_name((enum qg_op)op));
+    puts("");
+    for (size_t s = 0; qg_scheme_at(s); s++) {
+        const char *name = qg_scheme_at(s)->name;
+        printf("%-16s", name);
+        for (int op = 0; op < QG_OP_COUNT; op++) {
+            size_t all = 0, pass = 0;
+            for (size_t i = 0; i < r->n_cases; i++) {
+                bool here = strcmp(r->cases[i].scheme, name) == 0 &&
+                            strcmp(r->cases[i].op, qg_op_name((enum qg_op)op)) == 0;
+                all += here;
+                pass += here && r->cases[i].verdict == QG_PASS;
+            }
+            char cell[48];
+            snprintf(cell, sizeof cell, pass == all ? "%zu" : "%zu of %zu", pass, all);
+            printf(" %15s", all ? cell : "-");
+        }
+        puts("");
+    }
+}
+
+/* GB/s, or GFLOP/s for matmul; NaN when not timed. */
+static double speed(const struct qg_record *r)
+{
+    return 1e-9 * (isnan(r->flops) ? r->bytes : r->flops) / r->warm.median_s;
+}
+
+/* Fastest and slowest case of an operation and backend. */
+static void print_speed(const struct qg_result *r, const char *op, const char *backend)
+{
+    const struct qg_record *slow = NULL, *fast = NULL;
+    for (size_t i = 0; i < r->n_cases; i++) {
+        const struct qg_record *c = &r->cases[i];
+        if (strcmp(c->op, op) != 0 || strcmp(c->backend, backend) != 0 || !isfinite(speed(c)))
+            continue;
+        slow = !slow || speed(c) < speed(slow) ? c : slow;
+        fast = !fast || speed(c) > speed(fast) ? c : fast;
+    }
+    if (slow)
+        printf("%-16s %-5s %8.3g .. %-8.3g %-8s slowest: %.40s\n", op, backend, speed(slow),
+               speed(fast), isnan(slow->flops) ? "GB/s" : "GFLOP/s", slow->spelling);
+}
+
+static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_COUNT])
+{
+    printf("\n%zu cases:", r->n_cases);
+    for (int v = 0; v < QG_VERDICT_COUNT; v++)
+        if (counts[v])
+            printf(" %zu %s", counts[v], qg_verdict_name((enum qg_verdict)v));
+    if (r->n_gaps)
+        printf("; %zu comparisons of prepare with convert", r->n_gaps);
+    puts("");
+}
+
+/* Everything in the file, also what an earlier run left there. */
+static int summarize(const struct session *s, struct qg_error *err)
+{
+    struct qg_result *r;
+    size_t n[QG_VERDICT_COUNT] = {0};
+    if (qg_result_open(s->q->out, &r, err) != QG_OK)
+        return qg_report_error(&qg_command_run, err);
+    for (size_t i = 0; i < r->n_cases; i++)
+        n[r->cases[i].verdict]++;
+    print_matrix(r);
+    puts("");
+    for (int op = 0; op < QG_OP_COUNT; op++)
+        for (size_t b = 0; qg_backend_at(b); b++)
+            print_speed(r, qg_op_name((enum qg_op)op), qg_backend_at(b)->name);
+    print_verdicts(r, n);
+    printf("%s is written (%.1f s). Next: qgauge report %s -o report\n", s->q->out,
+           qg_clock_now() - s->start, s->q->out);
+    qg_result_free(&r);
+    bool bad = n[QG_FAIL] || n[QG_CRASH] || n[QG_TIMEOUT] || n[QG_ERROR];
+    bool doubtful = n[QG_SKIP] || n[QG_MISTRUSTED] || n[QG_MARGINAL];
+    return bad || (s->q->strict && doubtful) ? QG_EXIT_FAIL : QG_EXIT_OK;
+}
+
+/* A failure while the result is written: what the journal holds is kept. */
+static int keep_journal(struct session *s, const struct qg_error *err)
+{
+    clear_bar(s);
+    qg_report_error(&qg_command_run, err);
+    qg_result_abandon(&s->writer);
+    fprintf(
+        stderr,
+        "qgauge run: what was done is kept in %s.journal; make room, then repeat with --resume\n",
+        s->q->out);
+    return QG_EXIT_HARD;
+}
+
+static int execute(struct session *s, struct qg_error *err)
+{
+    struct qg_meta meta;
+    int signo = 0;
+    set_meta(s, &meta);
+    if (qg_result_create(s->q->out, &meta, s->q->resume, s->q->force, &s->writer, err) != QG_OK)
+        return qg_report_error(&qg_command_run, err);
+    print_start(s);
+    s->start = qg_clock_now();
+    s->bar = isatty(2);
+    if (run_cases(s, &signo, err) != QG_OK || (s->plan.gap && !signo && run_gaps(s, err) != QG_OK))
+        return keep_journal(s, err);
+    if (signo && s->done == 0) {
+        qg_result_abandon(&s->writer);
+        return 128 + signo;
+    }
+    if (qg_result_close(&s->writer, err) != QG_OK)
+        return keep_journal(s, err);
+    int code = summarize(s, err);
+    if (!signo)
+        return code;
+    fprintf(stderr, "qgauge run: stopped by a signal after %zu of %zu cases; %s holds those\n",
+            s->done, s->plan.n, s->q->out);
+    return 128 + signo;
+}
+
+static int list_cases(const struct qg_plan *p)
+{
+    for (size_t i = 0; i < p->n; i++)
+        puts(p->cases[i].spelling);
+    return QG_EXIT_OK;
+}
+
+static void block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN); // a reader of stdout that goes away must not cost the results
+}
+
+static int run(int argc, char **argv)
+{
+    struct request q;
+    struct qg_error err;
+    int code = parse(&q, argc, argv);
+    if (code != QG_EXIT_OK)
+        return code;
+    struct session s = {.q = &q};
+    q.plan.weights_path = q.weights;
+    if (q.weights && qg_safetensors_open(q.weights, &s.weights, &err) != QG_OK)
+        return qg_report_error(&qg_command_run, &err);
+    q.plan.weights = s.weights;
+    if (qg_plan_load(q.suite, &q.plan, &s.plan, &err) != QG_OK) {
+        code = qg_report_error(&qg_command_run, &err);
+    } else if (q.list) {
+        code = list_cases(&s.plan);
+    } else {
+        block_signals();
+        code = execute(&s, &err);
+    }
+    qg_plan_free(&s.plan);
+    qg_safetensors_close(&s.weights);
+    return code;
+}
+
+const struct qg_command qg_command_run = {
+    .name = "run",
+    .summary = "judge and time the kernels of a suite, into a result file",
+    .help =
+        "usage: qgauge run [OPTION]... -o results.h5\n"
+        "\n"
+        "  --suite NAME|FILE.yaml  smoke (default), ci, nightly, or a suite of your own\n"
+        "  --match RE              only cases whose spelling matches (POSIX extended)\n"
+        "  --weights FILE          rank-2 tensors of a safetensors file instead of fills\n"
+        "  --tensors RE            only those whose name matches\n"
+        "  --seed N                instead of the suite's\n"
+        "  --no-time               verdicts and quality only\n"
+        "  --resume                go on where a killed run stopped\n"
+        "  --force                 replace the output file\n"
+        "  --strict                SKIP, MISTRUSTED and MARGINAL also end in exit code 1\n"
+        "  --list                  print the cases and stop\n"
+        "  -o, --output FILE       where the results go (HDF5)\n"
+        "\n"
+        "Every case that is not PASS is printed with the command that repeats it. Verdicts: PASS;\n"
+        "MARGINAL, right but near the proved bound; FAIL, wrong bits or memory that is not its "
+        "own;\n"
+        "MISTRUSTED, agrees on results so uniform that it shows nothing; SKIP, with the reason;\n"
+        "CRASH and TIMEOUT of the kernel; ERROR of the harness. Exit code 1 for FAIL, CRASH, "
+        "TIMEOUT\n"
+        "and ERROR, 2 for usage and for a selection that matches nothing. Ctrl-C finishes the case "
+        "in\n"
+        "flight and keeps what is done (exit code 130).\n",
+    .run = run,
+};

@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: MIT */
+#include "harness/judge.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schemes/num/int4.h"
+
+#define MOSTLY 0.9 /* of the results (MISTRUSTED), of the bound (MARGINAL) */
+
+/* --- names ---------------------------------------------------------------------------------------
+ */
+
+enum qg_status qg_record_init(struct qg_record *r, const struct qg_case *c, struct qg_error *err)
+{
+    struct qg_args a = {.scheme = c->scheme};
+    memcpy(a.param, c->param, sizeof a.param);
+    *r = (struct qg_record){.m = c->m,
+                            .rows = c->rows,
+                            .cols = c->cols,
+                            .seed = c->seed,
+                            .first_bad = -1,
+                            .max_ulp = NAN,
+                            .bound_used = NAN,
+                            .sqnr_db = NAN,
+                            .nmse = NAN,
+                            .bytes = NAN,
+                            .flops = NAN,
+                            .warm = qg_bench_none.warm,
+                            .cold = qg_bench_none.cold,
+                            .overhead_s = NAN};
+    snprintf(r->scheme, sizeof r->scheme, "%s", c->scheme->name);
+    snprintf(r->op, sizeof r->op, "%s", qg_op_name(c->kernel->op));
+    snprintf(r->operand, sizeof r->operand, "%s", qg_operand_name(c->kernel->operand));
+    snprintf(r->backend, sizeof r->backend, "%s", c->kernel->backend);
+    snprintf(r->variant, sizeof r->variant, "%s", c->kernel->variant);
+    snprintf(r->dtype, sizeof r->dtype, "%s", qg_dtype_name(c->dtype));
+    if (c->fill)
+        snprintf(r->data, sizeof r->data, "%s", c->fill->name);
+    else
+        snprintf(r->data, sizeof r->data, "%s:%s", c->file, c->tensor);
+    qg_params_format(&a, r->params, sizeof r->params);
+    return qg_case_format(c, r->spelling, sizeof r->spelling, err);
+}
+
+/* --- input ---------------------------------------------------------------------------------------
+ */
+
+static double sigma_of(enum qg_operand operand)
+{
+    return operand == QG_ACTIVATION ? 1.0 : 0.02;
+}
+
+/* The tensor that is quantized: the file's values, or the fill's. */
+static enum qg_status fill_original(const struct qg_case *c, const struct qg_args *a,
+                                    const struct qg_tensor *t, struct qg_error *err)
+{
+    if (c->values)
+        return qg_safetensors_load(c->source, c->values, t->data, err);
+    qg_fill_tensor(c->fill, c->seed, qg_group(a), sigma_of(a->operand), t);
+    return QG_OK;
+}
+
+/* x of matmul, g of the gradient. */
+static void fill_beside(const struct qg_case *c, const struct qg_args *a, const struct qg_tensor *t)
+{
+    const struct qg_fill *f = c->fill && c->fill->distribution ? c->fill : qg_fill_find("normal");
+    qg_fill_tensor(f, c->seed, qg_group(a), 1.0, t);
+}
+
+/* Dequant and matmul take what the scheme's own convert makes of the original tensor. */
+static enum qg_status convert_original(const struct qg_case *c, struct qg_judgement *j,
+                                       struct qg_error *err)
+{
+    const struct qg_args *g = &j->got.args;
+    struct qg_args a = {.scheme = c->scheme};
+    char why[256];
+    memcpy(a.param, c->param, sizeof a.param);
+    if (!qg_args_init(&a, c->scheme, QG_CONVERT, g->operand, c->dtype, 0, c->rows, c->cols, why,
+                      sizeof why))
+        return qg_fail(err, QG_EINVAL, "%s", why);
+    if (qg_call_alloc(&j->source, &a, false, err) != QG_OK)
+        return err->status;
+    j->original = j->source.args.in[0];
+    if (g->op == QG_MATMUL)
+        j->original.name = "w"; // in matmul "x" is the activation: not the same numbers
+    if (fill_original(c, &j->source.args, &j->original, err) != QG_OK)
+        return err->status;
+    qg_definition(c->scheme, g->operand, QG_CONVERT)(&j->source.args);
+    for (int i = 0; i < j->source.args.n_out; i++)
+        memcpy(g->in[g->n_in - j->source.args.n_out + i].data, j->source.args.out[i].data,
+               qg_bytes(&j->source.args.out[i]));
+    return QG_OK;
+}
+
+static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *j,
+                                  struct qg_error *err)
+{
+    struct qg_args *g = &j->got.args;
+    if (g->op == QG_MATMUL)
+        fill_beside(c, g, &g->in[0]);
+    if (g->op == QG_MATMUL || g->op == QG_DEQUANT)
+        return convert_original(c, j, err);
+    j->original = g->in[0];
+    if (fill_original(c, g, &g->in[0], err) != QG_OK)
+        return err->status;
+    if (g->op == QG_FAKE_QUANT_GRAD)
+        fill_beside(c, g, &g->in[1]);
+    return QG_OK;
+}
+
+/* --- expected ------------------------------------------------------------------------------------
+ */
+
+static void run_definition(const struct qg_case *c, struct qg_judgement *j)
+{
+    struct qg_args *w = &j->want.args;
+    size_t terms = w->op == QG_MATMUL ? w->cols : qg_group(w);
+    for (int i = 0; i < w->n_in; i++)
+        w->in[i].data = j->got.args.in[i].data;
+    w->depth = c->kernel->depth ? c->kernel->depth(terms) : 0;
+    qg_definition(c->scheme, w->operand, w->op)(w);
+}
+
+/* --- uniformity ----------------------------------------------------------------------------------
+ */
+
+struct values { /* the elements of an output; nibbles one by one */
+    const struct qg_tensor *t;
+    bool nibbles;
+    size_t n;
+};
+
+static struct values values_of(const struct qg_args *a, const struct qg_tensor *t)
+{
+    int code_bits = a->scheme->operand[a->operand].code_bits;
+    bool nibbles = a->op == QG_CONVERT && code_bits == 4 && t->dtype == QG_U8;
+    return (struct values){t, nibbles, qg_count(t) * (nibbles ? 2 : 1)};
+}
+
+static float value_at(const struct values *v, size_t i)
+{
+    return v->nibbles ? (float)qg_int4_get(v->t->data, i) : qg_get(v->t, i);
+}
+
+/* The largest and smallest value that an element can take. */
+static bool saturated(const struct qg_args *a, const struct values *v, float x)
+{
+    enum qg_dtype t = v->t->dtype;
+    int code_bits = a->scheme->operand[a->operand].code_bits;
+    float top = t == QG_F16 ? 65504.0f : t == QG_BF16 ? 0x1.fep127f : 0x1.fffffep127f;
+    if (v->nibbles || t == QG_I8)
+        return x == -ldexpf(1, code_bits - 1) || x == ldexpf(1, code_bits - 1) - 1;
+    return fabsf(x) == top;
+}
+
+/* The most frequent value if it fills more than half of the elements (Boyer and Moore's vote). */
+static float majority(const struct values *v)
+{
+    float candidate = 0;
+    size_t votes = 0;
+    for (size_t i = 0; i < v->n; i++) {
+        float x = value_at(v, i);
+        if (votes == 0)
+            candidate = x;
+        votes = x == candidate ? votes + 1 : votes - (votes > 0);
+    }
+    return candidate;
+}
+
+/* Why agreement on this output shows little; false when it does show something. */
+static bool uniform(const struct qg_args *a, const struct qg_tensor *t, char *why, size_t size)
+{
+    struct values v = values_of(a, t);
+    size_t same = 0, strange = 0, at_end = 0;
+    float most = majority(&v);
+    for (size_t i = 0; i < v.n; i++) {
+        float x = value_at(&v, i);
+        same += x == most;
+        strange += !isfinite(x);
+        at_end += saturated(a, &v, x);
+    }
+    const double limit = MOSTLY * (double)v.n;
+    if ((double)strange > limit)
+        snprintf(why, size, "%zu of %zu results are not finite", strange, v.n);
+    else if ((double)same > limit)
+        snprintf(why, size, "%zu of %zu results are %g", same, v.n, (double)most);
+    else if ((double)at_end > limit)
+        snprintf(why, size, "%zu of %zu results are saturated", at_end, v.n);
+    else
+        return false;
+    return true;
+}
+
+static bool same_bytes(const struct qg_tensor *a, const struct qg_tensor *b)
+{
+    return a->dtype == b->dtype && qg_bytes(a) == qg_bytes(b) &&
+           memcmp(a->data, b->data, qg_bytes(a)) == 0;
+}
+
+/* --- quality -------------------------------------------------------------------------------------
+ */
+
+/* y against the exact product of the unquantized operands. */
+static double matmul_sqnr(const struct qg_judgement *j, double *nmse)
+{
+    const struct qg_args *g = &j->got.args;
+    double signal = 0, noise = 0;
+    for (size_t m = 0; m < g->m; m++) {
+        for (size_t n = 0; n < g->rows; n++) {
+            double exact = 0;
+            for (size_t k = 0; k < g->cols; k++)
+                exact += (double)qg_get(&g->in[0], m * g->cols + k) *
+                         qg_get(&j->original, n * g->cols + k);
+            double e = exact - qg_get(&g->out[0], m * g->rows + n);
+            signal += exact * exact;
+            noise += e * e;
+        }
+    }
+    *nmse = noise / signal;
+    if (!isfinite(noise) || !isfinite(signal) || signal == 0)
+        return (double)NAN;
+    return noise == 0 ? (double)INFINITY : 10 * log10(signal / noise);
+}
+
+/* What the kernel's planes stand for, by the definition of dequant, against x. */
+static enum qg_status convert_sqnr(struct qg_judgement *j, double *sqnr, double *nmse,
+                                   struct qg_error *err)
+{
+    const struct qg_args *g = &j->got.args;
+    struct qg_args a = {.scheme = g->scheme};
+    struct qg_call d;
+    char why[256];
+    memcpy(a.param, g->param, sizeof a.param);
+    if (!qg_args_init(&a, g->scheme, QG_DEQUANT, g->operand, g->dtype, 0, g->rows, g->cols, why,
+                      sizeof why))
+        return QG_OK; // the scheme has no dequant for it: no number
+    if (qg_call_alloc(&d, &a, false, err) != QG_OK)
+        return err->status;
+    for (int i = 0; i < d.args.n_in; i++)
+        memcpy(d.args.in[i].data, g->out[i].data, qg_bytes(&g->out[i]));
+    qg_definition(g->scheme, g->operand, QG_DEQUANT)(&d.args);
+    *sqnr = qg_sqnr_db(&j->original, &d.args.out[0], nmse);
+    qg_call_free(&d);
+    return QG_OK;
+}
+
+/* The distance of neighbouring codes at every element of y: dequant of the lowest code against that
+ * of 0, with the scales that convert finds. False when the codes are not a uniform grid (e4m3) or
+ * the scheme cannot say. */
+static bool measure_steps(const struct qg_judgement *j, struct qg_call *planes, struct qg_call *low,
+                          struct qg_call *zero)
+{
+    const struct qg_args *g = &j->got.args;
+    int bits = g->scheme->operand[g->operand].code_bits;
+    struct qg_call *const calls[] = {planes, low, zero};
+    const int code[] = {0, -(1 << (bits - 1)), 0};
+    struct qg_error err;
+    char why[256];
+    for (int i = 0; i < 3; i++) {
+        struct qg_args a = {.scheme = g->scheme};
+        memcpy(a.param, g->param, sizeof a.param);
+        if (!qg_args_init(&a, g->scheme, i ? QG_DEQUANT : QG_CONVERT, g->operand, g->dtype, 0,
+                          g->rows, g->cols, why, sizeof why) ||
+            qg_call_alloc(calls[i], &a, false, &err) != QG_OK)
+            return false;
+        struct qg_tensor *codes = i ? &calls[i]->args.in[0] : &calls[i]->args.out[0];
+        if (codes->dtype != QG_U8 && codes->dtype != QG_I8)
+            return false;
+        if (i == 0)
+            calls[i]->args.in[0].data = g->in[0].data;
+        for (int p = 0; i && p < planes->args.n_out; p++)
+            memcpy(calls[i]->args.in[p].data, planes->args.out[p].data,
+                   qg_bytes(&planes->args.out[p]));
+        if (i)
+            memset(codes->data, codes->dtype == QG_U8 ? (code[i] & 15) * 17 : code[i],
+                   qg_bytes(codes));
+        qg_definition(g->scheme, g->operand, calls[i]->args.op)(&calls[i]->args);
+    }
+    return true;
+}
+
+/* Where y lies between the codes: see error_histogram in result.h. */
+static void measure_errors(struct qg_judgement *j)
+{
+    struct qg_call planes = {0}, low = {0}, zero = {0};
+    const struct qg_args *g = &j->got.args;
+    const int half = QG_HISTOGRAM_BINS / 2;
+    int bits = g->scheme->operand[g->operand].code_bits;
+    bool known = measure_steps(j, &planes, &low, &zero);
+    for (size_t i = 0; known && i < qg_count(&g->out[0]); i++) {
+        double span = (double)qg_get(&zero.args.out[0], i) - qg_get(&low.args.out[0], i);
+        double error = (double)qg_get(&g->in[0], i) - qg_get(&g->out[0], i);
+        double bin = floor(error / ldexp(fabs(span), 1 - bits) * half) + half;
+        if (bin == bin)
+            j->record.error_histogram[(int)fmin(fmax(bin, 0), QG_HISTOGRAM_BINS - 1)]++;
+    }
+    qg_call_free(&planes);
+    qg_call_free(&low);
+    qg_call_free(&zero);
+}
+
+static enum qg_status measure_quality(struct qg_judgement *j, struct qg_error *err)
+{
+    const struct qg_args *g = &j->got.args;
+    struct qg_record *r = &j->record;
+    switch (g->op) {
+    case QG_CONVERT:
+        return convert_sqnr(j, &r->sqnr_db, &r->nmse, err);
+    case QG_MATMUL:
+        r->sqnr_db = matmul_sqnr(j, &r->nmse);
+        return QG_OK;
+    case QG_FAKE_QUANT_GRAD:
+        return QG_OK;
+    case QG_FAKE_QUANT:
+        measure_errors(j);
+        // fall through
+    default:
+        r->sqnr_db = qg_sqnr_db(&j->original, &g->out[0], &r->nmse);
+        return QG_OK;
+    }
+}
+
+static void measure_size(struct qg_judgement *j)
+{
+    const struct qg_args *g = &j->got.args;
+    struct qg_record *r = &j->record;
+    r->bytes = 0;
+    r->input_hash = r->output_hash = QG_HASH_START;
+    for (int i = 0; i < g->n_in; i++) {
+        r->bytes += (double)qg_bytes(&g->in[i]);
+        r->input_hash = qg_hash(r->input_hash, g->in[i].data, qg_bytes(&g->in[i]));
+    }
+    for (int i = 0; i < g->n_out; i++) {
+        r->bytes += (double)qg_bytes(&g->out[i]);
+        r->output_hash = qg_hash(r->output_hash, g->out[i].data, qg_bytes(&g->out[i]));
+    }
+    if (g->op == QG_MATMUL)
+        r->flops = 2.0 * (double)g->m * (double)g->rows * (double)g->cols;
+}
+
+/* --- verdict -------------------------------------------------------------------------------------
+ */
+
+static void compare_outputs(const struct qg_case *c, struct qg_judgement *j, struct qg_diff *d)
+{
+    const struct qg_args *w = &j->want.args, *g = &j->got.args;
+    bool bounded = c->kernel->claim == QG_WITHIN_BOUND && w->exact;
+    *d = qg_no_diff;
+    j->wrong_out = -1;
+    for (int i = 0; i < g->n_out; i++) {
+        uint64_t before = d->wrong, at = d->count;
+        qg_compare(&w->out[i], &g->out[i], bounded ? w->exact : NULL, bounded ? w->bound : NULL, d);
+        if (before == 0 && d->wrong > 0) {
+            j->wrong_out = i;
+            j->wrong_at = (size_t)d->first_wrong - at;
+        }
+    }
+}
+
+static void describe_wrong(struct qg_judgement *j, const struct qg_diff *d)
+{
+    struct qg_record *r = &j->record;
+    const struct qg_tensor *w = &j->want.args.out[j->wrong_out],
+                           *g = &j->got.args.out[j->wrong_out];
+    snprintf(r->reason, sizeof r->reason,
+             "%llu of %llu elements are wrong, first '%s'[%zu]: got %.9g, want %.9g%s",
+             (unsigned long long)d->wrong, (unsigned long long)d->count, w->name, j->wrong_at,
+             (double)qg_get(g, j->wrong_at), (double)qg_get(w, j->wrong_at),
+             isnan(d->bound_used) ? "" : " (or within its bound)");
+}
+
+static void mistrust(struct qg_judgement *j, const struct qg_case *c, const char *why)
+{
+    struct qg_record *r = &j->record;
+    const char *excuse = c->fill ? c->fill->degenerate : NULL;
+    r->verdict = excuse ? QG_PASS : QG_MISTRUSTED;
+    snprintf(r->reason, sizeof r->reason, "%s%s%s", why, excuse ? "; expected of this fill: " : "",
+             excuse ? excuse : "");
+}
+
+/* The verdict on a kernel whose results are not wrong. */
+static void doubt(struct qg_judgement *j, const struct qg_case *c, const struct qg_diff *d)
+{
+    const struct qg_args *g = &j->got.args;
+    struct qg_record *r = &j->record;
+    char why[160];
+    if ((g->op == QG_FAKE_QUANT || g->op == QG_DEQUANT) && same_bytes(&j->original, &g->out[0])) {
+        mistrust(j, c, "the result is the unquantized input itself");
+        return;
+    }
+    if (uniform(g, &g->out[0], why, sizeof why)) {
+        mistrust(j, c, why);
+        return;
+    }
+    if ((double)d->unjudged > MOSTLY * (double)d->count) {
+        mistrust(j, c, "most results have no finite bound");
+        return;
+    }
+    if (d->bound_used > MOSTLY) {
+        r->verdict = QG_MARGINAL;
+        snprintf(r->reason, sizeof r->reason, "%.1f %% of the proved bound is used",
+                 100 * d->bound_used);
+    }
+}
+
+static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
+{
+    struct qg_record *r = &j->record;
+    struct qg_diff d;
+    compare_outputs(c, j, &d);
+    r->count = d.count;
+    r->mismatches = d.mismatches;
+    r->class_mismatches = d.class_mismatches;
+    r->first_bad = d.first_wrong;
+    r->max_ulp = d.max_ulp;
+    r->bound_used = d.bound_used;
+    if (j->got.args.op == QG_CONVERT) {
+        struct values v = values_of(&j->got.args, &j->got.args.out[0]);
+        r->codes = v.n;
+        r->codes_changed = qg_codes_changed(&j->want.args.out[0], &j->got.args.out[0], v.nibbles);
+    }
+    if (r->verdict != QG_PASS)
+        return;
+    if (d.wrong == 0) {
+        doubt(j, c, &d);
+        return;
+    }
+    r->verdict = QG_FAIL;
+    describe_wrong(j, &d);
+}
+
+/* Everything after the kernel has run. */
+static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *trial,
+                               struct qg_judgement *j, struct qg_error *err)
+{
+    struct qg_record *r = &j->record;
+    r->verdict = trial->verdict;
+    snprintf(r->reason, sizeof r->reason, "%s", trial->reason);
+    measure_size(j);
+    if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT)
+        return QG_OK; // what its outputs hold means nothing
+    judge_outputs(c, j);
+    r->warm = j->times.warm;
+    r->cold = j->times.cold;
+    r->overhead_s = j->times.overhead_s;
+    return measure_quality(j, err);
+}
+
+enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, double timeout_s,
+                        struct qg_judgement *ret, struct qg_error *err)
+{
+    struct qg_args a;
+    struct qg_trial trial;
+    *ret = (struct qg_judgement){.wrong_out = -1, .times = qg_bench_none};
+    if (qg_record_init(&ret->record, c, err) != QG_OK)
+        return err->status;
+    if (!qg_case_args(c, &a, ret->record.reason, sizeof ret->record.reason)) {
+        ret->record.verdict = QG_SKIP;
+        return QG_OK;
+    }
+    if (!c->fill && !c->values)
+        return qg_fail(err, QG_EINVAL, "the case has no tensor: bind one first");
+    if (qg_call_alloc(&ret->got, &a, false, err) != QG_OK ||
+        qg_call_alloc(&ret->want, &a, true, err) != QG_OK || fill_inputs(c, ret, err) != QG_OK)
+        return err->status;
+    run_definition(c, ret);
+    if (qg_isolate_run(c->kernel->fn, &ret->got, b, timeout_s, &trial, err) != QG_OK)
+        return err->status;
+    ret->times = trial.times;
+    return conclude(c, &trial, ret, err);
+}
+
+void qg_judgement_free(struct qg_judgement *j)
+{
+    qg_call_free(&j->want);
+    qg_call_free(&j->got);
+    qg_call_free(&j->source);
+}
