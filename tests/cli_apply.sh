@@ -81,6 +81,13 @@ expect 0 '' apply --scheme int4 --op convert -i x -o one
 expect 0 '' apply --scheme int4 --op convert -i x -o two
 cmp -s one two || fail 'two runs differ'
 
+# A backend's kernel writes the same planes; the output may replace the input.
+expect 0 '' apply --scheme int4 --op convert --backend c -i x -o kernel
+cmp -s one kernel || fail 'the c kernel and the definition differ'
+cp x both
+expect 0 '' apply --scheme int4 --op convert --force -i both -o both
+cmp -s one both || fail 'in place'
+
 # Input that does not fit: 1, and a sentence.
 "$tensors" write bad x F32 2x100 1 rank1 F32 128 1
 expect 1 "bad: tensor 'x': K = 100, group = 128: the group does not divide K" \
@@ -134,7 +141,10 @@ expect 1 'bad: not a safetensors file' apply --scheme int4 --op convert -i bad -
 head -c 40 x >bad
 expect 1 'bad: truncated' apply --scheme int4 --op convert -i bad -o no
 expect 1 '.: not a regular file' apply --scheme int4 --op convert -i . -o no
-expect 1 "on backend 'abacus'; there is:" apply --scheme int4 --op convert --backend abacus -i x -o no
+expect 1 "no kernel for convert of scheme 'int4' (weight) on backend 'abacus'; there is: int4.convert.c" \
+    apply --scheme int4 --op convert --backend abacus -i x -o no
+expect 1 "on backend 'c' variant abacus; there is: int4.convert.c" \
+    apply --scheme int4 --op convert --backend c --variant abacus -i x -o no
 
 # Bytes that no quantizer writes still give a result.
 "$tensors" write odd x F32 1x32 nan,inf,-inf,1e38 codes I8 1x32 -128,127 scales F32 1x1 nan zeros I8 1x1 127
