@@ -199,7 +199,9 @@ expect 0 'scales       by scale-dtype' list schemes -v
 expect 0 '"must_divide_k":	true' list schemes --format json
 expect 0 '"available":	true' list backends --format json
 expect 0 '"kernels":' list --format json
-expect 2 "there is no list 'planes'; there are: schemes, kernels, backends" list planes
+expect 0 'nonfinite ' list fills
+expect 0 'int4.convert.c ' list kernels
+expect 2 "there is no list 'planes'; there are: schemes, kernels, backends, fills" list planes
 expect 2 "--format is text or json, not 'xml'" list --format xml
 expect 2 'one list at a time' list schemes kernels
 expect 2 "there is no option '--all'" list --all

@@ -10,6 +10,7 @@
 #include <cjson/cJSON.h>
 
 #include "harness/cli/cli.h"
+#include "harness/fill.h"
 #include "kernels/kernel.h"
 
 const struct qg_command qg_command_list;
@@ -217,8 +218,33 @@ static void backends_json(cJSON *root)
     }
 }
 
+static void fills_json(cJSON *root)
+{
+    const struct qg_fill *f;
+    cJSON *array = cJSON_AddArrayToObject(root, "fills");
+    for (size_t i = 0; (f = qg_fill_at(i)); i++) {
+        cJSON *o = add_object(array);
+        cJSON_AddStringToObject(o, "name", f->name);
+        cJSON_AddStringToObject(o, "summary", f->summary);
+    }
+}
+
 /* --- text ---------------------------------------------------------------------------------------
  */
+
+/* A paragraph, broken between words before column 100. */
+static void print_wrapped(int indent, const char *text)
+{
+    int column = printf("%*s", indent, "");
+    while (*text) {
+        int word = (int)strcspn(text, " ");
+        if (column > indent && column + 1 + word > 100)
+            column = printf("\n%*s", indent, "") - 1;
+        column += printf("%s%.*s", column > indent ? " " : "", word, text);
+        text += word + strspn(text + word, " ");
+    }
+    putchar('\n');
+}
 
 static void print_param(const struct qg_param *p)
 {
@@ -237,17 +263,21 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
     for (int op = 0; op < QG_OP_COUNT; op++)
         if (qg_definition(s, operand, (enum qg_op)op))
             printf(" %s", qg_op_name((enum qg_op)op));
-    printf("\n    one scale per %s%s%s\n", p ? "group of g = " : "row", p ? p->name : "",
-           group_must_divide(s, operand) ? ", which must divide K" : "");
+    if (p)
+        printf("\n    one scale per group of g elements (parameter %s)%s\n", p->name,
+               group_must_divide(s, operand) ? ", which must divide K" : "");
+    else
+        puts("\n    one scale per row");
     for (int i = 0; i < qg_plane_count(s, operand); i++) {
         const struct qg_plane *plane = &s->operand[operand].planes[i];
-        char dtype[64], shape[64] = "";
-        size_t n = 0;
+        char dtype[64], shape[64];
         dtype_text(s, plane, dtype, sizeof dtype);
+        size_t n = (size_t)snprintf(shape, sizeof shape, "[");
         for (int d = 0; d < QG_MAX_RANK && plane->shape[d] != QG_EXT_END; d++)
             n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%s", d ? ", " : "",
                                   extent_symbol(operand, plane->shape[d]));
-        printf("    %-12s %-14s [%s]  %s\n", plane->name, dtype, shape, plane->packing);
+        printf("    %-12s %-14s %-9s  %s\n", plane->name, dtype, strcat(shape, "]"),
+               plane->packing);
     }
 }
 
@@ -258,7 +288,10 @@ static void schemes_text(bool verbose)
         printf("%s%-16s %s\n", verbose && i ? "\n" : "", s->name, s->summary);
         if (!verbose)
             continue;
-        printf("  upstream: %s\n  NaN, inf, zero groups: %s\n", s->upstream, s->nonfinite);
+        puts("  upstream:");
+        print_wrapped(4, s->upstream);
+        puts("  NaN, inf and groups of zeros:");
+        print_wrapped(4, s->nonfinite);
         for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
             if (has_operand(s, (enum qg_operand)operand))
                 print_operand(s, (enum qg_operand)operand);
@@ -294,6 +327,14 @@ static void backends_text(bool verbose)
     }
 }
 
+static void fills_text(bool verbose)
+{
+    const struct qg_fill *f;
+    (void)verbose;
+    for (size_t i = 0; (f = qg_fill_at(i)); i++)
+        printf("%-16s %s\n", f->name, f->summary);
+}
+
 /* --- the command --------------------------------------------------------------------------------
  */
 
@@ -305,6 +346,7 @@ static const struct section {
     {"schemes", schemes_text, schemes_json},
     {"kernels", kernels_text, kernels_json},
     {"backends", backends_text, backends_json},
+    {"fills", fills_text, fills_json},
 };
 
 enum { SECTIONS = sizeof sections / sizeof sections[0] };
@@ -366,9 +408,10 @@ static int run(int argc, char **argv)
         while (first < SECTIONS && strcmp(sections[first].name, argv[optind]) != 0)
             first++;
         if (first == SECTIONS)
-            return qg_usage_error(&qg_command_list,
-                                  "there is no list '%s'; there are: schemes, kernels, backends",
-                                  argv[optind]);
+            return qg_usage_error(
+                &qg_command_list,
+                "there is no list '%s'; there are: schemes, kernels, backends, fills",
+                argv[optind]);
         last = first;
     }
     return json ? print_json(first, last) : print_text(first, last, verbose);
@@ -376,17 +419,18 @@ static int run(int argc, char **argv)
 
 const struct qg_command qg_command_list = {
     .name = "list",
-    .summary = "schemes, kernels and backends",
+    .summary = "schemes, kernels, backends and fills",
     .help =
-        "usage: qgauge list [schemes|kernels|backends] [-v] [--format text|json]\n"
+        "usage: qgauge list [schemes|kernels|backends|fills] [-v] [--format text|json]\n"
         "\n"
         "  schemes   what qgauge can quantize, and how; -v adds operations, planes, parameters,\n"
         "            what NaN and inf become, and where the formulas come from\n"
         "  kernels   SCHEME.OP[:OPERAND].BACKEND[.VARIANT] and what each claims: bit-exact, or\n"
         "            within the proved rounding bound\n"
         "  backends  where kernels run, and why one does not run here\n"
+        "  fills     named test data of qgauge run\n"
         "\n"
-        "Without a word: all three. Shapes of planes are in N (rows of a weight), M (rows of an\n"
+        "Without a word: all of them. Shapes of planes are in N (rows of a weight), M (rows of an\n"
         "activation), V (rows of an embedding table), K (columns) and g (the group, the last one\n"
         "may be short); \"by scale-dtype\" is the dtype that this parameter names, \"input\" that\n"
         "of the quantized tensor.\n"
