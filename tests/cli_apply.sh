@@ -116,7 +116,7 @@ expect 1 "tensor 'g' is F32 [1, 128], expected F32 [2, 128]" \
 expect 1 "tensor 'scales' is BF16 [4, 1], expected BF16 [1, 4]" \
     apply --scheme int4 --op dequant -i bad -o no
 "$tensors" write bad codes U8 4x64 1 scales BF16 1x4 1 zeros F32 1x4 0
-expect 1 "tensor 'zeros' is F32 [1, 4], expected BF16 [1, 4]" \
+expect 1 "tensor 'zeros' is F32 [1, 4], expected BF16 [1, 4]; see --set scale-dtype" \
     apply --scheme int4 --op dequant -i bad -o no
 "$tensors" write bad codes U8 4x64 1 scales I8 1x4 1 zeros F32 1x4 0
 expect 1 "tensor 'scales' is I8; it must be" apply --scheme int4 --op dequant -i bad -o no

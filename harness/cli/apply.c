@@ -103,20 +103,32 @@ static const struct qg_tensor *find_matrix(const struct request *q, const struct
     return NULL;
 }
 
+/* What to do about a plane of another dtype, where a parameter says which it has. */
+static void dtype_hint(const struct request *q, const char *name, char *text, size_t size)
+{
+    const struct qg_plane *p = q->scheme->operand[q->operand].planes;
+    text[0] = '\0';
+    for (; p && p->name; p++)
+        if (p->dtype_param && strcmp(p->name, name) == 0)
+            snprintf(text, size, "; see --set %s", q->scheme->params[p->dtype_param - 1].name);
+}
+
 /* Reads every in[] of the call, whose dtypes and shapes say what is expected. */
 static enum qg_status load(const struct request *q, const struct qg_safetensors *f,
                            const struct qg_args *a, struct qg_error *err)
 {
     for (int i = 0; i < a->n_in; i++) {
-        char found[96], wanted[96];
+        char found[96], wanted[96], hint[64];
         const struct qg_tensor *want = &a->in[i], *t = find(q, f, want->name, err);
         if (!t)
             return err->status;
         shape_text(t, found);
         shape_text(want, wanted);
+        dtype_hint(q, want->name, hint, sizeof hint);
         if (t->dtype != want->dtype || strcmp(found, wanted) != 0)
-            return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s %s, expected %s %s", q->in,
-                           want->name, dtype_word(f, t), found, qg_dtype_name(want->dtype), wanted);
+            return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s %s, expected %s %s%s", q->in,
+                           want->name, dtype_word(f, t), found, qg_dtype_name(want->dtype), wanted,
+                           t->dtype != want->dtype ? hint : "");
         if (qg_safetensors_load(f, t, want->data, err) != QG_OK)
             return qg_context(err, "%s", q->in);
     }
