@@ -375,9 +375,12 @@ static void describe_wrong(struct qg_judgement *j, const struct qg_diff *d)
 static void mistrust(struct qg_judgement *j, const struct qg_case *c, const char *why)
 {
     struct qg_record *r = &j->record;
+    const struct qg_args *g = &j->got.args;
     const char *excuse = c->fill ? c->fill->degenerate : NULL;
+    if (!excuse && g->scheme->uniform)
+        excuse = g->scheme->uniform(g);
     r->verdict = excuse ? QG_PASS : QG_MISTRUSTED;
-    snprintf(r->reason, sizeof r->reason, "%s%s%s", why, excuse ? "; expected of this fill: " : "",
+    snprintf(r->reason, sizeof r->reason, "%s%s%s", why, excuse ? "; as expected: " : "",
              excuse ? excuse : "");
 }
 

@@ -431,6 +431,22 @@ static void matmul(const struct qg_args *a)
     }
 }
 
+/* What upstream's own arithmetic makes uniform. */
+static const char *uniform(const struct qg_args *a)
+{
+    return a->op == QG_FAKE_QUANT_GRAD && a->param[GRAD] == 0
+               ? "PyTorch casts the gradient to e4m3, unscaled: below 2^-10 it is 0 (grad=ideal is "
+                 "not)"
+               : NULL;
+}
+
+static const char *unrounded(const struct qg_args *a)
+{
+    return a->operand == QG_ACTIVATION && a->op == QG_FAKE_QUANT
+               ? "this prepare path does not round activations"
+               : NULL;
+}
+
 /* --- the rows -----------------------------------------------------------------------------------
  */
 
@@ -555,7 +571,8 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .operand = {[QG_WEIGHT] = WEIGHT(new_fake_weight, new_grad_weight),
                  [QG_ACTIVATION] = ACTIVATION(new_fake_activation, new_grad_activation)},
      .matmul = matmul,
-     .refuse = refuse},
+     .refuse = refuse,
+     .uniform = uniform},
     {.name = "fp8-int4-old",
      .summary = "fp8-int4 with the prepare path before pytorch/ao#2937: symmetric int4, eps 2^-7",
      .upstream =
@@ -565,7 +582,8 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .operand = {[QG_WEIGHT] = WEIGHT(old_fake_weight, old_grad_weight),
                  [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
      .matmul = matmul,
-     .refuse = refuse},
+     .refuse = refuse,
+     .uniform = unrounded},
     {.name = "fp8-int4-nocast",
      .summary = "fp8-int4 with a prepare path that leaves out the e4m3 roundings",
      .upstream = "ao:torchao/quantization/qat/fake_quantizer.py with the casts to float8 removed",
@@ -574,6 +592,7 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .operand = {[QG_WEIGHT] = WEIGHT(nocast_fake_weight, nocast_grad_weight),
                  [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
      .matmul = matmul,
-     .refuse = refuse},
+     .refuse = refuse,
+     .uniform = unrounded},
     {NULL},
 };

@@ -85,6 +85,9 @@ struct qg_scheme {
     struct qg_operand_def operand[QG_OPERAND_COUNT];
     qg_op_fn *matmul;                               /* of the converted weight */
     const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
+    /* Why results that are nearly all alike, or x itself, are right for this call; NULL when they
+     * would be suspicious. May be NULL. */
+    const char *(*uniform)(const struct qg_args *a);
 };
 
 /* A named intermediate value, recorded for one element (`explain`, `gap`). */
