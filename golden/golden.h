@@ -1,18 +1,33 @@
 /* SPDX-License-Identifier: MIT
  *
- * The golden files: inputs and the outputs that upstream libraries computed from them.
+ * The golden files: inputs and the outputs that upstream libraries computed from them. Every
+ * golden/data/FILE.h5 is listed with its sha256 in golden/data/MANIFEST.tsv and holds:
  *
- *     golden/data/FILE.h5           listed with its sha256 in golden/data/MANIFEST.tsv
- *       /SET                        one input and what became of it. Attributes (strings unless
- * said): scheme "int4", operand "weight", dtype "BF16", params "group=32 grad=torch" (those that
- * differ from default), library "torchao 0.18.0, torch 2.13.0+cu130 (CPU, AVX512)", function (what
- * was called), note (how derived, if it was), seed (int64), date "2026-11-21" /SET/OP/in/NAME
- * dataset: an input of operation OP ("x", "g", a plane) /SET/OP/out/NAME            dataset: what
- * upstream made of it
+ *     /SET              one input and what became of it; strings: scheme "int4", operand "weight",
+ *                       dtype "BF16", params "group=32 grad=torch" (those that differ from the
+ *                       default), date "2026-11-21"; an int64: seed
+ *     /SET/OP           one operation ("fake-quant") and its provenance; strings: library
+ *                       "torchao 0.18.0, torch 2.13.0+cu130 (CPU, AVX512)", function (what was
+ *                       called), note (how it was derived, if it was)
+ *     /SET/OP/in/NAME   dataset: an input of the operation ("x", "g", a plane)
+ *     /SET/OP/out/NAME  dataset: what upstream made of it
  *
- * OP is an operation's word ("fake-quant"). Datasets hold bits: BF16 and F16 as uint16, F32 as
- * float32, F8_* and U8 as uint8, I8 as int8, each with a string attribute "dtype". They are
- * chunked, gzip-compressed and carry Fletcher32 checksums.
+ * A set whose scheme is "" is no operation but torchao's test model (three Linear without bias,
+ * 512 -> 256 -> 256 -> 512) under one seed of PyTorch's generator:
+ *
+ *     /SET                   strings: scheme "", date, library, function, note; an int64: seed; and
+ *                            linear1, sub.linear, linear2: the sha256 in hexadecimal of the bytes
+ *                            of each weight, BF16 [out, in]
+ *     /SET/x                 dataset: the input, BF16 [1, 512]
+ *     /SET/prepared/SCHEME   dataset: the output of the model with fake quantizers, BF16 [1, 512]
+ *     /SET/converted/SCHEME  dataset: that of the quantized model, where upstream's runs on a CPU;
+ *                            a float64: compute_error, what torchao's function of that name gives
+ *                            for the two outputs, in dB
+ *
+ * Datasets hold bits: BF16 and F16 as uint16, F32 as float32, F8_* and U8 as uint8, I8 as int8,
+ * each with a string attribute "dtype". They are chunked, gzip-compressed (those of several bytes
+ * shuffled before) and carry Fletcher32 checksums. Strings are of fixed length. A dataset may have
+ * several names (hard links).
  */
 #ifndef QG_GOLDEN_H
 #define QG_GOLDEN_H
@@ -35,16 +50,39 @@ struct qg_golden_case {
 
 struct qg_golden;
 
-/* Opens a folder of goldens: reads MANIFEST.tsv and checks every file's sha256. QG_EABSENT when the
- * folder or the manifest is missing, QG_EFORMAT when a sum differs or a file is not listed. */
+/* Opens a folder of goldens: reads MANIFEST.tsv and looks for files that it does not list.
+ * QG_EABSENT when the folder, the manifest or a listed file is missing, QG_EFORMAT when a file is
+ * not listed. Every file's sha256 is checked, here and again on the bytes that are then read. */
 QG_MUST_CHECK enum qg_status qg_golden_open(const char *folder, struct qg_golden **ret_g,
                                             struct qg_error *err);
 
-/* The next case, files in manifest order, sets and operations in the file's order; *ret_case is
- * NULL at the end. */
+/* The next case, files in manifest order, sets and operations in alphabetical order; *ret_case is
+ * NULL at the end. Sets of the test model are passed over. */
 QG_MUST_CHECK enum qg_status qg_golden_next(struct qg_golden *g,
                                             const struct qg_golden_case **ret_case,
                                             struct qg_error *err);
 void qg_golden_close(struct qg_golden **g);
+
+#define QG_MODEL_WIDTH   512
+#define QG_MODEL_OUTPUTS 24
+
+/* torchao's test model under one seed: its input, the fingerprints of its weights and what it made
+ * of the input. Values are BF16 bits. */
+struct qg_golden_model {
+    int64_t seed;
+    uint16_t x[QG_MODEL_WIDTH];
+    char weight_sha256[3][65]; /* linear1, sub.linear, linear2 */
+    int n_outputs;
+    struct {
+        char scheme[32];
+        int converted;        /* 0: with fake quantizers, 1: quantized */
+        double compute_error; /* of a converted output against the prepared one, else NaN */
+        uint16_t y[QG_MODEL_WIDTH];
+    } output[QG_MODEL_OUTPUTS];
+};
+
+/* The model of a seed from the folder's goldens. QG_EABSENT when there is none for that seed. */
+QG_MUST_CHECK enum qg_status qg_golden_model(const char *folder, int64_t seed,
+                                             struct qg_golden_model *ret_m, struct qg_error *err);
 
 #endif

@@ -157,85 +157,101 @@ static void fake_weight(const struct qg_args *a, bool cast)
 /* --- the gradient of prepare --------------------------------------------------------------------
  */
 
+/* Autograd's steps in its order, each rounded as there. Only the order inside a sum is not known:
+ * from there on values are spans (dot.h). */
+
 /* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to
  * the source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the
  * cast back to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. grad=ideal passes them
  * through. */
-static float cast_grad(const struct qg_args *a, bool cast, float g)
+static struct qg_span cast_grad(const struct qg_args *a, bool cast, struct qg_span g)
 {
-    return cast && a->param[GRAD] == 0 ? round_e4m3(g) : g;
+    return cast && a->param[GRAD] == 0 ? qg_span_round(QG_E4M3, g) : g;
 }
 
-/* dL/dx of one row of y = R(c s), c = e4m3(clamp(x/s)), s = R(max|x| / 448), given h = dL/dy;
- * `slack` bounds what a correct h may differ by. With v = x/s, k = [|v| <= 448] and gamma the
- * gradient behind the cast:
+/* What element x of a group or row receives of the gradient of max|x|: amax divides by the number
+ * of ties (an integer that is rounded to the dtype) and multiplies with its mask, abs with the
+ * sign. */
+static struct qg_span amax_grad(enum qg_dtype t, struct qg_span damax, double ties, float x,
+                                float amax)
+{
+    struct qg_span share = qg_span_div(t, damax, qg_round(t, (float)ties));
+    return qg_span_mul(t, qg_span_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f), qg_sgn(x));
+}
+
+/* One element of a row y = R(c s), c = e4m3(clamp(v)), v = x/s. */
+struct e4m3_step {
+    float v, c;
+    struct qg_span gamma; /* behind the cast and the clamp, given dL/dy */
+};
+
+static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale, struct qg_span h,
+                                  bool cast)
+{
+    struct e4m3_step e = {.v = qg_div(x, scale), .c = fake_e4m3(x, scale, cast)};
+    if (e.v >= -QG_E4M3_MAX && e.v <= QG_E4M3_MAX)
+        e.gamma = cast_grad(a, cast, qg_span_mul(QG_F32, h, scale));
+    return e;
+}
+
+/* dL/dx of one row, given h = dL/dy in x's dtype. With k = [|v| <= 448] and gamma the gradient
+ * behind the cast:
  *
- *     dx_i = gamma_i k_i / s + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j v_j /
- * s) / 448)
+ *     dx_i = R(gamma_i k_i / s) + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j
+ * v_j / s) / 448)
  */
-static void grad_e4m3_row(const struct qg_args *a, size_t at, const float *h, const float *slack,
+static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_span *h,
                           float lower_bound, bool cast)
 {
     const struct qg_tensor *x = &a->in[0];
     enum qg_dtype t = x->dtype;
     float amax = amax_of(x, at, a->cols), scale = fake_scale(x, at, a->cols, lower_bound);
     struct qg_sum ds = {0};
-    double ties = 0, wobble = 0;
+    double ties = 0, off = 0;
     for (size_t j = 0; j < a->cols; j++) {
-        float xj = qg_get(x, at + j), v = qg_div(xj, scale);
-        float c = fake_e4m3(xj, scale, cast), gamma = cast_grad(a, cast, qg_mul(h[j], scale));
-        bool inside = v >= -QG_E4M3_MAX && v <= QG_E4M3_MAX;
-        qg_sum_add(&ds, (double)h[j] * c);
-        qg_sum_add(&ds, inside ? -(double)gamma * qg_div(v, scale) : 0);
-        float up = cast_grad(a, cast, qg_mul(h[j] + slack[j], scale));
-        float down = cast_grad(a, cast, qg_mul(h[j] - slack[j], scale));
-        wobble +=
-            (double)slack[j] * qg_abs(c) + fabs((double)up - down) * fabs((double)qg_div(v, scale));
+        float xj = qg_get(x, at + j);
+        struct e4m3_step e = step_e4m3(a, xj, scale, h[j], cast);
+        double slope = qg_div(e.v, scale);
+        qg_sum_add(&ds, (double)h[j].mid * e.c);
+        qg_sum_add(&ds, -(double)e.gamma.mid * slope);
+        off += qg_span_off(h[j]) > 0 ? qg_span_off(h[j]) * fabs((double)e.c) : 0;
+        off += qg_span_off(e.gamma) > 0 ? qg_span_off(e.gamma) * fabs(slope) : 0;
         ties += qg_abs(xj) == amax;
     }
-    // s was a tensor of x's dtype, so its gradient is rounded to it, and again after each division.
-    double exact = qg_sum_value(&ds), off = qg_sum_bound(&ds, 2 * a->cols, a->depth, 4) + wobble;
-    float da =
-        amax >= lower_bound ? qg_round(t, qg_div(qg_round(t, (float)exact), QG_E4M3_MAX)) : 0.0f;
-    float share = qg_round(t, qg_div(da, (float)ties));
-    double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
-    // Every sum within `off` of the exact one may round to the next number, three times over.
-    double share_off = (off / 448 + 3 * u * (fabs(exact) + off) / 448) / ties;
-    bool unsure =
-        share_off > 0 && (qg_round(t, (float)(exact - off)) != qg_round(t, (float)(exact + off)));
+    // Two sums of products, then one addition.
+    off = off * (1 + 0x1p-20) + qg_sum_bound(&ds, a->cols, a->depth, 2);
+    struct qg_span damax = qg_span_round(t, qg_span_of(&ds, off));
+    damax = qg_span_div(t, damax, QG_E4M3_MAX);
+    if (!(amax >= lower_bound))
+        damax = (struct qg_span){0};
     for (size_t j = 0; j < a->cols; j++) {
-        float xj = qg_get(x, at + j), v = qg_div(xj, scale);
-        float gamma = cast_grad(a, cast, qg_mul(h[j], scale));
-        bool inside = v >= -QG_E4M3_MAX && v <= QG_E4M3_MAX;
-        float dx = qg_round(t, qg_div(inside ? gamma : 0.0f, scale));
-        double bound = 0;
-        if (slack[j] > 0) {
-            float up = cast_grad(a, cast, qg_mul(h[j] + slack[j], scale));
-            float down = cast_grad(a, cast, qg_mul(h[j] - slack[j], scale));
-            bound = fabs((double)up - down) / scale * (1 + 4 * u);
-        }
-        if (qg_abs(xj) == amax) {
-            dx = qg_add(dx, xj > 0 ? share : xj < 0 ? -share : 0.0f);
-            bound += unsure ? share_off : 0;
-        }
-        qg_emit(a, at + j, dx, dx, bound);
+        float xj = qg_get(x, at + j);
+        struct e4m3_step e = step_e4m3(a, xj, scale, h[j], cast);
+        struct qg_span dx = qg_span_add(QG_F32, qg_span_div(t, e.gamma, scale),
+                                        amax_grad(t, damax, ties, xj, amax));
+        qg_emit(a, at + j, dx.mid, dx.mid, qg_span_off(dx));
     }
+}
+
+/* Spans in a->work. */
+static struct qg_span *spans(float *work)
+{
+    return (struct qg_span *)work;
 }
 
 static void grad_activation(const struct qg_args *a, bool cast)
 {
-    float *h = a->work, *slack = a->work + a->cols;
+    struct qg_span *h = spans(a->work);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         for (size_t k = 0; k < a->cols; k++)
-            h[k] = qg_get(&a->in[1], at + k), slack[k] = 0.0f;
-        grad_e4m3_row(a, at, h, slack, 0.0f, cast);
+            h[k].lo = h[k].mid = h[k].hi = qg_get(&a->in[1], at + k);
+        grad_e4m3_row(a, at, h, 0.0f, cast);
     }
 }
 
 /* Back through stage 2 of a group: h = dL/dw8 for y = R(q s), q = round(R(w8 inverse)),
- * inverse = R(1/s), s = max(R(max|w8| / 8), eps). Every product and every sum is rounded to the
- * dtype, as autograd does; only the order inside the two sums is not known. */
-static void grad_group(const struct qg_args *a, size_t at, const float *w8, float *h, float *slack)
+ * inverse = R(1/s), s = max(R(max|w8| / 8), eps). */
+static void grad_group(const struct qg_args *a, size_t at, const float *w8, struct qg_span *h)
 {
     const struct qg_tensor *dy = &a->in[1];
     enum qg_dtype t = a->dtype;
@@ -249,46 +265,35 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, floa
         float dq = code >= -8.0f && code <= 7.0f ? qg_round(t, qg_mul(gj, g.scale)) : 0.0f;
         qg_sum_add(&by_product, qg_round(t, qg_mul(gj, q)));
         qg_sum_add(&by_inverse, qg_round(t, qg_mul(dq, w8[j])));
-        h[j] = qg_round(t, qg_mul(dq, g.inverse));
-        slack[j] = 0.0f;
+        h[j].lo = h[j].mid = h[j].hi = qg_round(t, qg_mul(dq, g.inverse));
         ties += qg_abs(w8[j]) == g.amax;
     }
+    struct qg_span ds =
+        qg_span_round(t, qg_span_of(&by_product, qg_sum_bound(&by_product, n, a->depth, 0)));
+    struct qg_span dinverse =
+        qg_span_round(t, qg_span_of(&by_inverse, qg_sum_bound(&by_inverse, n, a->depth, 0)));
     float squared = qg_round(t, qg_mul(g.inverse, g.inverse));
-    float ds1 = qg_round(t, (float)qg_sum_value(&by_product));
-    float dinverse = qg_round(t, (float)qg_sum_value(&by_inverse));
-    float ds = qg_round(t, qg_add(ds1, qg_round(t, qg_mul(-dinverse, squared))));
-    if (!(qg_round(t, qg_div(g.amax, 8.0f)) >= 1e-6f))
-        return; // eps was the scale: no gradient through it
-    float share = qg_round(t, qg_div(qg_round(t, qg_div(ds, 8.0f)), (float)ties));
-    double e1 = qg_sum_bound(&by_product, n, a->depth, 0);
-    double e2 = qg_sum_bound(&by_inverse, n, a->depth, 0);
-    double v1 = qg_sum_value(&by_product), v2 = qg_sum_value(&by_inverse);
-    bool sure = qg_round(t, (float)(v1 - e1)) == qg_round(t, (float)(v1 + e1)) &&
-                qg_round(t, (float)(v2 - e2)) == qg_round(t, (float)(v2 + e2));
-    double u = t == QG_BF16 ? 0x1p-8 : t == QG_F16 ? 0x1p-11 : 0x1p-24;
-    double off = sure ? 0
-                      : (e1 + 2 * u * fabs(v1) + (e2 + 4 * u * fabs(v2)) * squared +
-                         4 * u * fabs((double)ds)) /
-                            8 / ties;
+    ds = qg_span_add(t, ds, qg_span_mul(t, dinverse, -squared));
+    if (!(qg_round(t, qg_div(g.amax, 8.0f)) >= qg_round(t, 1e-6f)))
+        ds = (struct qg_span){0}; // eps was the scale: no gradient through it
+    struct qg_span damax = qg_span_div(t, ds, 8.0f);
     for (size_t j = 0; j < n; j++)
-        if (qg_abs(w8[j]) == g.amax) {
-            h[j] = qg_round(t, qg_add(h[j], w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
-            slack[j] = (float)(off + (off > 0 ? u * (fabs((double)h[j]) + off) : 0));
-        }
+        h[j] = qg_span_add(t, h[j], amax_grad(t, damax, ties, w8[j], g.amax));
 }
 
 static void grad_weight(const struct qg_args *a, bool cast)
 {
     const struct qg_tensor *w = &a->in[0];
     enum qg_dtype t = a->dtype;
-    float *w8 = a->work, *h = w8 + a->cols, *slack = h + a->cols, lower = qg_round(t, 1e-12f);
+    float *w8 = a->work, lower = qg_round(t, 1e-12f);
+    struct qg_span *h = spans(w8 + a->cols);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         float scale8 = fake_scale(w, at, a->cols, lower);
         for (size_t k = 0; k < a->cols; k++)
             w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
         for (size_t k = 0; k < a->cols; k += group(a))
-            grad_group(a, at + k, w8 + k, h + k, slack + k);
-        grad_e4m3_row(a, at, h, slack, lower, cast);
+            grad_group(a, at + k, w8 + k, h + k);
+        grad_e4m3_row(a, at, h, lower, cast);
     }
 }
 

@@ -117,58 +117,81 @@ static void fake_quant(const struct qg_args *a)
     }
 }
 
-/* s += factor * t, magnitudes too. */
-static void sum_scaled(struct qg_sum *s, const struct qg_sum *t, double factor)
+/* What autograd sums up over a group of fake_quant: with u = (w - min)/s, m = [0 <= round(u) <= 15]
+ * and q the code, 0..15,
+ *
+ *     ds   = sum g (q - 8) + 8 sum g - sum (g m s) (u / s)     towards the scale
+ *     dmin = sum g - sum (g m s) / s                           towards the minimum, without the
+ * scale
+ */
+struct group_sums {
+    struct qg_sum ds, dmin;
+    double n_max, n_min;
+};
+
+/* g through y = q s + z, the clamp and the division: (g s) m / s, with both of its roundings. */
+static float straight_through(float g, float u, float scale)
 {
-    double magnitude = s->magnitude + fabs(factor) * t->magnitude;
-    qg_sum_add(s, factor * t->high);
-    qg_sum_add(s, factor * t->low);
-    s->magnitude = magnitude;
+    float code = qg_rint(u), dq = code >= 0.0f && code <= 15.0f ? qg_mul(g, scale) : 0.0f;
+    return qg_div(dq, scale);
+}
+
+static struct group_sums sum_group(const struct qg_args *a, size_t at, size_t n,
+                                   const struct range *r)
+{
+    const struct qg_tensor *w = &a->in[0], *dy = &a->in[1];
+    struct group_sums sums = {0};
+    for (size_t i = at; i < at + n; i++) {
+        float g = qg_get(dy, i), wi = qg_get(w, i), u = qg_div(qg_sub(wi, r->min), r->scale);
+        float code = qg_rint(u), dq = code >= 0.0f && code <= 15.0f ? qg_mul(g, r->scale) : 0.0f;
+        qg_sum_add(&sums.ds, (double)g * (qg_clamp(code, 0.0f, 15.0f) - 8));
+        qg_sum_add(&sums.ds, (double)g * 8);
+        qg_sum_add(&sums.ds, -(double)dq * qg_div(u, r->scale));
+        qg_sum_add(&sums.dmin, g);
+        qg_sum_add(&sums.dmin, -(double)qg_div(dq, r->scale));
+        sums.n_max += wi == r->max;
+        sums.n_min += wi == r->min;
+    }
+    return sums;
 }
 
 /* The gradient of fake_quant. s and z are in the graph, so this is not a straight-through
- * estimator: with u = (w - min)/s, m = [0 <= round(u) <= 15] and q the unsigned code,
+ * estimator:
  *
- *     dw_i = g_i m_i + [w_i = max]/n_max T + [w_i = min]/n_min (-T + sum g (1 - m))
- *     T = sum_j g_j (q_j - m_j u_j) / 15, and 0 where eps was the range
+ *     dw_i = g_i m_i + [w_i = max]/n_max T + [w_i = min]/n_min (dmin - T)
+ *     T = ds / 15 = sum g (q - m u) / 15, and 0 where eps was the range
  *
- * amax and amin share their gradient evenly among ties. Off the extremes only two roundings remain,
- * those of (g s)/s, and they are kept. */
+ * amax and amin share their gradient evenly among ties. In exact arithmetic dmin is 0 unless
+ * something was clamped; autograd's roundings leave a rest there, which the bound has to allow. Off
+ * the extremes nothing is summed and every bit is asked for. */
 static void fake_quant_grad(const struct qg_args *a)
 {
     const struct qg_tensor *w = &a->in[0], *dy = &a->in[1];
     size_t n = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += n) {
         struct range r = prepare_range(w, at, n, (float)a->param[EPS]);
-        struct qg_sum t = {0}, outside = {0};
-        double n_max = 0, n_min = 0;
+        struct group_sums sums = sum_group(a, at, n, &r);
+        // Behind each of its sums a term of ds has one product before and two additions after.
+        struct qg_span t = qg_span_of(&sums.ds, qg_sum_bound(&sums.ds, n, a->depth, 3));
+        t = qg_span_div(QG_F32, t, 15.0f);
+        if (!(qg_sub(r.max, r.min) >= (float)a->param[EPS]))
+            t = (struct qg_span){0};
+        // dmin and T come together in any order: each passes two additions.
+        qg_sum_add(&sums.dmin, -(double)t.mid);
+        double off = qg_sum_bound(&sums.dmin, n, a->depth, 2) + qg_span_off(t);
+        struct qg_span to_max = qg_span_div(QG_F32, t, (float)sums.n_max);
+        struct qg_span to_min = qg_span_div(QG_F32, qg_span_of(&sums.dmin, off), (float)sums.n_min);
         for (size_t i = at; i < at + n; i++) {
-            double gi = qg_get(dy, i);
-            float u = qg_div(qg_sub(qg_get(w, i), r.min), r.scale), code = qg_rint(u);
-            bool inside = code >= 0.0f && code <= 15.0f;
-            qg_sum_add(&t, gi * qg_clamp(code, 0.0f, 15.0f) / 15);
-            qg_sum_add(&t, inside ? -gi * u / 15 : 0);
-            qg_sum_add(&outside, inside ? 0 : gi);
-            n_max += qg_get(w, i) == r.max;
-            n_min += qg_get(w, i) == r.min;
-        }
-        bool by_range = qg_sub(r.max, r.min) >= (float)a->param[EPS];
-        for (size_t i = at; i < at + n; i++) {
-            float code = qg_rint(qg_div(qg_sub(qg_get(w, i), r.min), r.scale));
-            bool inside = code >= 0.0f && code <= 15.0f;
-            float through = inside ? qg_div(qg_mul(qg_get(dy, i), r.scale), r.scale) : 0.0f;
-            struct qg_sum dw = {.high = through}; // kept to the bit: no magnitude, no bound
-            if (by_range && qg_get(w, i) == r.max)
-                sum_scaled(&dw, &t, 1 / n_max);
-            if (by_range && qg_get(w, i) == r.min)
-                sum_scaled(&dw, &t, -1 / n_min);
-            if (qg_get(w, i) == r.min)
-                sum_scaled(&dw, &outside, 1 / n_min);
-            double exact = qg_sum_value(&dw);
-            // (g s)/s twice, /15 or *u, range, tie count, three sums put together: 12 roundings.
-            double bound = dw.magnitude > 0 ? qg_sum_bound(&dw, n, a->depth, 12) +
-                                                  0x1p-24 * (fabs((double)through) + fabs(exact))
-                                            : 0;
+            float wi = qg_get(w, i),
+                  through =
+                      straight_through(qg_get(dy, i), qg_div(qg_sub(wi, r.min), r.scale), r.scale);
+            bool is_max = wi == r.max, is_min = wi == r.min;
+            // The masks multiply: 0 * inf is NaN, and -0 + 0 is 0.
+            double up = (double)to_max.mid * is_max, down = (double)to_min.mid * is_min;
+            double exact = through + up + down, bound = 0;
+            if (is_max || is_min)
+                bound = qg_span_off(to_max) * is_max + qg_span_off(to_min) * is_min +
+                        0x1p-23 * (fabs((double)through) + fabs(up) + fabs(down));
             qg_emit(a, i, (float)exact, exact, bound);
         }
     }

@@ -202,7 +202,7 @@ int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand)
 
 size_t qg_work_floats(const struct qg_args *a)
 {
-    return (a->m + a->rows + 3) * a->cols + (a->m + 1) * (a->rows + 1);
+    return (a->m + a->rows + 4) * a->cols + (a->m + 1) * (a->rows + 1);
 }
 
 static struct qg_tensor matrix(const char *name, enum qg_dtype t, size_t rows, size_t cols)

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge golden: what upstream libraries computed, and whether our definitions agree.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/cli/cli.h"
+#include "harness/verify_golden.h"
+
+extern const struct qg_command qg_command_golden;
+
+static const char help[] =
+    "usage: qgauge golden verify [--golden DIR] [--scheme NAME] [--kernels] [--verbose]\n"
+    "       qgauge golden list   [--golden DIR] [--scheme NAME]\n"
+    "\n"
+    "Goldens are inputs and the outputs that upstream libraries computed from them.\n"
+    "\n"
+    "verify  judges every definition against every golden: fake-quant, convert and dequant to the\n"
+    "        bit, matmul and gradients within the bound that the definition proves. Prints one "
+    "line\n"
+    "        per scheme and operation and the first wrong element of every set.\n"
+    "list    prints every case: file, set, scheme, operand, operation, dtype, parameters, and "
+    "what\n"
+    "        made it.\n"
+    "\n"
+    "  --golden DIR   the folder (default: $QG_GOLDEN_DIR, else golden/data of the source tree)\n"
+    "  --scheme NAME  only this scheme\n"
+    "  --kernels      judge the kernels as well\n"
+    "  --verbose      name each case on stderr\n"
+    "\n"
+    "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing.\n";
+
+struct options {
+    struct qg_verify_request request;
+    bool verbose, list;
+};
+
+/* The exit code of a wrong command line, or QG_EXIT_OK. */
+static int parse(int argc, char **argv, struct options *o)
+{
+    const char *folder = getenv("QG_GOLDEN_DIR");
+    o->request.folder = folder && *folder ? folder : QG_SOURCE_ROOT "/golden/data";
+    const char *word = argc > 1 ? argv[1] : "";
+    o->list = strcmp(word, "list") == 0;
+    if (!o->list && strcmp(word, "verify") != 0)
+        return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', not '%s'", word);
+    for (int i = 2; i < argc; i++) {
+        const char **text = strcmp(argv[i], "--golden") == 0   ? &o->request.folder
+                            : strcmp(argv[i], "--scheme") == 0 ? &o->request.scheme
+                                                               : NULL;
+        if (text && i + 1 == argc)
+            return qg_usage_error(&qg_command_golden, "%s needs a value", argv[i]);
+        if (text)
+            *text = argv[++i];
+        else if (!o->list && strcmp(argv[i], "--kernels") == 0)
+            o->request.kernels = true;
+        else if (!o->list && strcmp(argv[i], "--verbose") == 0)
+            o->verbose = true;
+        else
+            return qg_usage_error(&qg_command_golden, "unknown option '%s'", argv[i]);
+    }
+    return QG_EXIT_OK;
+}
+
+/* Bits of element i, as many hexadecimal digits as the dtype has. */
+static void print_bits(const struct qg_tensor *t, size_t i)
+{
+    size_t n = qg_dtype_bytes(t->dtype);
+    uint32_t bits = 0;
+    memcpy(&bits, (const char *)t->data + i * n, n); // little-endian, as everything this runs on
+    printf("0x%0*" PRIx32 " (%.9g)", (int)(2 * n), bits, (double)qg_get(t, i));
+}
+
+static void print_params(const struct qg_args *a)
+{
+    for (const struct qg_param *p = a->scheme->params; p->name; p++) {
+        double v = a->param[p - a->scheme->params];
+        if (p->choices)
+            printf(" %s=%s", p->name, p->choices[(int)v]);
+        else
+            printf(" %s=%.17g", p->name, v);
+    }
+}
+
+static void subject_name(const struct qg_kernel *k, char *text, size_t size)
+{
+    if (k)
+        qg_kernel_name(k, text, size);
+    else
+        snprintf(text, size, "definition");
+}
+
+static void print_wrong(const struct qg_verify_wrong *w, void *user)
+{
+    const struct qg_golden_case *c = w->golden;
+    const struct qg_args *a = w->args;
+    char subject[128];
+    (void)user;
+    subject_name(w->kernel, subject, sizeof subject);
+    printf("WRONG %s: %s:%s %s %s %s: %" PRIu64 " of %" PRIu64 " elements of '%s'; first at %zu\n",
+           subject, c->file, c->set, c->scheme, c->operand, c->op, w->wrong, w->count, w->got->name,
+           w->index);
+    printf("  got ");
+    print_bits(w->got, w->index);
+    printf(", want ");
+    print_bits(w->want, w->index);
+    if (w->judge->exact)
+        printf(", exact %.17g, bound %.3g", w->judge->exact[w->index], w->judge->bound[w->index]);
+    printf("\n  %s %zu x %zu", c->dtype, a->rows, a->cols);
+    print_params(a);
+    printf("\n  by %s, %s%s%s\n", c->library, c->function, c->note[0] ? "; " : "", c->note);
+}
+
+static void print_case(const struct qg_golden_case *c, void *user)
+{
+    (void)user;
+    fprintf(stderr, "%s:%s %s\n", c->file, c->set, c->op);
+}
+
+static void print_row(const struct qg_verify_row *row)
+{
+    char subject[128] = "";
+    if (row->kernel)
+        qg_kernel_name(row->kernel, subject, sizeof subject);
+    printf("%-16s %-10s %-15s ", row->scheme->name, qg_operand_name(row->operand),
+           qg_op_name(row->op));
+    if (row->sets == 0)
+        printf("  MISSING: there is no golden");
+    else
+        printf("%5" PRIu64 " %9" PRIu64 " %10" PRIu64 " %9" PRIu64 " %8" PRIu64, row->sets,
+               row->elements, row->elements - row->unequal - row->unjudged, row->wrong,
+               row->unjudged);
+    printf("%s%s\n", subject[0] ? "  " : "", subject);
+}
+
+static void print_verdict(const struct qg_verify *v)
+{
+    uint64_t bounded = 0, equal = 0;
+    printf("%-16s %-10s %-15s %5s %9s %10s %9s %8s\n", "scheme", "operand", "operation", "sets",
+           "elements", "bit-equal", "mismatch", "unjudged");
+    for (size_t i = 0; i < v->n_rows; i++) {
+        const struct qg_verify_row *row = &v->rows[i];
+        print_row(row);
+        if (row->op == QG_MATMUL || row->op == QG_FAKE_QUANT_GRAD) {
+            bounded += row->elements;
+            equal += row->elements - row->unequal - row->unjudged;
+        }
+    }
+    printf("\ndistinct codes in the goldens of convert:\n");
+    for (size_t i = 0; i < v->n_codes; i++)
+        printf("%-16s %-10s %3d of %d\n", v->codes[i].scheme->name,
+               qg_operand_name(v->codes[i].operand), v->codes[i].reached, v->codes[i].possible);
+    printf("\n%" PRIu64 " elements, %" PRIu64 " mismatches, %" PRIu64
+           " operations without a golden; %" PRIu64 " cases of %" PRIu64
+           " sets in %d files; of %" PRIu64 " elements judged by a bound %" PRIu64
+           " are equal to the bit\n",
+           v->elements, v->wrong, v->missing, v->cases, v->sets, v->files, bounded, equal);
+}
+
+static int verify(const struct options *o)
+{
+    struct qg_error err;
+    struct qg_verify v;
+    if (qg_verify_golden(&o->request, &v, &err) != QG_OK)
+        return qg_report_error(&qg_command_golden, &err);
+    print_verdict(&v);
+    bool good = v.wrong == 0 && v.missing == 0 && v.elements > 0;
+    qg_verify_free(&v);
+    return good ? QG_EXIT_OK : QG_EXIT_FAIL;
+}
+
+static int list(const struct options *o)
+{
+    struct qg_error err;
+    struct qg_golden *g;
+    const struct qg_golden_case *c;
+    const char *only = o->request.scheme;
+    size_t n = 0;
+    if (qg_golden_open(o->request.folder, &g, &err) != QG_OK)
+        return qg_report_error(&qg_command_golden, &err);
+    enum qg_status status;
+    while ((status = qg_golden_next(g, &c, &err)) == QG_OK && c) {
+        if (only && strcmp(only, c->scheme) != 0)
+            continue;
+        n++;
+        printf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c->file, c->set, c->scheme, c->operand,
+               c->op, c->dtype, c->params, c->library, c->function, c->note);
+    }
+    qg_golden_close(&g);
+    if (status != QG_OK)
+        return qg_report_error(&qg_command_golden, &err);
+    if (n == 0)
+        fprintf(stderr, "qgauge golden: no golden%s%s\n", only ? " of scheme " : "",
+                only ? only : "");
+    return n > 0 ? QG_EXIT_OK : QG_EXIT_FAIL;
+}
+
+static int run(int argc, char **argv)
+{
+    struct options o = {.request = {.on_wrong = print_wrong}};
+    int code = parse(argc, argv, &o);
+    if (code != QG_EXIT_OK)
+        return code;
+    if (o.verbose)
+        o.request.on_case = print_case;
+    return o.list ? list(&o) : verify(&o);
+}
+
+const struct qg_command qg_command_golden = {
+    .name = "golden",
+    .summary = "judges the definitions against what upstream libraries computed",
+    .help = help,
+    .run = run,
+};

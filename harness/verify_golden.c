@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+#include "harness/verify_golden.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/call.h"
+
+/* --- the rows -----------------------------------------------------------------------------------
+ */
+
+/* Appends a row; counts only when rows is NULL. */
+static void add_row(struct qg_verify *v, const struct qg_scheme *s, enum qg_operand operand,
+                    enum qg_op op, const struct qg_kernel *k)
+{
+    if (v->rows)
+        v->rows[v->n_rows] = (struct qg_verify_row){s, operand, op, k};
+    v->n_rows++;
+}
+
+static void add_codes(struct qg_verify *v, const struct qg_scheme *s, enum qg_operand operand)
+{
+    const struct qg_operand_def *d = &s->operand[operand];
+    bool e4m3 = d->planes[0].dtype == QG_E4M3;
+    if (v->codes)
+        v->codes[v->n_codes] =
+            (struct qg_verify_codes){s, operand, .possible = e4m3 ? 254 : 1 << d->code_bits};
+    v->n_codes++;
+}
+
+static void add_scheme(struct qg_verify *v, const struct qg_scheme *s)
+{
+    for (int operand = 0; operand < QG_OPERAND_COUNT; operand++) {
+        for (int op = 0; op < QG_OP_COUNT; op++)
+            if (qg_definition(s, operand, op))
+                add_row(v, s, operand, op, NULL);
+        if (s->operand[operand].convert)
+            add_codes(v, s, operand);
+    }
+}
+
+static void add_rows(struct qg_verify *v, const struct qg_verify_request *r)
+{
+    const struct qg_scheme *s;
+    const struct qg_kernel *k;
+    v->n_rows = v->n_codes = 0;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        if (!r->scheme || strcmp(r->scheme, s->name) == 0)
+            add_scheme(v, s);
+    for (size_t i = 0; r->kernels && (k = qg_kernel_at(i)); i++)
+        if (!r->scheme || strcmp(r->scheme, k->scheme) == 0)
+            add_row(v, qg_scheme_find(k->scheme), k->operand, k->op, k);
+}
+
+static enum qg_status make_rows(struct qg_verify *v, const struct qg_verify_request *r,
+                                struct qg_error *err)
+{
+    if (r->scheme && !qg_scheme_find(r->scheme))
+        return qg_fail(err, QG_EINVAL, "there is no scheme '%s'; qgauge list names them",
+                       r->scheme);
+    add_rows(v, r);
+    v->rows = calloc(v->n_rows, sizeof *v->rows);
+    v->codes = calloc(v->n_codes, sizeof *v->codes);
+    if (!v->rows || !v->codes)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu rows", v->n_rows);
+    add_rows(v, r);
+    return QG_OK;
+}
+
+/* --- one case -----------------------------------------------------------------------------------
+ */
+
+static enum qg_status misfit(const struct qg_golden_case *c, const char *why, struct qg_error *err)
+{
+    return qg_fail(err, QG_EFORMAT, "golden '%s', set '%s', %s: %s", c->file, c->set, c->op, why);
+}
+
+static const struct qg_tensor *find(const struct qg_tensor *t, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(t[i].name, name) == 0)
+            return &t[i];
+    return NULL;
+}
+
+/* Arguments for the case: parameters, shapes from x and y. */
+static enum qg_status args_of(const struct qg_golden_case *c, const struct qg_scheme *s,
+                              struct qg_args *a, struct qg_error *err)
+{
+    enum qg_op op = qg_op_parse(c->op);
+    enum qg_operand operand = qg_operand_parse(c->operand);
+    enum qg_dtype dtype = qg_dtype_parse(c->dtype);
+    const struct qg_tensor *x = find(c->in, c->n_in, "x"), *y = find(c->out, c->n_out, "y");
+    const struct qg_tensor *shape = op == QG_DEQUANT ? y : x;
+    char why[256];
+    if (op == QG_OP_COUNT || operand == QG_OPERAND_COUNT || dtype == QG_DTYPE_COUNT)
+        return misfit(c, "an operation, operand or dtype that does not exist", err);
+    if (!shape || shape->rank != 2 || (op == QG_MATMUL && (!y || y->rank != 2)))
+        return misfit(c, "x or y is missing or no matrix", err);
+    qg_params_default(a, s);
+    if (qg_params_parse(a, s, c->params, err) != QG_OK)
+        return qg_context(err, "golden '%s', set '%s'", c->file, c->set);
+    size_t rows = op == QG_MATMUL ? y->shape[1] : shape->shape[0];
+    if (!qg_args_init(a, s, op, operand, dtype, shape->shape[0], rows, shape->shape[1], why,
+                      sizeof why))
+        return misfit(c, why, err);
+    return QG_OK;
+}
+
+static bool same_shape(const struct qg_tensor *a, const struct qg_tensor *b)
+{
+    if (a->dtype != b->dtype || a->rank != b->rank)
+        return false;
+    for (int d = 0; d < a->rank; d++)
+        if (a->shape[d] != b->shape[d])
+            return false;
+    return true;
+}
+
+/* Every tensor of the call has its golden, of the same dtype and shape, and none is left over. */
+static enum qg_status check_tensors(const struct qg_golden_case *c, const struct qg_tensor *ours,
+                                    int n, const struct qg_tensor *theirs, int m,
+                                    struct qg_error *err)
+{
+    if (n != m)
+        return misfit(c, "not the number of tensors that the scheme has", err);
+    for (int i = 0; i < n; i++) {
+        const struct qg_tensor *t = find(theirs, m, ours[i].name);
+        if (!t || !same_shape(t, &ours[i]))
+            return qg_fail(err, QG_EFORMAT,
+                           "golden '%s', set '%s', %s: tensor '%s' is missing or has "
+                           "another dtype or shape",
+                           c->file, c->set, c->op, ours[i].name);
+    }
+    return QG_OK;
+}
+
+static void fill(struct qg_call *call, const struct qg_golden_case *c)
+{
+    struct qg_args *a = &call->args;
+    for (int i = 0; i < a->n_in; i++)
+        memcpy(a->in[i].data, find(c->in, c->n_in, a->in[i].name)->data, qg_bytes(&a->in[i]));
+    for (int i = 0; i < a->n_out; i++) // an element that nobody writes must not look right
+        memset(a->out[i].data, 0xa5, qg_bytes(&a->out[i]));
+}
+
+/* Compares the outputs of a call with the golden's. `judge` holds exact and bound of the
+ * definition, or NULL. A definition lies within its own bound: there it is upstream's value that
+ * must be explained. */
+static void compare(const struct qg_args *ours, const struct qg_args *judge,
+                    const struct qg_golden_case *c, const struct qg_verify_request *r,
+                    struct qg_verify_row *row)
+{
+    bool wrong = false;
+    for (int i = 0; i < ours->n_out; i++) {
+        const struct qg_tensor *got = &ours->out[i], *want = find(c->out, c->n_out, got->name);
+        struct qg_diff d = qg_no_diff;
+        if (row->kernel)
+            qg_compare(want, got, judge->exact, judge->bound, &d);
+        else
+            qg_compare(got, want, judge->exact, judge->bound, &d);
+        row->elements += d.count;
+        row->unequal += d.mismatches;
+        row->wrong += d.wrong;
+        row->unjudged += d.unjudged;
+        if (d.wrong > 0 && !wrong && r->on_wrong)
+            r->on_wrong(&(struct qg_verify_wrong){c, ours, judge, row->kernel, want, got,
+                                                  (size_t)d.first_wrong, d.wrong, d.count},
+                        r->user);
+        wrong |= d.wrong > 0;
+    }
+    row->sets++;
+    row->wrong_sets += wrong;
+}
+
+static void count_codes(struct qg_verify_codes *codes, const struct qg_golden_case *c)
+{
+    const struct qg_tensor *t = find(c->out, c->n_out, "codes");
+    const uint8_t *p = t->data;
+    bool packed = t->dtype == QG_U8;
+    for (size_t i = 0; i < qg_count(t); i++) {
+        codes->seen[packed ? p[i] & 15 : p[i]] = true;
+        codes->seen[packed ? p[i] >> 4 : p[i]] = true;
+    }
+    codes->reached = 0;
+    for (int i = 0; i < 256; i++)
+        codes->reached += codes->seen[i] && !(t->dtype == QG_E4M3 && (i & 0x7f) == 0x7f);
+}
+
+static enum qg_status judge(struct qg_verify *v, const struct qg_verify_request *r,
+                            const struct qg_golden_case *c, struct qg_error *err)
+{
+    const struct qg_scheme *s = qg_scheme_find(c->scheme);
+    struct qg_args a;
+    struct qg_call call, other;
+    if (!s)
+        return misfit(c, "a scheme that does not exist", err);
+    if (args_of(c, s, &a, err) != QG_OK ||
+        check_tensors(c, a.in, a.n_in, c->in, c->n_in, err) != QG_OK ||
+        check_tensors(c, a.out, a.n_out, c->out, c->n_out, err) != QG_OK ||
+        qg_call_alloc(&call, &a, true, err) != QG_OK)
+        return err->status;
+    fill(&call, c);
+    qg_definition(s, a.operand, a.op)(&call.args);
+    enum qg_status status = QG_OK;
+    for (size_t i = 0; i < v->n_rows && status == QG_OK; i++) {
+        struct qg_verify_row *row = &v->rows[i];
+        if (row->scheme != s || row->operand != a.operand || row->op != a.op)
+            continue;
+        if (!row->kernel) {
+            compare(&call.args, &call.args, c, r, row);
+            continue;
+        }
+        status = qg_call_alloc(&other, &a, false, err);
+        if (status != QG_OK)
+            break;
+        fill(&other, c);
+        row->kernel->fn(&other.args);
+        compare(&other.args, &call.args, c, r, row);
+        qg_call_free(&other);
+    }
+    for (size_t i = 0; i < v->n_codes && a.op == QG_CONVERT; i++)
+        if (v->codes[i].scheme == s && v->codes[i].operand == a.operand)
+            count_codes(&v->codes[i], c);
+    qg_call_free(&call);
+    return status;
+}
+
+static void total(struct qg_verify *v)
+{
+    for (size_t i = 0; i < v->n_rows; i++) {
+        const struct qg_verify_row *row = &v->rows[i];
+        v->elements += row->elements;
+        v->wrong += row->wrong;
+        v->missing += row->sets == 0;
+    }
+}
+
+enum qg_status qg_verify_golden(const struct qg_verify_request *r, struct qg_verify *ret_v,
+                                struct qg_error *err)
+{
+    struct qg_verify v = {0};
+    struct qg_golden *g = NULL;
+    const struct qg_golden_case *c = NULL;
+    char set[512] = "", file[512] = "";
+    enum qg_status status = make_rows(&v, r, err);
+    if (status == QG_OK)
+        status = qg_golden_open(r->folder, &g, err);
+    while (status == QG_OK && (status = qg_golden_next(g, &c, err)) == QG_OK && c) {
+        if (r->scheme && strcmp(r->scheme, c->scheme) != 0)
+            continue;
+        if (r->on_case)
+            r->on_case(c, r->user);
+        bool new_file = strcmp(file, c->file) != 0, new_set = new_file || strcmp(set, c->set) != 0;
+        snprintf(file, sizeof file, "%s", c->file);
+        snprintf(set, sizeof set, "%s", c->set);
+        v.files += new_file;
+        v.sets += new_set;
+        v.cases++;
+        status = judge(&v, r, c, err);
+    }
+    qg_golden_close(&g);
+    total(&v);
+    if (status == QG_OK)
+        *ret_v = v;
+    else
+        qg_verify_free(&v);
+    return status;
+}
+
+void qg_verify_free(struct qg_verify *v)
+{
+    free(v->rows);
+    free(v->codes);
+    *v = (struct qg_verify){0};
+}

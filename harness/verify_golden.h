@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Judges the definitions (and, on request, the kernels) against the goldens. Convert, dequant and
+ * fake-quant must give every bit; matmul and gradients must lie within the bound that the
+ * definition proves, and how many of their elements are equal to the bit is counted as well.
+ */
+#ifndef QG_VERIFY_GOLDEN_H
+#define QG_VERIFY_GOLDEN_H
+
+#include <stdbool.h>
+
+#include "golden/golden.h"
+#include "harness/compare.h"
+#include "kernels/kernel.h"
+
+/* One operation of one scheme, by its definition (kernel NULL) or by a kernel. */
+struct qg_verify_row {
+    const struct qg_scheme *scheme;
+    enum qg_operand operand;
+    enum qg_op op;
+    const struct qg_kernel *kernel;
+    uint64_t sets, wrong_sets;
+    uint64_t elements;
+    uint64_t unequal;  /* bits differ */
+    uint64_t wrong;    /* of those: not excused by a bound */
+    uint64_t unjudged; /* the bound is infinite: any order of the sum overflows */
+};
+
+/* What convert wrote in all goldens of an operand. */
+struct qg_verify_codes {
+    const struct qg_scheme *scheme;
+    enum qg_operand operand;
+    bool seen[256];
+    int reached, possible; /* distinct codes, of 16, 256 or (e4m3 without its NaNs) 254 */
+};
+
+struct qg_verify {
+    struct qg_verify_row *rows; /* every definition there is, then the kernels */
+    size_t n_rows;
+    struct qg_verify_codes *codes;
+    size_t n_codes;
+    uint64_t sets, cases, elements, wrong, missing; /* missing: definitions without a golden */
+    int files;
+};
+
+/* The first wrong element of a case. */
+struct qg_verify_wrong {
+    const struct qg_golden_case *golden;
+    const struct qg_args *args;  /* with all parameters */
+    const struct qg_args *judge; /* of the definition: exact and bound, where there are any */
+    const struct qg_kernel *kernel;
+    const struct qg_tensor *want, *got;
+    size_t index;
+    uint64_t wrong, count; /* of this tensor */
+};
+
+struct qg_verify_request {
+    const char *folder, *scheme; /* scheme NULL: all */
+    bool kernels;
+    void (*on_wrong)(const struct qg_verify_wrong *w, void *user); /* or NULL */
+    void (*on_case)(const struct qg_golden_case *c, void *user);   /* before each case, or NULL */
+    void *user;
+};
+
+/* Judges. QG_EINVAL for a scheme that does not exist; QG_EFORMAT when a golden names an operation
+ * that does not exist or its tensors do not fit it. The caller frees with qg_verify_free. */
+QG_MUST_CHECK enum qg_status qg_verify_golden(const struct qg_verify_request *r,
+                                              struct qg_verify *ret_v, struct qg_error *err);
+void qg_verify_free(struct qg_verify *v);
+
+#endif
