@@ -476,14 +476,14 @@ void qg_golden_close(struct qg_golden **g)
  */
 
 /* A vector of the model's width. */
-static bool read_vector(hid_t parent, const char *name, uint16_t ret_bits[QG_MODEL_WIDTH])
+static bool read_vector(hid_t parent, const char *name, uint16_t ret_bits[QG_GOLDEN_WIDTH])
 {
     struct qg_tensor t = {.name = name};
     if (!read_tensor(parent, name, &t))
         return false;
-    bool good = t.dtype == QG_BF16 && qg_count(&t) == QG_MODEL_WIDTH;
+    bool good = t.dtype == QG_BF16 && qg_count(&t) == QG_GOLDEN_WIDTH;
     if (good)
-        memcpy(ret_bits, t.data, QG_MODEL_WIDTH * sizeof *ret_bits);
+        memcpy(ret_bits, t.data, QG_GOLDEN_WIDTH * sizeof *ret_bits);
     free(t.data);
     return good;
 }
@@ -497,7 +497,7 @@ static bool read_outputs(hid_t set, const char *group_name, int converted,
     bool good = true;
     for (hsize_t i = 0; good && i < count_links(group); i++) {
         char name[NAME];
-        good = m->n_outputs < QG_MODEL_OUTPUTS && link_name(group, i, name) &&
+        good = m->n_outputs < QG_GOLDEN_OUTPUTS && link_name(group, i, name) &&
                strlen(name) < sizeof m->output[0].scheme &&
                read_vector(group, name, m->output[m->n_outputs].y);
         if (!good)

@@ -63,22 +63,22 @@ QG_MUST_CHECK enum qg_status qg_golden_next(struct qg_golden *g,
                                             struct qg_error *err);
 void qg_golden_close(struct qg_golden **g);
 
-#define QG_MODEL_WIDTH   512
-#define QG_MODEL_OUTPUTS 24
+#define QG_GOLDEN_WIDTH   512
+#define QG_GOLDEN_OUTPUTS 24
 
 /* torchao's test model under one seed: its input, the fingerprints of its weights and what it made
  * of the input. Values are BF16 bits. */
 struct qg_golden_model {
     int64_t seed;
-    uint16_t x[QG_MODEL_WIDTH];
+    uint16_t x[QG_GOLDEN_WIDTH];
     char weight_sha256[3][65]; /* linear1, sub.linear, linear2 */
     int n_outputs;
     struct {
         char scheme[32];
         int converted;        /* 0: with fake quantizers, 1: quantized */
         double compute_error; /* of a converted output against the prepared one, else NaN */
-        uint16_t y[QG_MODEL_WIDTH];
-    } output[QG_MODEL_OUTPUTS];
+        uint16_t y[QG_GOLDEN_WIDTH];
+    } output[QG_GOLDEN_OUTPUTS];
 };
 
 /* The model of a seed from the folder's goldens. QG_EABSENT when there is none for that seed. */

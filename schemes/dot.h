@@ -54,45 +54,48 @@ static inline void qg_emit(const struct qg_args *a, size_t i, float y, double ex
 
 /* A number that some order of summation gives: between lo and hi, mid with the exact sum. Every
  * operation below is monotonic and rounds to dtype t, so it maps the ends to the ends. */
-struct qg_span {
+struct qg_interval {
     float lo, mid, hi;
 };
 
 /* The binary32 result of a sum that is off by at most e. */
-static inline struct qg_span qg_span_of(const struct qg_sum *s, double e)
+static inline struct qg_interval qg_interval_of(const struct qg_sum *s, double e)
 {
     double v = qg_sum_value(s);
-    return (struct qg_span){(float)(v - e), (float)v, (float)(v + e)};
+    return (struct qg_interval){(float)(v - e), (float)v, (float)(v + e)};
 }
 
-static inline struct qg_span qg_span_round(enum qg_dtype t, struct qg_span x)
+static inline struct qg_interval qg_interval_round(enum qg_dtype t, struct qg_interval x)
 {
-    return (struct qg_span){qg_round(t, x.lo), qg_round(t, x.mid), qg_round(t, x.hi)};
+    return (struct qg_interval){qg_round(t, x.lo), qg_round(t, x.mid), qg_round(t, x.hi)};
 }
 
-static inline struct qg_span qg_span_add(enum qg_dtype t, struct qg_span x, struct qg_span y)
+static inline struct qg_interval qg_interval_add(enum qg_dtype t, struct qg_interval x,
+                                                 struct qg_interval y)
 {
-    return qg_span_round(
-        t, (struct qg_span){qg_add(x.lo, y.lo), qg_add(x.mid, y.mid), qg_add(x.hi, y.hi)});
+    return qg_interval_round(
+        t, (struct qg_interval){qg_add(x.lo, y.lo), qg_add(x.mid, y.mid), qg_add(x.hi, y.hi)});
 }
 
-static inline struct qg_span qg_span_mul(enum qg_dtype t, struct qg_span x, float factor)
+static inline struct qg_interval qg_interval_mul(enum qg_dtype t, struct qg_interval x,
+                                                 float factor)
 {
-    struct qg_span y = {qg_mul(x.lo, factor), qg_mul(x.mid, factor), qg_mul(x.hi, factor)};
+    struct qg_interval y = {qg_mul(x.lo, factor), qg_mul(x.mid, factor), qg_mul(x.hi, factor)};
     if (factor < 0)
-        y = (struct qg_span){y.hi, y.mid, y.lo};
-    return qg_span_round(t, y);
+        y = (struct qg_interval){y.hi, y.mid, y.lo};
+    return qg_interval_round(t, y);
 }
 
 /* By a divisor that is not negative. */
-static inline struct qg_span qg_span_div(enum qg_dtype t, struct qg_span x, float divisor)
+static inline struct qg_interval qg_interval_div(enum qg_dtype t, struct qg_interval x,
+                                                 float divisor)
 {
-    return qg_span_round(
-        t, (struct qg_span){qg_div(x.lo, divisor), qg_div(x.mid, divisor), qg_div(x.hi, divisor)});
+    return qg_interval_round(t, (struct qg_interval){qg_div(x.lo, divisor), qg_div(x.mid, divisor),
+                                                     qg_div(x.hi, divisor)});
 }
 
 /* How far mid may be off: not 0 when only the sign of a zero is open, infinite when an end is. */
-static inline double qg_span_off(struct qg_span x)
+static inline double qg_interval_off(struct qg_interval x)
 {
     double below = (double)x.mid - x.lo, above = (double)x.hi - x.mid;
     if (x.lo == 0 && x.hi == 0)

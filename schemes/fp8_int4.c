@@ -164,33 +164,34 @@ static void fake_weight(const struct qg_args *a, bool cast)
  * the source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the
  * cast back to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. grad=ideal passes them
  * through. */
-static struct qg_span cast_grad(const struct qg_args *a, bool cast, struct qg_span g)
+static struct qg_interval cast_grad(const struct qg_args *a, bool cast, struct qg_interval g)
 {
-    return cast && a->param[GRAD] == 0 ? qg_span_round(QG_E4M3, g) : g;
+    return cast && a->param[GRAD] == 0 ? qg_interval_round(QG_E4M3, g) : g;
 }
 
 /* What element x of a group or row receives of the gradient of max|x|: amax divides by the number
  * of ties (an integer that is rounded to the dtype) and multiplies with its mask, abs with the
  * sign. */
-static struct qg_span amax_grad(enum qg_dtype t, struct qg_span damax, double ties, float x,
-                                float amax)
+static struct qg_interval amax_grad(enum qg_dtype t, struct qg_interval damax, double ties, float x,
+                                    float amax)
 {
-    struct qg_span share = qg_span_div(t, damax, qg_round(t, (float)ties));
-    return qg_span_mul(t, qg_span_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f), qg_sgn(x));
+    struct qg_interval share = qg_interval_div(t, damax, qg_round(t, (float)ties));
+    return qg_interval_mul(t, qg_interval_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f),
+                           qg_sgn(x));
 }
 
 /* One element of a row y = R(c s), c = e4m3(clamp(v)), v = x/s. */
 struct e4m3_step {
     float v, c;
-    struct qg_span gamma; /* behind the cast and the clamp, given dL/dy */
+    struct qg_interval gamma; /* behind the cast and the clamp, given dL/dy */
 };
 
-static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale, struct qg_span h,
-                                  bool cast)
+static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale,
+                                  struct qg_interval h, bool cast)
 {
     struct e4m3_step e = {.v = qg_div(x, scale), .c = fake_e4m3(x, scale, cast)};
     if (e.v >= -QG_E4M3_MAX && e.v <= QG_E4M3_MAX)
-        e.gamma = cast_grad(a, cast, qg_span_mul(QG_F32, h, scale));
+        e.gamma = cast_grad(a, cast, qg_interval_mul(QG_F32, h, scale));
     return e;
 }
 
@@ -200,7 +201,7 @@ static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale,
  *     dx_i = R(gamma_i k_i / s) + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j
  * v_j / s) / 448)
  */
-static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_span *h,
+static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_interval *h,
                           float lower_bound, bool cast)
 {
     const struct qg_tensor *x = &a->in[0];
@@ -214,34 +215,34 @@ static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_sp
         double slope = qg_div(e.v, scale);
         qg_sum_add(&ds, (double)h[j].mid * e.c);
         qg_sum_add(&ds, -(double)e.gamma.mid * slope);
-        off += qg_span_off(h[j]) > 0 ? qg_span_off(h[j]) * fabs((double)e.c) : 0;
-        off += qg_span_off(e.gamma) > 0 ? qg_span_off(e.gamma) * fabs(slope) : 0;
+        off += qg_interval_off(h[j]) > 0 ? qg_interval_off(h[j]) * fabs((double)e.c) : 0;
+        off += qg_interval_off(e.gamma) > 0 ? qg_interval_off(e.gamma) * fabs(slope) : 0;
         ties += qg_abs(xj) == amax;
     }
     // Two sums of products, then one addition.
     off = off * (1 + 0x1p-20) + qg_sum_bound(&ds, a->cols, a->depth, 2);
-    struct qg_span damax = qg_span_round(t, qg_span_of(&ds, off));
-    damax = qg_span_div(t, damax, QG_E4M3_MAX);
+    struct qg_interval damax = qg_interval_round(t, qg_interval_of(&ds, off));
+    damax = qg_interval_div(t, damax, QG_E4M3_MAX);
     if (!(amax >= lower_bound))
-        damax = (struct qg_span){0};
+        damax = (struct qg_interval){0};
     for (size_t j = 0; j < a->cols; j++) {
         float xj = qg_get(x, at + j);
         struct e4m3_step e = step_e4m3(a, xj, scale, h[j], cast);
-        struct qg_span dx = qg_span_add(QG_F32, qg_span_div(t, e.gamma, scale),
-                                        amax_grad(t, damax, ties, xj, amax));
-        qg_emit(a, at + j, dx.mid, dx.mid, qg_span_off(dx));
+        struct qg_interval dx = qg_interval_add(QG_F32, qg_interval_div(t, e.gamma, scale),
+                                                amax_grad(t, damax, ties, xj, amax));
+        qg_emit(a, at + j, dx.mid, dx.mid, qg_interval_off(dx));
     }
 }
 
 /* Spans in a->work. */
-static struct qg_span *spans(float *work)
+static struct qg_interval *spans(float *work)
 {
-    return (struct qg_span *)work;
+    return (struct qg_interval *)work;
 }
 
 static void grad_activation(const struct qg_args *a, bool cast)
 {
-    struct qg_span *h = spans(a->work);
+    struct qg_interval *h = spans(a->work);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         for (size_t k = 0; k < a->cols; k++)
             h[k].lo = h[k].mid = h[k].hi = qg_get(&a->in[1], at + k);
@@ -251,7 +252,7 @@ static void grad_activation(const struct qg_args *a, bool cast)
 
 /* Back through stage 2 of a group: h = dL/dw8 for y = R(q s), q = round(R(w8 inverse)),
  * inverse = R(1/s), s = max(R(max|w8| / 8), eps). */
-static void grad_group(const struct qg_args *a, size_t at, const float *w8, struct qg_span *h)
+static void grad_group(const struct qg_args *a, size_t at, const float *w8, struct qg_interval *h)
 {
     const struct qg_tensor *dy = &a->in[1];
     enum qg_dtype t = a->dtype;
@@ -268,17 +269,17 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, stru
         h[j].lo = h[j].mid = h[j].hi = qg_round(t, qg_mul(dq, g.inverse));
         ties += qg_abs(w8[j]) == g.amax;
     }
-    struct qg_span ds =
-        qg_span_round(t, qg_span_of(&by_product, qg_sum_bound(&by_product, n, a->depth, 0)));
-    struct qg_span dinverse =
-        qg_span_round(t, qg_span_of(&by_inverse, qg_sum_bound(&by_inverse, n, a->depth, 0)));
+    struct qg_interval ds = qg_interval_round(
+        t, qg_interval_of(&by_product, qg_sum_bound(&by_product, n, a->depth, 0)));
+    struct qg_interval dinverse = qg_interval_round(
+        t, qg_interval_of(&by_inverse, qg_sum_bound(&by_inverse, n, a->depth, 0)));
     float squared = qg_round(t, qg_mul(g.inverse, g.inverse));
-    ds = qg_span_add(t, ds, qg_span_mul(t, dinverse, -squared));
+    ds = qg_interval_add(t, ds, qg_interval_mul(t, dinverse, -squared));
     if (!(qg_round(t, qg_div(g.amax, 8.0f)) >= qg_round(t, 1e-6f)))
-        ds = (struct qg_span){0}; // eps was the scale: no gradient through it
-    struct qg_span damax = qg_span_div(t, ds, 8.0f);
+        ds = (struct qg_interval){0}; // eps was the scale: no gradient through it
+    struct qg_interval damax = qg_interval_div(t, ds, 8.0f);
     for (size_t j = 0; j < n; j++)
-        h[j] = qg_span_add(t, h[j], amax_grad(t, damax, ties, w8[j], g.amax));
+        h[j] = qg_interval_add(t, h[j], amax_grad(t, damax, ties, w8[j], g.amax));
 }
 
 static void grad_weight(const struct qg_args *a, bool cast)
@@ -286,7 +287,7 @@ static void grad_weight(const struct qg_args *a, bool cast)
     const struct qg_tensor *w = &a->in[0];
     enum qg_dtype t = a->dtype;
     float *w8 = a->work, lower = qg_round(t, 1e-12f);
-    struct qg_span *h = spans(w8 + a->cols);
+    struct qg_interval *h = spans(w8 + a->cols);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         float scale8 = fake_scale(w, at, a->cols, lower);
         for (size_t k = 0; k < a->cols; k++)

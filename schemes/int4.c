@@ -172,15 +172,16 @@ static void fake_quant_grad(const struct qg_args *a)
         struct range r = prepare_range(w, at, n, (float)a->param[EPS]);
         struct group_sums sums = sum_group(a, at, n, &r);
         // Behind each of its sums a term of ds has one product before and two additions after.
-        struct qg_span t = qg_span_of(&sums.ds, qg_sum_bound(&sums.ds, n, a->depth, 3));
-        t = qg_span_div(QG_F32, t, 15.0f);
+        struct qg_interval t = qg_interval_of(&sums.ds, qg_sum_bound(&sums.ds, n, a->depth, 3));
+        t = qg_interval_div(QG_F32, t, 15.0f);
         if (!(qg_sub(r.max, r.min) >= (float)a->param[EPS]))
-            t = (struct qg_span){0};
+            t = (struct qg_interval){0};
         // dmin and T come together in any order: each passes two additions.
         qg_sum_add(&sums.dmin, -(double)t.mid);
-        double off = qg_sum_bound(&sums.dmin, n, a->depth, 2) + qg_span_off(t);
-        struct qg_span to_max = qg_span_div(QG_F32, t, (float)sums.n_max);
-        struct qg_span to_min = qg_span_div(QG_F32, qg_span_of(&sums.dmin, off), (float)sums.n_min);
+        double off = qg_sum_bound(&sums.dmin, n, a->depth, 2) + qg_interval_off(t);
+        struct qg_interval to_max = qg_interval_div(QG_F32, t, (float)sums.n_max);
+        struct qg_interval to_min =
+            qg_interval_div(QG_F32, qg_interval_of(&sums.dmin, off), (float)sums.n_min);
         for (size_t i = at; i < at + n; i++) {
             float wi = qg_get(w, i),
                   through =
@@ -190,7 +191,7 @@ static void fake_quant_grad(const struct qg_args *a)
             double up = (double)to_max.mid * is_max, down = (double)to_min.mid * is_min;
             double exact = through + up + down, bound = 0;
             if (is_max || is_min)
-                bound = qg_span_off(to_max) * is_max + qg_span_off(to_min) * is_min +
+                bound = qg_interval_off(to_max) * is_max + qg_interval_off(to_min) * is_min +
                         0x1p-23 * (fabs((double)through) + fabs(up) + fabs(down));
             qg_emit(a, i, (float)exact, exact, bound);
         }

@@ -131,6 +131,9 @@ struct token {
     float scale, zero;
 };
 
+/* Where an infinity makes the zero point inf/inf, it is the NaN's integer: prepare holds zero
+ * points in int32, whose NaN is -2^31 on x86 (where the goldens were made), convert in int8, whose
+ * NaN is 0. */
 static struct token prepare_token(const struct qg_tensor *x, size_t at, size_t k)
 {
     enum qg_dtype t = x->dtype;
@@ -141,8 +144,9 @@ static struct token prepare_token(const struct qg_tensor *x, size_t at, size_t k
     }
     float range = qg_round(t, qg_sub(max, min));
     float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
-    float zero = qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale))));
-    return (struct token){scale, qg_clamp(qg_round(t, zero), -128.0f, 127.0f)};
+    float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
+    return (struct token){scale,
+                          zero != zero ? qg_round(t, -0x1p31f) : qg_clamp(zero, -128.0f, 127.0f)};
 }
 
 static float token_code(enum qg_dtype t, float x, float inverse, float zero)
@@ -234,31 +238,43 @@ static void dequant(const struct qg_args *a)
     }
 }
 
+static struct token convert_token(const struct qg_tensor *x, size_t at, size_t k)
+{
+    enum qg_dtype t = x->dtype;
+    float min = 0.0f, max = 0.0f;
+    for (size_t i = at; i < at + k; i++) {
+        min = qg_min(min, qg_get(x, i));
+        max = qg_max(max, qg_get(x, i));
+    }
+    float range = qg_round(t, qg_sub(max, min));
+    float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
+    float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
+    return (struct token){scale, zero != zero ? 0.0f : qg_clamp(zero, -128.0f, 127.0f)};
+}
+
+/* The stored code of x: an int8, so NaN is 0. */
+static float convert_code(enum qg_dtype t, float x, float inverse, float zero)
+{
+    float q = qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(x, inverse))), zero));
+    return q != q ? 0.0f : qg_clamp(q, -128.0f, 127.0f);
+}
+
 static void token_convert(const struct qg_args *a)
 {
     const struct qg_tensor *x = &a->in[0];
     enum qg_dtype t = x->dtype;
     size_t k = a->cols;
     for (size_t row = 0; row < a->rows; row++) {
-        float min = 0.0f, max = 0.0f;
+        struct token p = convert_token(x, row * k, k);
+        float inverse = qg_round(t, qg_div(1.0f, p.scale));
         for (size_t i = row * k; i < (row + 1) * k; i++) {
-            min = qg_min(min, qg_get(x, i));
-            max = qg_max(max, qg_get(x, i));
-        }
-        float range = qg_round(t, qg_sub(max, min));
-        float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
-        float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
-        zero = qg_clamp(zero, -128.0f, 127.0f);
-        float inverse = qg_round(t, qg_div(1.0f, scale));
-        for (size_t i = row * k; i < (row + 1) * k; i++) {
-            float r = qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse)));
-            qg_put(&a->out[0], i, qg_clamp(qg_round(t, qg_add(r, zero)), -128.0f, 127.0f));
-            qg_note(a, i, "scale", scale);
-            qg_note(a, i, "zero point", zero);
+            qg_put(&a->out[0], i, convert_code(t, qg_get(x, i), inverse, p.zero));
+            qg_note(a, i, "scale", p.scale);
+            qg_note(a, i, "zero point", p.zero);
             qg_note(a, i, "code", qg_get(&a->out[0], i));
         }
-        qg_put(&a->out[1], row, scale);
-        qg_put(&a->out[2], row, zero);
+        qg_put(&a->out[1], row, p.scale);
+        qg_put(&a->out[2], row, p.zero);
     }
 }
 
@@ -278,10 +294,10 @@ static void dynamic_matmul(const struct qg_args *a)
 {
     float *x = a->work + a->cols;
     for (size_t m = 0; m < a->m; m++) {
-        struct token p = prepare_token(&a->in[0], m * a->cols, a->cols);
+        struct token p = convert_token(&a->in[0], m * a->cols, a->cols);
         float inverse = qg_round(a->dtype, qg_div(1.0f, p.scale));
         for (size_t k = 0; k < a->cols; k++) {
-            float q = token_code(a->dtype, qg_get(&a->in[0], m * a->cols + k), inverse, p.zero);
+            float q = convert_code(a->dtype, qg_get(&a->in[0], m * a->cols + k), inverse, p.zero);
             x[m * a->cols + k] = qg_round(a->dtype, qg_mul(qg_sub(q, p.zero), p.scale));
         }
     }

@@ -48,6 +48,10 @@ COMMON = ["normal", "normal-0.02", "uniform", "zeros", "constant", "outlier", "p
 SHORT = ["normal-1e-3", "repeated", "tiny"]  # for parameters off their defaults
 
 
+def short(dtype):
+    return SHORT if dtype == torch.bfloat16 else SHORT[1:2]
+
+
 def parameters(**p):
     """group=32 -> "group=32"; None is left out."""
     return " ".join(f"{k.replace('_', '-')}={v}" for k, v in p.items() if v is not None)
@@ -72,6 +76,8 @@ class Sets:
 
     def start(self, scheme, operand, dtype, kind, params, rows, cols, shared):
         self.turn += 1
+        if dtype != BF16 and rows == 8:
+            rows = 4  # the same arithmetic in another dtype: half the bytes are enough
         at = f"{scheme}.{operand}.{WORDS[dtype].lower()}.{kind}"
         if params:
             at += "." + params.replace(" ", ".")
@@ -175,9 +181,9 @@ def int4_file(file):
         for kind in COMMON + ["ties-asymmetric"]:
             one(dtype, kind)
         for group in (32, 64, 256):
-            for kind in SHORT if dtype == BF16 else ["repeated"]:
+            for kind in short(dtype):
                 one(dtype, kind, 4, group=group, multiply=kind == "repeated")
-        for kind in SHORT:
+        for kind in short(dtype):
             one(dtype, kind, 4, mode="two-step", multiply=kind == "repeated")
         for scale_dtype in other_scale_dtypes(dtype):
             for kind in ("normal-1e-3", "tiny"):
@@ -359,12 +365,12 @@ def fp8_int4_file(file):
             weight(dtype, kind)
             activation(dtype, kind)
         for row, eps in rows:
-            for kind in SHORT + ["zeros"]:
+            for kind in short(dtype) + ["zeros", "tiny"][: 2 if dtype != BF16 else 1]:
                 weight(dtype, kind, row=row, eps=eps, rows=4, multiply=kind == "repeated")
                 activation(dtype, kind, row=row, eps=eps, rows=4)
         weight(dtype, "nonfinite", row="fbgemm-cpu")
         activation(dtype, "nonfinite", row="fbgemm-cpu")
-        for kind in ("normal", "repeated", "ties-e4m3", "positive", "small"):
+        for kind in ("normal", "repeated", "ties-e4m3", "positive", "small")[: 5 if dtype == BF16 else 2]:
             weight(dtype, kind, grad="ideal", rows=4)
             activation(dtype, kind, grad="ideal", rows=4)
         for group in (32, 64, 256):
@@ -376,7 +382,7 @@ def fp8_int4_file(file):
             for dtype in (BF16, F32, F16):
                 for grad in ("torch", "ideal"):
                     at, x = sets.start("fp8-int4", operand, dtype, "normal-0.02",
-                                       parameters(grad="ideal" if grad == "ideal" else None), 4, 256, 256)
+                                       parameters(grad="ideal" if grad == "ideal" else None), 3, 256, 256)
                     fp8_fake(sets, at, x, operand, grad, only_gradient=True, kind=kind)
 
 
@@ -467,7 +473,7 @@ def token_activation(sets, dtype, kind, rows=8, cols=200, kind_of_gradient=None)
     s, z = choose_qparams_affine(x, MappingType.ASYMMETRIC, block, torch.int8, -128, 127,
                                  zero_point_dtype=torch.int8)
     codes = quantize_affine(x, block, s, z, torch.int8, -128, 127)
-    planes = {"codes": codes, "scales": s.reshape(rows, 1), "zeros": z.reshape(rows, 1)}
+    planes = {"codes": codes, "scales": s.reshape(-1, 1), "zeros": z.reshape(-1, 1)}
     sets.file.op(at, "convert", (TORCHAO, "choose_qparams_affine, quantize_affine",
                                  "as in _apply_int8_act_asym_per_token_quant_dequant"), {"x": x}, planes)
     y = dequantize_affine(codes, block, s, z, torch.int8, -128, 127, output_dtype=dtype)
@@ -481,11 +487,11 @@ def int8_file(file):
             linear = operand == "weight"
             intx_weight(sets, "int8", operand, dtype, "normal-0.02", 16, 512, multiply=linear)
             for kind in COMMON + ["normal-1e-3", "ties-symmetric8"]:
-                intx_weight(sets, "int8", operand, dtype, kind, 8, 128 if linear else 96)
+                intx_weight(sets, "int8", operand, dtype, kind, 8, 128 if linear else 64)
         for cols in (7, 333):
             intx_weight(sets, "int8", "weight", dtype, "normal", 9, cols, multiply=True)
         for word in other_scale_dtypes(dtype):
-            for kind in SHORT + ["normal"]:
+            for kind in short(dtype) + ["normal"]:
                 intx_weight(sets, "int8", "weight", dtype, kind, 4, 128, scale_dtype=word,
                             multiply=kind == "normal")
         for eps in (2.0**-7, 2.0**-23, 1e-6):
@@ -512,10 +518,10 @@ def grouped_file(scheme, bits):
                 else:
                     intx_weight(sets, scheme, "embedding", dtype, kind, 8, 96, 32, **p)
             for group in (64, 128, 256):
-                for kind in SHORT:
+                for kind in short(dtype):
                     intx_weight(sets, scheme, "weight", dtype, kind, 4, 256, group, **p)
             for word in other_scale_dtypes(dtype):
-                for kind in SHORT + ["normal"]:
+                for kind in short(dtype) + ["normal"]:
                     intx_weight(sets, scheme, "weight", dtype, kind, 4, 128, 32, scale_dtype=word,
                                 multiply=kind == "normal", **p)
             for kind in ("normal-1e-3", "small"):

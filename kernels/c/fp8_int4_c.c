@@ -84,7 +84,8 @@ static struct stage2 group_of(enum qg_dtype t, size_t n, const float *w8)
 {
     float amax = qg_amax_of(n, w8), eighth = qg_round_as(t, amax / 8.0f);
     float scale = qg_max(eighth, qg_round_as(t, 1e-6f));
-    return (struct stage2){amax, scale, qg_round_as(t, 1.0f / scale), eighth >= 1e-6f};
+    return (struct stage2){amax, scale, qg_round_as(t, 1.0f / scale),
+                           eighth >= qg_round_as(t, 1e-6f)};
 }
 
 /* Clamped before it is rounded: the order does not matter, and what is rounded is small or NaN. */
@@ -137,9 +138,17 @@ QG_INLINE double scale_gradient(bool cast, bool cast_back, size_t n, const float
         bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
         c[j] = through_e4m3(cast, x[j], scale);
         behind[j] = qg_pick_f32(inside, gamma, 0.0f);
-        per_scale[j] = qg_pick_f32(inside, v / scale, 0.0f);
+        per_scale[j] = v / scale;
     }
     return qg_sum_products(n, h, c) - qg_sum_products(n, behind, per_scale);
+}
+
+/* An element's part of the gradient of max|x|: the ties' share times mask times sign, as autograd
+ * multiplies, which makes a zero of a sign, or NaN of an infinite share, off the extremes. */
+QG_INLINE float part_of(float share, float x, float amax)
+{
+    float mask = fabsf(x) == amax ? 1.0f : 0.0f, sign = (float)((x > 0) - (x < 0));
+    return share * mask * sign;
 }
 
 static int count_ties(size_t n, const float *x, float amax)
@@ -160,8 +169,7 @@ QG_INLINE void pass_back(bool cast_back, enum qg_dtype t, size_t n, const float 
         h[j] = qg_round_as(t, qg_pick_f32(inside, gamma, 0.0f) / r.scale);
     }
     for (size_t j = 0; j < n; j++)
-        if (fabsf(x[j]) == r.amax)
-            h[j] += x[j] > 0 ? share : x[j] < 0 ? -share : 0.0f;
+        h[j] += part_of(share, x[j], r.amax);
 }
 
 /* A row of dx from h = dL/dy, which is overwritten. */
@@ -184,7 +192,7 @@ QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row
     }
     float ds = qg_round_as(t, (float)sum);
     float da = r.amax >= lower_bound ? qg_round_as(t, ds / QG_E4M3_MAX) : 0.0f;
-    float share = qg_round_as(t, da / (float)ties);
+    float share = qg_round_as(t, da / qg_round_as(t, (float)ties));
     for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
         size_t n = smaller(a->cols - i, QG_CHUNK);
         qg_load(&a->in[0], at + i, n, x);
@@ -225,7 +233,8 @@ static float share_of(enum qg_dtype t, struct stage2 s, float by_product, float 
 {
     float squared = qg_round_as(t, s.inverse * s.inverse);
     float ds = qg_round_as(t, by_product + qg_round_as(t, -by_inverse * squared));
-    return qg_round_as(t, qg_round_as(t, ds / 8.0f) / (float)ties);
+    return qg_round_as(t, qg_round_as(t, (s.by_amax ? ds : 0.0f) / 8.0f) /
+                              qg_round_as(t, (float)ties));
 }
 
 static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
@@ -233,14 +242,11 @@ static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
     float by_product[MAX_GROUP], by_inverse[MAX_GROUP];
     struct stage2 s = group_of(t, n, w8);
     QG_FOR_DTYPE(T, t, group_back(T, n, w8, h, s, by_product, by_inverse));
-    if (!s.by_amax)
-        return;
     float share =
         share_of(t, s, qg_round_as(t, (float)qg_sum_of(n, by_product)),
                  qg_round_as(t, (float)qg_sum_of(n, by_inverse)), count_ties(n, w8, s.amax));
     for (size_t j = 0; j < n; j++)
-        if (fabsf(w8[j]) == s.amax)
-            h[j] = qg_round_as(t, h[j] + (w8[j] > 0 ? share : w8[j] < 0 ? -share : 0.0f));
+        h[j] = qg_round_as(t, h[j] + part_of(share, w8[j], s.amax));
 }
 
 QG_INLINE void grad_weight(const struct qg_args *a, bool cast)

@@ -51,33 +51,32 @@ static void fake_quant(const struct qg_args *a)
 /* --- the gradient of prepare --------------------------------------------------------------------
  */
 
-/* What the gradient of a group is made of. A code is inside when it rounds to at most 15; it is
- * never negative. */
+/* The sums that the gradient of a group is made of: of g q - (g s)(u / s) where round(u) is a code,
+ * and of g - (g s) / s, which is 0 but for roundings; and how many elements are at the extremes. */
 struct sums {
-    double code, through, outside; /* of g q, of g u where inside, of g where not */
-    double at_max, at_min;         /* elements at the extremes */
+    double scale, min;
+    double at_max, at_min;
 };
 
-/* Sets dy, which held dL/dy, to the gradient that passes straight through. */
+/* Sets dy, which held dL/dy, to the gradient that passes straight through. A code is inside when it
+ * rounds to at most 15; it is never negative. */
 static struct sums sums_of(size_t n, const float *restrict w, float *restrict dy, struct grid g)
 {
-    float q[MAX_GROUP], u[MAX_GROUP], in[MAX_GROUP], out[MAX_GROUP], through[MAX_GROUP];
+    float q[MAX_GROUP], slope[MAX_GROUP], dq[MAX_GROUP], through[MAX_GROUP];
     int at_max = 0, at_min = 0;
     for (size_t i = 0; i < n; i++) {
-        float v = (w[i] - g.min) / g.scale, gradient = dy[i];
-        bool inside = v < 15.5f;
-        q[i] = qg_rint_small(qg_limit(v, 0.0f, 15.0f));
-        u[i] = qg_pick_f32(inside, v, 0.0f);
-        in[i] = qg_pick_f32(inside, gradient, 0.0f);
-        out[i] = qg_pick_f32(inside, 0.0f, gradient);
-        // The first term of a sum: -0 becomes 0.
-        through[i] = qg_pick_f32(inside, gradient * g.scale / g.scale, 0.0f) + 0.0f;
+        float u = (w[i] - g.min) / g.scale;
+        q[i] = qg_rint_small(qg_limit(u, 0.0f, 15.0f));
+        slope[i] = u / g.scale;
+        dq[i] = qg_pick_f32(u < 15.5f, dy[i] * g.scale, 0.0f);
+        through[i] = dq[i] / g.scale;
         at_max += w[i] == g.max;
         at_min += w[i] == g.min;
     }
-    double code = qg_sum_products(n, dy, q);
+    double scale = qg_sum_products(n, dy, q) - qg_sum_products(n, dq, slope);
+    double min = qg_sum_of(n, dy) - qg_sum_of(n, through);
     memcpy(dy, through, n * sizeof *dy);
-    return (struct sums){code, qg_sum_products(n, in, u), qg_sum_of(n, out), at_max, at_min};
+    return (struct sums){scale, min, at_max, at_min};
 }
 
 static void fake_quant_grad(const struct qg_args *a)
@@ -89,11 +88,12 @@ static void fake_quant_grad(const struct qg_args *a)
         qg_load(&a->in[1], at, n, dy);
         struct grid g = grid_of(n, w, eps);
         struct sums s = sums_of(n, w, dy, g);
-        double t = g.max - g.min >= eps ? (s.code - s.through) / 15 : 0;
-        double up = t / s.at_max, down = (s.outside - t) / s.at_min;
-        for (size_t i = 0; i < n; i++)
-            if (w[i] == g.max || w[i] == g.min)
-                dy[i] = (float)(dy[i] + (w[i] == g.max ? up : 0) + (w[i] == g.min ? down : 0));
+        double t = g.max - g.min >= eps ? s.scale / 15 : 0;
+        float up = (float)(t / s.at_max), down = (float)((s.min - t) / s.at_min);
+        for (size_t i = 0; i < n; i++) { // masks multiply, as in autograd: 0 * inf is NaN
+            float is_max = w[i] == g.max ? 1.0f : 0.0f, is_min = w[i] == g.min ? 1.0f : 0.0f;
+            dy[i] = dy[i] + up * is_max + down * is_min;
+        }
         qg_store(&a->out[0], at, n, dy);
     }
 }

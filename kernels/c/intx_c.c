@@ -212,7 +212,12 @@ struct token {
     float scale, inverse, zero;
 };
 
-static struct token token_of(const struct qg_tensor *x, size_t at, size_t k)
+/* What a zero point of inf/inf becomes: the NaN of the int32 that prepare holds it in (on x86), and
+ * of the int8 of convert. */
+#define PREPARE_NAN (-0x1p31f)
+#define CONVERT_NAN 0.0f
+
+static struct token token_of(const struct qg_tensor *x, size_t at, size_t k, float nan)
 {
     enum qg_dtype t = x->dtype;
     float f[QG_CHUNK], min = 0.0f, max = 0.0f;
@@ -226,7 +231,8 @@ static struct token token_of(const struct qg_tensor *x, size_t at, size_t k)
     float scale = qg_round_as(t, qg_round_as(t, max - min) / 255.0f);
     scale = qg_max(scale, t == QG_F16 ? 0x1p-14f : 0x1p-126f);
     float zero = qg_round_as(t, -128.0f - qg_rint(qg_round_as(t, min / scale)));
-    return (struct token){scale, qg_round_as(t, 1.0f / scale), qg_limit(zero, -128.0f, 127.0f)};
+    zero = zero != zero ? qg_round_as(t, nan) : qg_limit(zero, -128.0f, 127.0f);
+    return (struct token){scale, qg_round_as(t, 1.0f / scale), zero};
 }
 
 /* The code before it is clamped. Zero belongs to the range, so |x| <= max - min and |x / s| is at
@@ -260,10 +266,11 @@ QG_INLINE void token_back(enum qg_dtype t, size_t n, const float *restrict f, fl
 }
 
 /* One row of x to `y`, which holds the dequantized values in any dtype that holds x's. */
-static void token_row(const struct qg_tensor *x, size_t at, size_t k, const struct qg_tensor *y)
+static void token_row(const struct qg_tensor *x, size_t at, size_t k, const struct qg_tensor *y,
+                      float nan)
 {
     float f[QG_CHUNK];
-    struct token p = token_of(x, at, k);
+    struct token p = token_of(x, at, k, nan);
     for (size_t i = 0; i < k; i += QG_CHUNK) {
         size_t n = smaller(k - i, QG_CHUNK);
         qg_load(x, at + i, n, f);
@@ -275,7 +282,7 @@ static void token_row(const struct qg_tensor *x, size_t at, size_t k, const stru
 static void token_fake_quant(const struct qg_args *a)
 {
     for (size_t row = 0; row < a->rows; row++)
-        token_row(&a->in[0], row * a->cols, a->cols, &a->out[0]);
+        token_row(&a->in[0], row * a->cols, a->cols, &a->out[0], PREPARE_NAN);
 }
 
 static void token_fake_quant_grad(const struct qg_args *a)
@@ -283,7 +290,7 @@ static void token_fake_quant_grad(const struct qg_args *a)
     float f[QG_CHUNK], g[QG_CHUNK];
     size_t k = a->cols;
     for (size_t at = 0; at < a->rows * k; at += k) {
-        struct token p = token_of(&a->in[0], at, k);
+        struct token p = token_of(&a->in[0], at, k, PREPARE_NAN);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
             size_t n = smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], at + i, n, f);
@@ -299,7 +306,7 @@ static void token_convert(const struct qg_args *a)
     float f[QG_CHUNK];
     size_t k = a->cols;
     for (size_t row = 0; row < a->rows; row++) {
-        struct token p = token_of(&a->in[0], row * k, k);
+        struct token p = token_of(&a->in[0], row * k, k, CONVERT_NAN);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
             size_t n = smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], row * k + i, n, f);
@@ -330,7 +337,7 @@ static void dynamic_inputs(const struct qg_args *a, float *x, float *scales)
     (void)scales;
     struct qg_tensor y = {.dtype = QG_F32, .data = x};
     for (size_t at = 0; at < a->m * a->cols; at += a->cols)
-        token_row(&a->in[0], at, a->cols, &y);
+        token_row(&a->in[0], at, a->cols, &y, CONVERT_NAN);
     size_t n = a->m * a->cols;
     QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) x[i] = qg_round_as(T, x[i]));
 }
