@@ -11,6 +11,7 @@
 #include "harness/base/error.h"
 #include "harness/result.h"
 #include "reports/comparison.h"
+#include "reports/plot.h"
 
 /* text.c: what moved on one screen; `verbose`: every case. `on`: what counts as a regression. */
 void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out);
@@ -23,6 +24,12 @@ void qg_export_csv(const struct qg_result *r, FILE *out);
 
 /* json.c: {"schema_version", "meta", "cases", "gaps"}. QG_ENOMEM. */
 QG_MUST_CHECK enum qg_status qg_export_json(const struct qg_result *r, FILE *out,
+                                            struct qg_error *err);
+
+/* html.c: DIR/index.html, which needs neither network nor scripts, with the plots of plot.h beside
+ * it. `source` is the name of the result file. QG_EIO, QG_ENOMEM. */
+QG_MUST_CHECK enum qg_status qg_report_html(const struct qg_result *r, const char *source,
+                                            const char *dir, struct qg_plot ret_plot[QG_PLOTS],
                                             struct qg_error *err);
 
 #endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Names and sums of a run, see digest.h.
+ */
+#include "reports/digest.h"
+
+#include <gsl/gsl_sort.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint16_t index_of(struct qg_names *names, const char *name)
+{
+    for (size_t i = 0; i < names->n; i++)
+        if (strncmp(names->name[i], name, sizeof names->name[i] - 1) == 0)
+            return (uint16_t)i;
+    if (names->n == QG_NAMES_MAX) {
+        names->lost++;
+        return QG_NAMES_MAX;
+    }
+    snprintf(names->name[names->n], sizeof names->name[0], "%s", name);
+    return (uint16_t)names->n++;
+}
+
+static uint16_t row_of(struct qg_names *names, const struct qg_record *r)
+{
+    char text[160];
+    bool weight = strcmp(r->operand, "weight") == 0;
+    snprintf(text, sizeof text, "%s%s%s%s%s", r->scheme, weight ? "" : ":",
+             weight ? "" : r->operand, *r->params ? " " : "", r->params);
+    return index_of(names, text);
+}
+
+static uint16_t data_of(struct qg_names *names, const struct qg_record *r)
+{
+    char text[sizeof r->data];
+    snprintf(text, sizeof text, "%s", r->data);
+    char *tensor = strchr(text, ':');
+    if (tensor)
+        *tensor = '\0';
+    char *slash = tensor ? strrchr(text, '/') : NULL;
+    return index_of(names, slash ? slash + 1 : text);
+}
+
+static uint16_t how_of(struct qg_names *names, const struct qg_record *r)
+{
+    char text[96];
+    snprintf(text, sizeof text, "%s %s%s%s", r->op, r->backend, *r->variant ? "." : "", r->variant);
+    return index_of(names, text);
+}
+
+enum qg_status qg_digest_make(const struct qg_result *r, struct qg_digest **ret_d,
+                              struct qg_error *err)
+{
+    struct qg_digest *d = calloc(1, sizeof *d);
+    if (d)
+        d->at = calloc(r->n_cases + 1, sizeof *d->at);
+    if (!d || !d->at) {
+        qg_digest_free(&d);
+        return qg_fail(err, QG_ENOMEM, "no memory to sum up %zu cases", r->n_cases);
+    }
+    d->r = r;
+    for (size_t i = 0; i < r->n_cases; i++) {
+        d->at[i][0] = row_of(&d->row, &r->cases[i]);
+        d->at[i][1] = data_of(&d->data, &r->cases[i]);
+        d->at[i][2] = how_of(&d->how, &r->cases[i]);
+    }
+    *ret_d = d;
+    return QG_OK;
+}
+
+void qg_digest_free(struct qg_digest **d)
+{
+    if (!*d)
+        return;
+    free((*d)->at);
+    free(*d);
+    *d = NULL;
+}
+
+double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, size_t data,
+                      size_t *ret_n)
+{
+    double *x = malloc((d->r->n_cases + 1) * sizeof *x), median = NAN;
+    size_t n = 0;
+    *ret_n = 0;
+    for (size_t i = 0; x && i < d->r->n_cases; i++) {
+        const struct qg_record *c = &d->r->cases[i];
+        if (d->at[i][0] != row || d->at[i][1] != data || strcmp(c->op, op) != 0)
+            continue;
+        ++*ret_n;
+        if (!isnan(c->sqnr_db))
+            x[n++] = c->sqnr_db;
+    }
+    if (n) {
+        gsl_sort(x, 1, n);
+        // the middle of -inf and inf would be nothing: of an even number, take the lower one
+        median = x[(n - 1) / 2];
+    }
+    free(x);
+    return median;
+}
+
+double qg_case_size(const struct qg_record *r)
+{
+    return (r->m ? (double)r->m : 1) * (double)r->rows * (double)r->cols;
+}
+
+const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how)
+{
+    const struct qg_record *best = NULL;
+    for (size_t i = 0; i < d->r->n_cases; i++) {
+        const struct qg_record *c = &d->r->cases[i];
+        if (d->at[i][0] == row && d->at[i][2] == how && c->warm.median_s > 0 &&
+            isfinite(c->warm.median_s) && (!best || qg_case_size(c) > qg_case_size(best)))
+            best = c;
+    }
+    return best;
+}

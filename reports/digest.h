@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What pages and plots look up again and again: the distinct names of a run, in the order in which
+ * they appear, and small sums over cases.
+ */
+#ifndef QG_DIGEST_H
+#define QG_DIGEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "harness/base/error.h"
+#include "harness/result.h"
+
+#define QG_NAMES_MAX 256 /* a file of a stranger may have more: the rest is counted, not shown */
+
+struct qg_names {
+    size_t n, lost; /* lost: names that found no room */
+    char name[QG_NAMES_MAX][96];
+};
+
+struct qg_digest {
+    const struct qg_result *r; /* borrowed */
+    struct qg_names row;  /* "int8-int4:activation", "int4 group=32": scheme, operand, parameters */
+    struct qg_names data; /* fills; of a checkpoint the file, not its tensors */
+    struct qg_names how;  /* "fake-quant c": operation, backend, variant */
+    uint16_t (*at)[3];    /* of each case: its row, data and how; QG_NAMES_MAX: lost */
+};
+
+/* The caller frees *ret_d before the result. */
+QG_MUST_CHECK enum qg_status qg_digest_make(const struct qg_result *r, struct qg_digest **ret_d,
+                                            struct qg_error *err);
+void qg_digest_free(struct qg_digest **d);
+
+/* Median SQNR of the cases of a row with that operation and data; *ret_n of them. NaN values count
+ * only when all are. */
+double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, size_t data,
+                      size_t *ret_n);
+
+/* The largest case of a row, operation and backend that was timed warm, or NULL. */
+const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how);
+
+/* Products or elements: what makes one case larger than another. */
+double qg_case_size(const struct qg_record *r);
+
+#endif

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The report page: one file, no script, nothing from elsewhere. Every string of the result file
+ * goes through put(); the pictures are gnuplot's SVG, whose texts gnuplot escapes.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reports/digest.h"
+#include "reports/put.h"
+#include "reports/report.h"
+
+enum { MOST_BAD = 200, MOST_GAPS = 400 };
+
+static const char style[] =
+    ":root{color-scheme:light dark;--ink:#1b1f23;--soft:#5c6670;--paper:#fff;--line:#d8dde2;"
+    "--bad:#b3261e;--badbg:#fbe9e7;--ok:#1b6e45;--warn:#8a5a00}\n"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#a3adb6;--paper:#15181b;"
+    "--line:#343a40;--bad:#ff8a80;--badbg:#3a1f1d;--ok:#7fd3a5;--warn:#f0b95a}}\n"
+    "body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);"
+    "max-width:76rem;margin:0 auto;padding:1.5rem}\n"
+    "h1{font-size:1.6rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .5rem;"
+    "border-bottom:1px solid var(--line)}\n"
+    "p,li{max-width:60rem}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}"
+    ".ok{color:var(--ok)}.warn{color:var(--warn);font-weight:600}\n"
+    "td.bad{background:var(--badbg)}code{font:13px/1.4 ui-monospace,monospace;"
+    "overflow-wrap:anywhere}\n"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px}"
+    "th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;"
+    "white-space:nowrap}th{font-weight:600;vertical-align:bottom}"
+    "th:first-child,td:first-child,.text{text-align:left}.wrap{white-space:normal}\n"
+    "figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;background:#fff;height:auto;"
+    "max-width:100%;min-width:40rem}figcaption{color:var(--soft);font-size:13.5px;"
+    "max-width:60rem}\n"
+    "summary{cursor:pointer;margin:.5rem 0}nav a{margin-right:1rem}a{color:inherit}\n"
+    "@media print{nav{display:none}body{max-width:none}}\n";
+
+static void put(FILE *out, const char *s)
+{
+    for (; *s; s++) {
+        switch (*s) {
+        case '<':
+            fputs("&lt;", out);
+            break;
+        case '>':
+            fputs("&gt;", out);
+            break;
+        case '&':
+            fputs("&amp;", out);
+            break;
+        case '"':
+            fputs("&quot;", out);
+            break;
+        case '\'':
+            fputs("&#39;", out);
+            break;
+        default:
+            putc(*s, out);
+        }
+    }
+}
+
+static void put_cell(FILE *out, const char *s)
+{
+    fputs("<td>", out);
+    put(out, s);
+    fputs("</td>", out);
+}
+
+static void put_lost(FILE *out, const struct qg_names *names, const char *what)
+{
+    if (names->lost)
+        fprintf(out,
+                "<p class=\"warn\">%zu cases have %s beyond the first %d; they are in the file "
+                "but not on this page.</p>\n",
+                names->lost, what, QG_NAMES_MAX);
+}
+
+/* --- sections --- */
+
+static void put_verdicts(FILE *out, const struct qg_result *r)
+{
+    size_t count[QG_VERDICT_COUNT] = {0}, fine;
+    for (size_t i = 0; i < r->n_cases; i++)
+        count[r->cases[i].verdict]++;
+    fine = count[QG_PASS] + count[QG_MARGINAL];
+    fprintf(out, "<p><strong class=\"%s\">%zu of %zu cases pass.</strong>",
+            fine == r->n_cases && fine ? "ok" : "bad", fine, r->n_cases);
+    for (int v = QG_MARGINAL; v < QG_VERDICT_COUNT; v++)
+        if (count[v])
+            fprintf(out, " %zu %s.", count[v], qg_verdict_name((enum qg_verdict)v));
+    fprintf(out, " %zu comparisons of prepare with convert.</p>\n", r->n_gaps);
+}
+
+static bool is_fine(const struct qg_record *c)
+{
+    return c->verdict == QG_PASS || c->verdict == QG_MARGINAL;
+}
+
+static void put_bad_cases(FILE *out, const struct qg_result *r)
+{
+    size_t bad = 0;
+    fputs("<h2 id=\"bad\">Cases that do not pass</h2>\n", out);
+    for (size_t i = 0; i < r->n_cases; i++) {
+        const struct qg_record *c = &r->cases[i];
+        if (is_fine(c) || bad++ >= MOST_BAD)
+            continue;
+        if (bad == 1)
+            fputs("<div class=\"wide\"><table><tr><th>verdict</th><th class=\"text\">why, and the "
+                  "line that repeats it</th></tr>\n",
+                  out);
+        fprintf(out, "<tr><td class=\"%s\">%s</td><td class=\"text wrap\">",
+                c->verdict == QG_SKIP ? "warn" : "bad", qg_verdict_name(c->verdict));
+        put(out, *c->reason ? c->reason : "no reason recorded");
+        fputs("<br><code>", out);
+        qg_put_repro(out, c, put);
+        fputs("</code></td></tr>\n", out);
+    }
+    fputs(bad ? "</table></div>\n" : "<p>None.</p>\n", out);
+    if (bad > MOST_BAD)
+        fprintf(out, "<p class=\"warn\">and %zu more: qgauge export shows all.</p>\n",
+                bad - MOST_BAD);
+}
+
+/* One cell: how many of a row's cases with one operation and backend are fine. */
+static void put_verdict_cell(FILE *out, const struct qg_digest *d, size_t row, size_t how)
+{
+    size_t n = 0, fine = 0;
+    uint32_t worst = QG_PASS;
+    for (size_t i = 0; i < d->r->n_cases; i++) {
+        const struct qg_record *c = &d->r->cases[i];
+        if (d->at[i][0] != row || d->at[i][2] != how)
+            continue;
+        n++;
+        fine += is_fine(c);
+        if (!is_fine(c) && (worst == QG_PASS || c->verdict < worst))
+            worst = c->verdict;
+    }
+    if (n == 0)
+        fputs("<td></td>", out);
+    else if (fine == n)
+        fprintf(out, "<td class=\"ok\">%zu</td>", n);
+    else
+        fprintf(out, "<td class=\"bad\">%zu of %zu, %s</td>", fine, n,
+                qg_verdict_name((enum qg_verdict)worst));
+}
+
+static void put_verdict_table(FILE *out, const struct qg_digest *d)
+{
+    fputs("<h2 id=\"verdicts\">Verdicts</h2>\n<p>Passing cases per scheme, operation and backend. "
+          "Where some do not pass: how many do, and the worst verdict.</p>\n<div class=\"wide\">"
+          "<table><tr><th>scheme</th>",
+          out);
+    for (size_t how = 0; how < d->how.n; how++) {
+        fputs("<th>", out);
+        put(out, d->how.name[how]);
+        fputs("</th>", out);
+    }
+    fputs("</tr>\n", out);
+    for (size_t row = 0; row < d->row.n; row++) {
+        fputs("<tr>", out);
+        put_cell(out, d->row.name[row]);
+        for (size_t how = 0; how < d->how.n; how++)
+            put_verdict_cell(out, d, row, how);
+        fputs("</tr>\n", out);
+    }
+    fputs("</table></div>\n", out);
+}
+
+static void put_sqnr_row(FILE *out, const struct qg_digest *d, size_t row, const char *op)
+{
+    size_t n[QG_NAMES_MAX], all = 0;
+    double db[QG_NAMES_MAX];
+    for (size_t data = 0; data < d->data.n; data++) {
+        db[data] = qg_digest_sqnr(d, row, op, data, &n[data]);
+        all += n[data] && !isnan(db[data]);
+    }
+    if (!all)
+        return;
+    fputs("<tr>", out);
+    put_cell(out, d->row.name[row]);
+    fprintf(out, "<td class=\"text\">%s</td>", op);
+    for (size_t data = 0; data < d->data.n; data++)
+        fprintf(out, "<td>%s</td>", n[data] ? qg_text_rounded(db[data], 2, 0).s : "");
+    fputs("</tr>\n", out);
+}
+
+static void put_sqnr_table(FILE *out, const struct qg_digest *d)
+{
+    static const char *const ops[] = {"fake-quant", "dequant", "matmul"};
+    fputs("<details><summary>SQNR in dB, all operations (median over shapes, types and "
+          "seeds)</summary>\n<div class=\"wide\"><table><tr><th>scheme</th>"
+          "<th class=\"text\">operation</th>",
+          out);
+    for (size_t data = 0; data < d->data.n; data++) {
+        fputs("<th>", out);
+        put(out, d->data.name[data]);
+        fputs("</th>", out);
+    }
+    fputs("</tr>\n", out);
+    for (size_t row = 0; row < d->row.n; row++)
+        for (size_t o = 0; o < sizeof ops / sizeof ops[0]; o++)
+            put_sqnr_row(out, d, row, ops[o]);
+    fputs("</table></div></details>\n", out);
+}
+
+static void put_gap_table(FILE *out, const struct qg_result *r)
+{
+    if (!r->n_gaps)
+        return;
+    fputs("<details><summary>every comparison</summary>\n<div class=\"wide\"><table><tr>"
+          "<th>scheme</th><th class=\"text\">of</th><th>seed</th><th>SQNR, dB</th>"
+          "<th>as upstream prints it (bf16)</th><th>elements that differ</th><th>first</th>"
+          "<th class=\"text\">cause</th></tr>\n",
+          out);
+    for (size_t i = 0; i < r->n_gaps && i < MOST_GAPS; i++) {
+        const struct qg_gap *g = &r->gaps[i];
+        fputs("<tr><td>", out);
+        put(out, g->scheme);
+        putc(' ', out);
+        put(out, g->params);
+        fputs("</td><td class=\"text\">", out);
+        put(out, g->source);
+        fputs(", ", out);
+        put(out, g->what);
+        fprintf(out, "</td><td>%llu</td><td>%s</td><td>%s</td><td>%llu of %llu</td><td>",
+                (unsigned long long)g->seed, qg_text_rounded(g->sqnr_db, 3, 0).s,
+                qg_text_rounded(g->sqnr_bf16_db, 3, 0).s, (unsigned long long)g->differ,
+                (unsigned long long)g->count);
+        if (g->first >= 0)
+            fprintf(out, "%lld", (long long)g->first);
+        fputs("</td><td class=\"text wrap\">", out);
+        put(out, g->cause);
+        fputs("</td></tr>\n", out);
+    }
+    fputs("</table></div></details>\n", out);
+    if (r->n_gaps > MOST_GAPS)
+        fprintf(out, "<p class=\"warn\">and %zu more: qgauge export shows all.</p>\n",
+                r->n_gaps - MOST_GAPS);
+}
+
+static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
+{
+    const struct qg_record *c = qg_digest_timed(d, row, how);
+    if (!c)
+        return;
+    const struct qg_timing *t = &c->warm;
+    fputs("<tr>", out);
+    put_cell(out, d->row.name[row]);
+    fputs("<td class=\"text\">", out);
+    put(out, d->how.name[how]);
+    fputs("</td><td>", out);
+    if (c->m)
+        fprintf(out, "%llu×", (unsigned long long)c->m);
+    fprintf(out, "%llu×%llu</td>", (unsigned long long)c->rows, (unsigned long long)c->cols);
+    fprintf(out, "<td>%s</td><td>%s … %s</td>", qg_text_time(t->median_s).s,
+            qg_text_time(t->low_s).s, qg_text_time(t->high_s).s);
+    fprintf(out, "<td>%u</td><td>%s</td>", t->samples, qg_text_time(c->cold.median_s).s);
+    fprintf(out, "<td>%s</td><td>%s</td></tr>\n", qg_text_rate(c->bytes / t->median_s, "B/s").s,
+            qg_text_rate(c->flops / t->median_s, "FLOP/s").s);
+}
+
+static void put_time_table(FILE *out, const struct qg_digest *d)
+{
+    fputs("<details><summary>times of every kernel on its largest shape</summary>\n"
+          "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
+          "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"
+          "<th>cold median</th><th>bandwidth</th><th>work</th></tr>\n",
+          out);
+    for (size_t row = 0; row < d->row.n; row++)
+        for (size_t how = 0; how < d->how.n; how++)
+            put_time_row(out, d, row, how);
+    fputs("</table></div></details>\n", out);
+}
+
+static void put_meta(FILE *out, const struct qg_result *r)
+{
+    fputs("<h2 id=\"facts\">Facts of the run</h2>\n<div class=\"wide\"><table>\n", out);
+    for (size_t i = 0; i < r->meta.n; i++) {
+        fputs("<tr>", out);
+        put_cell(out, r->meta.item[i].key);
+        fputs("<td class=\"text wrap\">", out);
+        put(out, r->meta.item[i].value);
+        fputs("</td></tr>\n", out);
+    }
+    fputs("</table></div>\n", out);
+}
+
+static const char guide[] =
+    "<h2 id=\"guide\">How to read this page</h2>\n<ul>\n"
+    "<li><strong>PASS</strong>: every byte is the definition's, or (matmul, gradients) every value "
+    "is "
+    "within the proved rounding bound. <strong>MARGINAL</strong>: right, but more than 90 % of the "
+    "bound was used.</li>\n"
+    "<li><strong>FAIL</strong>: wrong bits, a bound exceeded, or a write outside the output. "
+    "<strong>MISTRUSTED</strong>: it agrees, but the output is so uniform that agreement shows "
+    "nothing. <strong>CRASH, TIMEOUT</strong>: what the kernel did in its own process. "
+    "<strong>SKIP</strong>: not run, with the reason. <strong>ERROR</strong>: the harness could "
+    "not "
+    "do its part.</li>\n"
+    "<li>A <code>qgauge repro</code> line repeats its case bit for bit, on any machine.</li>\n"
+    "<li>SQNR is 20 log10(|x| / |x − y|), computed in double; inf: equal; a dash: no number.</li>\n"
+    "<li>Times are per call, the cost of an empty call taken out. The interval is that of this "
+    "run: "
+    "another run may lie outside it. To compare runs use <code>qgauge compare</code>, which takes "
+    "the "
+    "noise between runs into account.</li>\n"
+    "<li>Beside this page, each plot has its data (<code>.tsv</code>) and script "
+    "(<code>.gp</code>): <code>gnuplot NAME.gp</code> draws it again.</li>\n</ul>\n";
+
+/* --- pictures --- */
+
+/* Copies DIR/NAME.svg from its <svg> on. Identifiers get the plot's name in front: those of several
+ * pictures on one page would clash. */
+static bool put_svg(FILE *out, const char *dir, const char *name)
+{
+    static const char *const marks[] = {"id='", "id=\"", "href='#", "href=\"#", "url(#"};
+    char path[4096], line[1 << 16];
+    bool inside = false;
+    snprintf(path, sizeof path, "%s/%s.svg", dir, name);
+    FILE *in = fopen(path, "r");
+    if (!in)
+        return false;
+    while (fgets(line, sizeof line, in)) {
+        char *s = line;
+        if (!inside && !(s = strstr(line, "<svg")))
+            continue;
+        inside = true;
+        for (; *s; s++) {
+            putc(*s, out);
+            for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+                size_t n = strlen(marks[i]);
+                if ((size_t)(s + 1 - line) >= n && strncmp(s + 1 - n, marks[i], n) == 0)
+                    fprintf(out, "%s-", name);
+            }
+        }
+    }
+    fclose(in);
+    return inside;
+}
+
+static void put_plot(FILE *out, const char *dir, const struct qg_plot *p)
+{
+    fprintf(out, "<h2 id=\"%s\">%s</h2>\n<figure>\n", p->name, p->title);
+    if (p->state == QG_PLOT_EMPTY)
+        fputs("<p class=\"warn\">This run holds nothing that this plot shows.</p>\n", out);
+    else if (p->state == QG_PLOT_NO_GNUPLOT)
+        fputs("<p class=\"warn\">gnuplot is not installed: no picture. The data and the script are "
+              "beside this page.</p>\n",
+              out);
+    else if (p->state == QG_PLOT_FAILED || !put_svg(out, dir, p->name))
+        fprintf(
+            out,
+            "<p class=\"warn\">gnuplot failed: run <code>gnuplot %s.gp</code> in this folder to "
+            "see why.</p>\n",
+            p->name);
+    fprintf(out,
+            "<figcaption>%s Data: <a href=\"%s.tsv\">%s.tsv</a>, script: <a "
+            "href=\"%s.gp\">%s.gp</a>.</figcaption>\n</figure>\n",
+            p->caption, p->name, p->name, p->name, p->name);
+}
+
+static void put_head(FILE *out, const struct qg_result *r, const char *source)
+{
+    static const char *const keys[] = {"version", "commit", "suite", "seed", "cpu", "time_utc"};
+    fputs(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>qgauge: ",
+        out);
+    put(out, source);
+    fprintf(out, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<h1>qgauge report</h1>\n", style);
+    fputs("<p class=\"soft\">", out);
+    put(out, source);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        fprintf(out, " · %s ", keys[i]);
+        put(out, qg_meta_get(&r->meta, keys[i]));
+    }
+    fputs("</p>\n", out);
+}
+
+static void put_page(FILE *out, const struct qg_digest *d, const char *source, const char *dir,
+                     const struct qg_plot plot[QG_PLOTS])
+{
+    static void (*const tables[QG_PLOTS])(FILE *, const struct qg_digest *) = {
+        put_sqnr_table, NULL, NULL, put_time_table};
+    put_head(out, d->r, source);
+    put_verdicts(out, d->r);
+    fputs("<nav><a href=\"#bad\">not passing</a><a href=\"#verdicts\">verdicts</a>", out);
+    for (size_t i = 0; i < QG_PLOTS; i++)
+        fprintf(out, "<a href=\"#%s\">%s</a>", plot[i].name, plot[i].name);
+    fputs("<a href=\"#facts\">facts</a><a href=\"#guide\">how to read</a></nav>\n", out);
+    put_lost(out, &d->row, "schemes");
+    put_lost(out, &d->data, "kinds of data");
+    put_lost(out, &d->how, "operations or backends");
+    put_bad_cases(out, d->r);
+    put_verdict_table(out, d);
+    for (size_t i = 0; i < QG_PLOTS; i++) {
+        put_plot(out, dir, &plot[i]);
+        if (tables[i])
+            tables[i](out, d);
+        if (strcmp(plot[i].name, "gap") == 0)
+            put_gap_table(out, d->r);
+    }
+    put_meta(out, d->r);
+    fprintf(out, "%s</body>\n</html>\n", guide);
+}
+
+enum qg_status qg_report_html(const struct qg_result *r, const char *source, const char *dir,
+                              struct qg_plot ret_plot[QG_PLOTS], struct qg_error *err)
+{
+    char path[4096];
+    struct qg_digest *d = NULL;
+    if (qg_digest_make(r, &d, err) != QG_OK)
+        return err->status;
+    enum qg_status status = qg_plot_all(d, dir, ret_plot, err);
+    snprintf(path, sizeof path, "%s/index.html", dir);
+    FILE *out = status == QG_OK ? fopen(path, "w") : NULL;
+    if (status == QG_OK && !out)
+        status = qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
+    if (out) {
+        put_page(out, d, source, dir, ret_plot);
+        bool failed = ferror(out) != 0;
+        if (fclose(out) != 0 || failed)
+            status = qg_fail(err, QG_EIO, "%s: write: %s", path, strerror(errno));
+    }
+    qg_digest_free(&d);
+    return status;
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plots, see plot.h: the data as TSV, the committed scripts beside them, gnuplot as a child.
+ */
+#define _GNU_SOURCE /* posix_spawn_file_actions_addchdir_np */
+#include "reports/plot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "reports/put.h"
+
+/* A text as one field: gnuplot takes a double quote for the start of a quoted field. */
+static void put_field(FILE *out, const char *s)
+{
+    for (const char *p = *s ? s : "-"; *p; p++)
+        putc(*p == '"' ? '\'' : *p == '\t' || *p == '\n' ? ' ' : *p, out);
+}
+
+/* --- data: each writes a header and lines, and returns the number of lines --- */
+
+static size_t sqnr_data(const struct qg_digest *d, FILE *out)
+{
+    size_t lines = 0, y = 0;
+    fputs("row\tcolumn\tscheme\tdata\tsqnr_db\tcases\n", out);
+    for (size_t row = 0; row < d->row.n; row++) {
+        size_t before = lines;
+        for (size_t data = 0; data < d->data.n; data++) {
+            size_t cases;
+            double db = qg_digest_sqnr(d, row, "fake-quant", data, &cases);
+            if (!cases)
+                continue;
+            fprintf(out, "%zu\t%zu\t", y, data);
+            put_field(out, d->row.name[row]);
+            putc('\t', out);
+            put_field(out, d->data.name[data]);
+            fprintf(out, "\t%s\t%zu\n", qg_text_exact(db).s, cases);
+            lines++;
+        }
+        y += lines > before;
+    }
+    return lines;
+}
+
+static size_t gap_data(const struct qg_digest *d, FILE *out)
+{
+    size_t column = 0;
+    fputs("column\tscheme\tsource\twhat\tseed\tsqnr_db\tsqnr_bf16_db\n", out);
+    for (size_t i = 0; i < d->r->n_gaps; i++) {
+        const struct qg_gap *g = &d->r->gaps[i];
+        size_t first = 0; // the column of a scheme is where it first appears
+        while (strcmp(d->r->gaps[first].scheme, g->scheme) != 0)
+            first++;
+        column = 0;
+        for (size_t k = 0; k < first; k++) {
+            size_t earlier = 0;
+            while (strcmp(d->r->gaps[earlier].scheme, d->r->gaps[k].scheme) != 0)
+                earlier++;
+            column += earlier == k;
+        }
+        fprintf(out, "%zu\t", column);
+        put_field(out, g->scheme);
+        putc('\t', out);
+        put_field(out, g->source);
+        putc('\t', out);
+        put_field(out, g->what);
+        fprintf(out, "\t%llu\t%s\t%s\n", (unsigned long long)g->seed, qg_text_exact(g->sqnr_db).s,
+                qg_text_exact(g->sqnr_bf16_db).s);
+    }
+    return d->r->n_gaps;
+}
+
+/* Sums the histograms of a row over the cases with data `data`, or all: QG_NAMES_MAX. */
+static double sum_histogram(const struct qg_digest *d, size_t row, size_t data,
+                            double sum[QG_HISTOGRAM_BINS])
+{
+    double all = 0;
+    memset(sum, 0, QG_HISTOGRAM_BINS * sizeof *sum);
+    for (size_t i = 0; i < d->r->n_cases; i++) {
+        if (d->at[i][0] != row || (data != QG_NAMES_MAX && d->at[i][1] != data))
+            continue;
+        for (size_t b = 0; b < QG_HISTOGRAM_BINS; b++) {
+            sum[b] += d->r->cases[i].error_histogram[b];
+            all += d->r->cases[i].error_histogram[b];
+        }
+    }
+    return all;
+}
+
+static size_t error_data(const struct qg_digest *d, FILE *out)
+{
+    size_t lines = 0, normal = 0, panel = 0;
+    double sum[QG_HISTOGRAM_BINS];
+    while (normal < d->data.n && strcmp(d->data.name[normal], "normal") != 0)
+        normal++;
+    if (normal == d->data.n)
+        normal = QG_NAMES_MAX;
+    fputs("panel\tscheme\tbin\tlow_steps\thigh_steps\tcount\tshare_percent\n", out);
+    for (size_t row = 0; row < d->row.n; row++) {
+        double all = sum_histogram(d, row, normal, sum);
+        for (size_t b = 0; all > 0 && b < QG_HISTOGRAM_BINS; b++, lines++) {
+            double low = 2.0 * (double)b / QG_HISTOGRAM_BINS - 1;
+            fprintf(out, "%zu\t", panel);
+            put_field(out, d->row.name[row]);
+            fprintf(out, "\t%zu\t%.5f\t%.5f\t%.0f\t%.6f\n", b, low, low + 2.0 / QG_HISTOGRAM_BINS,
+                    sum[b], 100 * sum[b] / all);
+        }
+        panel += all > 0;
+    }
+    return lines;
+}
+
+/* One line: a row of the plot is an operation on a weight; the backends share it. */
+static void put_time(FILE *out, size_t y, const char *scheme, const struct qg_record *c)
+{
+    const struct qg_timing *t = &c->warm;
+    fprintf(out, "%zu\t", y);
+    put_field(out, c->op);
+    putc('\t', out);
+    put_field(out, scheme);
+    putc('\t', out);
+    put_field(out, c->backend);
+    fprintf(out, "%s%s\t", *c->variant ? "." : "", c->variant);
+    fprintf(out, "%llu\t%llu\t%llu", (unsigned long long)c->m, (unsigned long long)c->rows,
+            (unsigned long long)c->cols);
+    const double numbers[] = {t->median_s,
+                              t->low_s,
+                              t->high_s,
+                              c->bytes / t->median_s,
+                              c->bytes / t->high_s,
+                              c->bytes / t->low_s,
+                              c->flops / t->median_s};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        fprintf(out, "\t%s", qg_text_exact(numbers[i]).s);
+    putc('\n', out);
+}
+
+static bool starts_with_op(const char *how, const char *op)
+{
+    size_t n = strlen(op);
+    return strncmp(how, op, n) == 0 && how[n] == ' ';
+}
+
+static size_t time_data(const struct qg_digest *d, FILE *out)
+{
+    static const char *const ops[] = {"fake-quant", "fake-quant-grad", "convert", "dequant",
+                                      "matmul"};
+    size_t lines = 0, y = 0;
+    fputs("row\top\tscheme\tbackend\tm\trows\tcols\tmedian_s\tlow_s\thigh_s\tbytes_per_s\t"
+          "low_bytes_per_s\thigh_bytes_per_s\tflops_per_s\n",
+          out);
+    for (size_t o = 0; o < sizeof ops / sizeof ops[0]; o++) {
+        for (size_t row = 0; row < d->row.n; row++) {
+            size_t before = lines;
+            for (size_t how = 0; how < d->how.n; how++) {
+                const struct qg_record *c =
+                    starts_with_op(d->how.name[how], ops[o]) ? qg_digest_timed(d, row, how) : NULL;
+                if (!c || strcmp(c->operand, "weight") != 0)
+                    continue;
+                put_time(out, y, d->row.name[row], c);
+                lines++;
+            }
+            y += lines > before;
+        }
+    }
+    return lines;
+}
+
+/* --- drawing --- */
+
+static const struct {
+    const char *name, *title, *caption;
+    size_t (*data)(const struct qg_digest *d, FILE *out);
+} plots[QG_PLOTS] = {
+    {"sqnr", "What each scheme keeps of each kind of data",
+     "SQNR of the prepare (fake-quant) path against the unquantized tensor, in dB; more is better, "
+     "6 dB is one bit. inf: nothing was lost. A dash: no number, as for data that are all zero or "
+     "not finite.",
+     sqnr_data},
+    {"gap", "How far the prepare path is from the converted model",
+     "Each point is one comparison of training-time and converted arithmetic: higher is closer, "
+     "and "
+     "the row at the top marks those that agree in every bit.",
+     gap_data},
+    {"error", "Where the rounding errors lie on the grid",
+     "Error of the prepare path in steps of the group's scale. Rounding to the nearest code stays "
+     "within the shaded half step; mass outside is clipping, a coarser second rounding, or a bug.",
+     error_data},
+    {"time", "Time and bandwidth of the kernels",
+     "Warm calls on the largest shape of the run: medians with 95 % intervals. Bandwidth counts "
+     "the "
+     "least traffic that the operation needs.",
+     time_data},
+};
+
+static char *path_of(const char *dir, const char *name, const char *suffix)
+{
+    size_t n = strlen(dir) + strlen(name) + strlen(suffix) + 2;
+    char *path = malloc(n);
+    if (path)
+        snprintf(path, n, "%s/%s%s", dir, name, suffix);
+    return path;
+}
+
+static enum qg_status finish(FILE *f, const char *path, struct qg_error *err)
+{
+    bool failed = ferror(f) != 0;
+    if (fclose(f) == 0 && !failed)
+        return QG_OK;
+    return qg_fail(err, QG_EIO, "%s: write: %s", path, strerror(errno));
+}
+
+static enum qg_status write_data(const struct qg_digest *d, const char *dir, size_t i,
+                                 size_t *ret_lines, struct qg_error *err)
+{
+    char *path = path_of(dir, plots[i].name, ".tsv");
+    FILE *out = path ? fopen(path, "w") : NULL;
+    enum qg_status status = QG_OK;
+    if (!out)
+        status = qg_fail(err, QG_EIO, "%s/%s.tsv: %s", dir, plots[i].name, strerror(errno));
+    else {
+        *ret_lines = plots[i].data(d, out);
+        status = finish(out, path, err);
+    }
+    free(path);
+    return status;
+}
+
+static enum qg_status copy_script(const char *dir, const char *name, struct qg_error *err)
+{
+    char *from = path_of(QG_SOURCE_ROOT "/reports/plots", name, ".gp");
+    char *to = path_of(dir, name, ".gp");
+    FILE *in = from ? fopen(from, "r") : NULL, *out = in && to ? fopen(to, "w") : NULL;
+    enum qg_status status = QG_OK;
+    if (!out)
+        status = qg_fail(err, QG_EIO, "%s: %s", in ? to : from, strerror(errno));
+    for (int c; out && (c = getc(in)) != EOF;)
+        putc(c, out);
+    if (in)
+        fclose(in);
+    if (out)
+        status = finish(out, to, err);
+    free(from);
+    free(to);
+    return status;
+}
+
+/* Runs `gnuplot NAME.gp` in the folder, without the user's start-up file and locale, and silent. */
+static enum qg_plot_state draw(const char *dir, const char *name)
+{
+    char script[32], path[4096];
+    const char *search = getenv("PATH");
+    snprintf(script, sizeof script, "%s.gp", name);
+    snprintf(path, sizeof path, "PATH=%s", search ? search : "/usr/bin:/bin");
+    char *arguments[] = {"gnuplot", "--default-settings", script, NULL};
+    char *environment[] = {path, "LC_ALL=C", NULL};
+    posix_spawn_file_actions_t actions;
+    pid_t child;
+    int how = 0;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addchdir_np(&actions, dir);
+    int failed = posix_spawnp(&child, "gnuplot", &actions, NULL, arguments, environment);
+    posix_spawn_file_actions_destroy(&actions);
+    if (failed)
+        return failed == ENOENT ? QG_PLOT_NO_GNUPLOT : QG_PLOT_FAILED;
+    while (waitpid(child, &how, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(how) && WEXITSTATUS(how) == 0 ? QG_PLOT_DRAWN : QG_PLOT_FAILED;
+}
+
+enum qg_status qg_plot_all(const struct qg_digest *d, const char *dir,
+                           struct qg_plot ret_plot[QG_PLOTS], struct qg_error *err)
+{
+    for (size_t i = 0; i < QG_PLOTS; i++) {
+        size_t lines = 0;
+        char *old = path_of(dir, plots[i].name, ".svg");
+        if (old)
+            unlink(old); // a picture of another run must not stand beside these data
+        free(old);
+        if (write_data(d, dir, i, &lines, err) != QG_OK ||
+            copy_script(dir, plots[i].name, err) != QG_OK)
+            return err->status;
+        ret_plot[i] = (struct qg_plot){plots[i].name, plots[i].title, plots[i].caption,
+                                       lines ? draw(dir, plots[i].name) : QG_PLOT_EMPTY};
+    }
+    return QG_OK;
+}
