@@ -2,12 +2,13 @@
 set datafile separator "\t"
 set datafile columnheaders
 set datafile commentschars ""
+set encoding utf8
 file = 'error.tsv'
 
 panels = 0; high = 0
 stats file using (panels = column('panel') > panels ? column('panel') : panels, \
     high = column('share_percent') > high ? column('share_percent') : high, 0) nooutput
-panels = panels + 1
+panels = int(panels) + 1
 wide = panels < 4 ? panels : 4
 deep = (panels + wide - 1) / wide
 array title[panels]
@@ -15,7 +16,7 @@ do for [p = 1:panels] { title[p] = '' }
 stats file using (title[int(column('panel')) + 1] = strcol('scheme'), 0) nooutput
 
 width = 60 + 250.0 * wide
-height = 90 + 170.0 * deep
+height = 110 + 170.0 * deep
 set terminal svg size width, height font 'sans-serif,12' background '#ffffff' noenhanced
 set output 'error.svg'
 set multiplot

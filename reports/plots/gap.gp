@@ -2,6 +2,7 @@
 set datafile separator "\t"
 set datafile columnheaders
 set datafile commentschars ""
+set encoding utf8
 file = 'gap.tsv'
 
 columns = 0; low = 1e9; high = -1e9; sources = ''; equal = 0
@@ -38,7 +39,7 @@ set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal
 set ylabel 'SQNR, dB'
 set xrange [-0.6:columns + 0.6]
 set yrange [low:top + 4]
-set ytics low, step, high
+set ytics nomirror low, step, high
 set ytics add ('equal' top)
 set xtics scale 0
 set grid ytics lc rgb '#dddddd' lt 1

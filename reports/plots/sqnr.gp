@@ -2,22 +2,26 @@
 set datafile separator "\t"
 set datafile columnheaders
 set datafile commentschars ""
+set encoding utf8
 file = 'sqnr.tsv'
 
 db(s) = s eq 'inf' || s eq '-inf' || s eq 'nan' ? NaN : real(s)
 text(s) = s eq 'nan' ? '–' : s eq 'inf' || s eq '-inf' ? s : sprintf('%.1f', real(s))
 
-rows = 0; columns = 0; longest = 0; low = 1e9; high = -1e9
+rows = 0; columns = 0; longest = 0; widest = 0; low = 1e9; high = -1e9
 see(s) = (v = db(s), v == v ? (low = v < low ? v : low, high = v > high ? v : high) : 0)
 stats file using (rows = column('row') > rows ? column('row') : rows, \
     columns = column('column') > columns ? column('column') : columns, \
     longest = strlen(strcol('scheme')) > longest ? strlen(strcol('scheme')) : longest, \
+    widest = strlen(strcol('data')) > widest ? strlen(strcol('data')) : widest, \
     see(strcol('sqnr_db')), 0) nooutput
 if (low > high) { low = 0; high = 1 }
 if (low == high) { high = low + 1 }
 
 margin = 8 * longest + 40
-set terminal svg size margin + 72 * (columns + 1) + 110, 26 * (rows + 1) + 120 \
+cell = 8 * widest + 12 > 72 ? 8 * widest + 12 : 72
+width = margin + cell * (columns + 1.0) + 110
+set terminal svg size width, 26 * (rows + 1) + 120 \
     font 'sans-serif,13' background '#ffffff' noenhanced
 set output 'sqnr.svg'
 set title 'SQNR of fake-quant against the unquantized tensor, dB (more is better)'
@@ -30,7 +34,8 @@ set xtics scale 0 rotate by 0
 set ytics scale 0
 unset key
 set border 0
-set lmargin at screen margin / (margin + 72.0 * (columns + 1) + 110)
+set lmargin at screen margin / width
+set rmargin at screen 1 - 110 / width
 set style fill solid noborder
 plot file using (column('column')):(column('row')):(column('column') - 0.48):(column('column') + 0.48) \
         :(column('row') - 0.46):(column('row') + 0.46):(db(strcol('sqnr_db'))) with boxxyerror lc palette, \

@@ -2,15 +2,17 @@
 set datafile separator "\t"
 set datafile columnheaders
 set datafile commentschars ""
+set encoding utf8
 file = 'time.tsv'
 
-rows = 0; longest = 0; backends = ' '
+rows = 0; longest = 0; backends = ' '; last = ''; borders = ''
 label(op, scheme) = scheme . '  ' . op
 stats file using (rows = column('row') > rows ? column('row') : rows, \
     longest = strlen(label(strcol('op'), strcol('scheme'))) > longest ? \
         strlen(label(strcol('op'), strcol('scheme'))) : longest, \
     backends = strstrt(backends, ' ' . strcol('backend') . ' ') ? backends : backends . strcol('backend') . ' ', \
-    0) nooutput
+    borders = strcol('op') eq last || last eq '' ? borders : borders . sprintf(' %d', column('row')), \
+    last = strcol('op'), 0) nooutput
 count = words(backends)
 shown = count > 6 ? 6 : count
 array color[6] = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#000000']
@@ -18,7 +20,7 @@ array shape[6] = [7, 9, 5, 11, 13, 6]
 y(row, k) = row + (k - (shown + 1) / 2.0) * 0.3
 
 text = 7.2 * longest + 20
-width = text + 2 * 360.0 + 60
+width = text + 2 * 360.0 + 100
 height = 19.0 * (rows + 1) + 130
 set terminal svg size width, height font 'sans-serif,12' background '#ffffff' noenhanced
 set output 'time.svg'
@@ -27,6 +29,9 @@ set yrange [rows + 0.7:-0.7]
 set logscale x
 set grid xtics lc rgb '#dddddd' lt 1
 set border 1
+do for [row in borders] {
+    set arrow from graph 0, first real(row) - 0.5 to graph 1, first real(row) - 0.5 nohead lc rgb '#999999' lw 1
+}
 set tics nomirror
 set ytics scale 0
 set tmargin at screen 1 - 62 / height
@@ -45,8 +50,8 @@ plot for [k = 1:shown] file using (strcol('backend') eq word(backends, k) ? colu
         with points pt -1 notitle
 
 unset key
-set lmargin at screen (text + 375) / width
-set rmargin at screen (text + 715) / width
+set lmargin at screen (text + 415) / width
+set rmargin at screen (text + 755) / width
 set title 'bandwidth (more is better)'
 set format x '%.0s %cB/s'
 set ytics format ''

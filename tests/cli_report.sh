@@ -1,0 +1,85 @@
+#!/bin/sh
+# cli_report.sh QGAUGE MAKE_RESULTS: qgauge report from the outside: the page, the plots, strangers.
+qgauge=$(realpath "$1")
+make_results=$(realpath "$2")
+cd "$(mktemp -d)" || exit 99
+trap 'rm -r "$PWD"' EXIT
+fail() {
+    echo "cli_report: $1"
+    exit 1
+}
+has() { grep -q -e "$2" "$1" || fail "'$2' is not in $1"; }
+for change in nothing fail hostile empty; do
+    "$make_results" $change.h5 $change || exit 99
+done
+
+# Without gnuplot everything but the pictures is there, and the page says what is missing.
+mkdir bare
+PATH=$PWD/bare "$qgauge" report fail.h5 -o plain >out 2>err || fail 'fails without gnuplot'
+has out '^plain/index.html$'
+has err 'gnuplot is not installed'
+has plain/index.html 'gnuplot is not installed'
+has plain/index.html '239 of 280 cases pass'
+has plain/index.html '3 of 262144 elements differ, first at 17'
+has plain/index.html 'qgauge repro &#39;int4.fake-quant.c 512x512 bf16 fill=normal seed=7&#39;'
+has plain/index.html '<td class="bad">5 of 7, FAIL</td>'
+has plain/index.html 'gcc 12.2.0'
+for name in sqnr gap error time; do
+    [ -s plain/$name.gp ] || fail "no script for $name"
+    [ "$(wc -l <plain/$name.tsv)" -gt 20 ] || fail "no data for $name"
+    [ ! -e plain/$name.svg ] || fail "a picture out of nowhere"
+done
+grep -q "$(printf 'int4\tnormal\t20.4\t1')" plain/sqnr.tsv || fail 'sqnr.tsv'
+grep -q "$(printf 'int8\ttorch-model\tmodel\t123\tinf\tinf')" plain/gap.tsv || fail 'gap.tsv'
+
+# Nothing from elsewhere, no script, and strings of a stranger stay strings.
+"$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'
+has hostile/index.html '&lt;script&gt;alert(2)&lt;/script&gt;'
+for page in plain/index.html hostile/index.html; do
+    grep -i -E '<script|<img|onerror=[^&]*>|javascript:|src=|@import|<link' $page | grep -v '&lt;' |
+        grep . && fail "$page is not harmless"
+    grep -o -E '(href|url)[=(]"?[^#")> ]*' $page | grep -E '//' && fail "$page needs the network"
+done
+if command -v xmllint >/dev/null 2>&1; then
+    # An HTML5 page is no XML only for its void elements and attributes without values.
+    sed -e 's/<!DOCTYPE html>//' -e 's/<\(meta\|br\)\([^>]*\)>/<\1\2\/>/g' -e 's/<details open>/<details>/' \
+        hostile/index.html | xmllint --noout - || fail 'the page is not well-formed'
+fi
+
+"$qgauge" report empty.h5 -o empty >/dev/null 2>&1 || fail 'an empty run'
+has empty/index.html '0 of 0 cases pass'
+has empty/index.html 'holds nothing that this plot shows'
+
+"$qgauge" report fail.h5 -o plain >/dev/null 2>err && fail 'replaces a report without --force'
+has err 'exists already'
+"$qgauge" report fail.h5 -o plain --force >/dev/null 2>&1 || fail '--force'
+"$qgauge" report fail.h5 -o no/such/folder >/dev/null 2>&1
+[ $? = 99 ] || fail 'a folder that cannot be made is a hard error'
+"$qgauge" report fail.h5 2>/dev/null
+[ $? = 2 ] || fail 'no -o is a usage error'
+echo hello >text.h5
+"$qgauge" report text.h5 -o text 2>/dev/null
+[ $? = 1 ] || fail 'a foreign file'
+[ ! -e text ] || fail 'a folder for a file that cannot be read'
+
+command -v gnuplot >/dev/null 2>&1 || {
+    echo 'gnuplot is not installed: the pictures were not looked at'
+    exit 77
+}
+"$qgauge" report nothing.h5 -o a >/dev/null 2>err || fail 'report'
+[ ! -s err ] || fail "complaints: $(cat err)"
+LC_ALL=de_DE.UTF-8 "$qgauge" report nothing.h5 -o b >/dev/null || fail 'report again'
+diff -r a b >/dev/null || fail 'two reports of one file differ'
+for name in sqnr gap error time; do
+    cp a/$name.svg kept.svg
+    (cd a && rm $name.svg && gnuplot $name.gp 2>&1) | grep . && fail "gnuplot has something to say"
+    cmp -s a/$name.svg kept.svg || fail "$name.gp draws another picture"
+    has a/$name.svg 'int8-g32'
+done
+[ "$(grep -c '<svg' a/index.html)" = 4 ] || fail 'not every picture is on the page'
+# Of the four pictures no two share an identifier, and no reference leads nowhere.
+grep -o "id=['\"][^'\"]*" a/index.html | sort | uniq -d | grep . && fail 'an identifier twice'
+grep -o "href='#[^']*" a/index.html | sed "s/href='#//" | sort -u | while read -r id; do
+    grep -q "id=['\"]${id}['\"]" a/index.html || echo "$id"
+done | grep . && fail 'references that lead nowhere'
+exit 0
