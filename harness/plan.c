@@ -22,6 +22,7 @@ struct entry {
     unsigned schemes_count, ops_count, operands_count, backends_count, dtypes_count, fills_count;
     char **shapes, **params;
     unsigned shapes_count, params_count;
+    unsigned *timed;
 };
 
 struct suite {
@@ -43,7 +44,7 @@ struct words {
 struct grammar {
     struct words schemes, ops, operands, backends, dtypes, fills, yes_no;
     cyaml_schema_value_t text, entry, top;
-    cyaml_schema_field_t entry_fields[9], fields[8];
+    cyaml_schema_field_t entry_fields[10], fields[8];
 };
 
 static void add_word(struct words *w, const char *word, int64_t value)
@@ -104,6 +105,8 @@ static void build_grammar(struct grammar *g)
         LIST(fills, &g->fills.schema),
         LIST(shapes, &g->text),
         LIST(params, &g->text),
+        CYAML_FIELD_ENUM_PTR("timed", CYAML_FLAG_STRICT | CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+                             struct entry, timed, g->yes_no.word, g->yes_no.n),
         CYAML_FIELD_END,
     };
     memcpy(g->entry_fields, entry_fields, sizeof entry_fields);
@@ -196,7 +199,7 @@ static const struct words *words_of(const struct grammar *g, const char *field)
         const struct words *words;
     } all[] = {{"schemes", &g->schemes},   {"ops", &g->ops},       {"operands", &g->operands},
                {"backends", &g->backends}, {"dtypes", &g->dtypes}, {"fills", &g->fills},
-               {"cold", &g->yes_no},       {"gap", &g->yes_no}};
+               {"cold", &g->yes_no},       {"timed", &g->yes_no},  {"gap", &g->yes_no}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i].field, field) == 0)
             return all[i].words;
@@ -260,6 +263,7 @@ struct builder {
     const struct qg_plan_options *o;
     const char *path;
     size_t entry; /* number of the entry, from 1 */
+    bool timed;   /* its cases */
     size_t room;
     regex_t match, tensors;
     bool missing[MAX_WORDS][QG_OP_COUNT][QG_OPERAND_COUNT]; /* counted already */
@@ -310,6 +314,7 @@ static enum qg_status push(struct builder *b, const struct qg_case *c)
     }
     struct qg_planned *q = &p->cases[p->n];
     q->c = *c;
+    q->timed = b->timed;
     if (qg_case_format(c, q->spelling, sizeof q->spelling, b->err) != QG_OK)
         return b->err->status;
     p->n++;
@@ -510,8 +515,10 @@ static enum qg_status mark_repeats(struct qg_plan *p, struct qg_error *err)
         sorted[i] = &p->cases[i];
     qsort(sorted, p->n, sizeof *sorted, by_spelling);
     for (size_t i = p->n; i-- > 1;)
-        if (strcmp(sorted[i]->spelling, sorted[i - 1]->spelling) == 0)
+        if (strcmp(sorted[i]->spelling, sorted[i - 1]->spelling) == 0) {
+            sorted[i - 1]->timed |= sorted[i]->timed;
             sorted[i]->spelling[0] = '\0';
+        }
     free(sorted);
     return QG_OK;
 }
@@ -570,6 +577,7 @@ static enum qg_status build(struct builder *b, const struct suite *s)
     count_tensors(b);
     for (unsigned i = 0; i < s->cases_count; i++) {
         b->entry = i + 1;
+        b->timed = !s->cases[i].timed || *s->cases[i].timed;
         if (push_entry(b, &s->cases[i]) != QG_OK)
             return b->err->status;
     }

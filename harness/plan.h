@@ -17,6 +17,7 @@
  *         fills: [normal, ties]              # left out: normal
  *         shapes: [256x1024, 8x256x1024]     # RxK; MxNxK is for matmul
  *         params: ["", "group=32"]           # "" is the defaults
+ *         timed: no                          # left out: yes, when the suite times at all
  *
  * Unknown keys and words are refused with their line and what there is. A combination that no
  * kernel computes, or whose scheme lacks the parameter, is left out and counted; a case that is
@@ -31,6 +32,7 @@
 
 struct qg_planned {
     struct qg_case c;
+    bool timed;
     char spelling[QG_SPELLING_SIZE];
 };
 

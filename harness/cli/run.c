@@ -192,7 +192,8 @@ static enum qg_status run_case(struct session *s, const struct qg_planned *p, st
 {
     struct qg_judgement j;
     struct qg_error own;
-    const struct qg_bench bench = {s->q->no_time ? 0 : s->plan.bench.budget_s, s->plan.bench.cold};
+    const bool timed = p->timed && !s->q->no_time;
+    const struct qg_bench bench = {timed ? s->plan.bench.budget_s : 0, s->plan.bench.cold};
     if (qg_judge(&p->c, &bench, s->plan.timeout_s, &j, &own) != QG_OK) {
         j.record.verdict = QG_ERROR;
         snprintf(j.record.reason, sizeof j.record.reason, "%.255s", own.message);
