@@ -47,10 +47,12 @@ static struct row prepare_row(const struct qg_args *a, size_t at, float lower_bo
     return (struct row){amax, qg_round_as(a->dtype, qg_max(amax, lower_bound) / QG_E4M3_MAX)};
 }
 
+/* e4m3(clamp(x / s, +-448)), or without e4m3. The rounding saturates: it needs no clamp before it.
+ */
 QG_INLINE float through_e4m3(bool cast, float x, float scale)
 {
-    float q = qg_limit(x / scale, -QG_E4M3_MAX, QG_E4M3_MAX);
-    return cast ? qg_e4m3_round(q) : q;
+    float q = x / scale;
+    return cast ? qg_e4m3_round(q) : qg_limit(q, -QG_E4M3_MAX, QG_E4M3_MAX);
 }
 
 /* f = R(e4m3(clamp(f / s)) s), or without R where a store follows (t is F32 then). */
@@ -293,10 +295,10 @@ static void row_codes(size_t n, float *restrict f, struct row_scale r)
 {
     if (r.factor != 0)
         for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(qg_limit(f[i] * r.factor, -QG_E4M3_MAX, QG_E4M3_MAX));
+            f[i] = qg_e4m3_round(f[i] * r.factor);
     else
         for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(qg_limit(f[i] / r.scale, -QG_E4M3_MAX, QG_E4M3_MAX));
+            f[i] = qg_e4m3_round(f[i] / r.scale);
 }
 
 static void encode(size_t n, const float *restrict f, float scale, uint8_t *restrict codes)
