@@ -273,6 +273,8 @@ static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, 
     char why[256];
     size_t cases = 0;
     for (unsigned f = 0; f < FILLS; f++) {
+        if (combination && (f + combination + t) % 2)
+            continue; // every fill meets every combination in one dtype at least
         unsigned turn = f + combination + t, shape = (f + 5 * combination + turn / 6) % 6;
         a.scheme = s;
         a.operand = k->operand;
