@@ -27,6 +27,7 @@ enum { ENOUGH_FOR_NOISE = 8 }; /* ratios that a spread between runs is estimated
 
 // Two medians at 97.5 % each: their ratio at 95 % at least.
 static const double each_tail = 0.0125;
+static const double any_false_alarm = 0.01;
 
 const char *qg_shift_name(enum qg_shift s)
 {
@@ -253,6 +254,7 @@ static bool estimate_noise(struct qg_comparison *c)
     if (n >= ENOUGH_FOR_NOISE) {
         closest_half(x, n, &middle, &deviation);
         c->noise = expm1(deviation);
+        c->noise_margin = expm1(deviation * gsl_cdf_ugaussian_Qinv(any_false_alarm / (double)n));
         c->common_ratio = exp(middle);
     }
     free(x);
@@ -263,8 +265,7 @@ static void judge_time(const struct qg_comparison *c, struct qg_pair *p, double 
 {
     if (isnan(p->ratio))
         return;
-    double noise = isnan(c->noise) ? 0 : 3 * c->noise;
-    p->margin += margin > noise ? margin : noise;
+    p->margin += margin > c->noise_margin ? margin : c->noise_margin;
     p->visible = (1 + p->margin) * p->ratio / p->low - 1;
     double slow = 1 + p->margin, fast = 1 / slow;
     if (c->other_machine)
@@ -358,10 +359,11 @@ static void judge_pair(const struct qg_comparison *c, struct qg_pair *p)
     measure_time(c, p);
 }
 
-/* Whether a fact only says which run this was. */
+/* Whether a fact only says which run this was, or was measured in it. */
 static bool names_the_run(const char *key)
 {
-    static const char *const keys[] = {"commit", "version", "binary", "time_utc"};
+    static const char *const keys[] = {"commit",   "version", "binary",
+                                       "time_utc", "load",    "clock_resolution_s"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         if (strcmp(key, keys[i]) == 0)
             return true;

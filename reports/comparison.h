@@ -84,6 +84,7 @@ struct qg_comparison {
     struct qg_pair_group total;
     bool other_machine;  /* cpu differs: no time is decided */
     double noise;        /* spread of the ratios that agree best, as one standard deviation; NaN */
+    double noise_margin; /* what that noise alone may reach in one of all cases; 0: not known */
     double common_ratio; /* their middle */
     double visible;      /* median of the pairs' .visible; NaN when nothing was timed */
 };

@@ -32,15 +32,21 @@ static uint16_t row_of(struct qg_names *names, const struct qg_record *r)
     return index_of(names, text);
 }
 
+void qg_data_label(const char *data, char *text, size_t size)
+{
+    size_t n = strcspn(data, ":");
+    const char *from = data;
+    for (const char *p = data; data[n] && p < data + n; p++)
+        if (*p == '/')
+            from = p + 1;
+    snprintf(text, size, "%.*s", (int)(data + n - from), from);
+}
+
 static uint16_t data_of(struct qg_names *names, const struct qg_record *r)
 {
     char text[sizeof r->data];
-    snprintf(text, sizeof text, "%s", r->data);
-    char *tensor = strchr(text, ':');
-    if (tensor)
-        *tensor = '\0';
-    char *slash = tensor ? strrchr(text, '/') : NULL;
-    return index_of(names, slash ? slash + 1 : text);
+    qg_data_label(r->data, text, sizeof text);
+    return index_of(names, text);
 }
 
 static uint16_t how_of(struct qg_names *names, const struct qg_record *r)

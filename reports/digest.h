@@ -41,6 +41,10 @@ double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, siz
 /* The largest case of a row, operation and backend that was timed warm, or NULL. */
 const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how);
 
+/* What stands for the data of a case: a fill's name, or the file (without folders) of
+ * "FILE:TENSOR". */
+void qg_data_label(const char *data, char *text, size_t size);
+
 /* Products or elements: what makes one case larger than another. */
 double qg_case_size(const struct qg_record *r);
 

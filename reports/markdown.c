@@ -92,7 +92,7 @@ static void put_case(FILE *out, const struct qg_pair *p)
     const struct qg_record *r = p->head ? p->head : p->base;
     fprintf(out, "- %s → %s", p->base ? qg_verdict_name(p->base->verdict) : "absent",
             p->head ? qg_verdict_name(p->head->verdict) : "absent");
-    if (p->shift >= QG_SHIFT_OTHER_BITS)
+    if (p->shift >= QG_SHIFT_OTHER_BITS && (!isnan(p->base->sqnr_db) || !isnan(p->head->sqnr_db)))
         fprintf(out, ", SQNR %s → %s dB", qg_text_rounded(p->base->sqnr_db, 2, 0).s,
                 qg_text_rounded(p->head->sqnr_db, 2, 0).s);
     if (!isnan(p->ratio))

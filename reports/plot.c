@@ -52,6 +52,7 @@ static size_t sqnr_data(const struct qg_digest *d, FILE *out)
 static size_t gap_data(const struct qg_digest *d, FILE *out)
 {
     size_t column = 0;
+    char source[sizeof d->r->gaps->source];
     fputs("column\tscheme\tsource\twhat\tseed\tsqnr_db\tsqnr_bf16_db\n", out);
     for (size_t i = 0; i < d->r->n_gaps; i++) {
         const struct qg_gap *g = &d->r->gaps[i];
@@ -68,7 +69,8 @@ static size_t gap_data(const struct qg_digest *d, FILE *out)
         fprintf(out, "%zu\t", column);
         put_field(out, g->scheme);
         putc('\t', out);
-        put_field(out, g->source);
+        qg_data_label(g->source, source, sizeof source);
+        put_field(out, source);
         putc('\t', out);
         put_field(out, g->what);
         fprintf(out, "\t%llu\t%s\t%s\n", (unsigned long long)g->seed, qg_text_exact(g->sqnr_db).s,
@@ -191,7 +193,9 @@ static const struct {
      gap_data},
     {"error", "Where the rounding errors lie on the grid",
      "Error of the prepare path in steps of the group's scale. Rounding to the nearest code stays "
-     "within the shaded half step; mass outside is clipping, a coarser second rounding, or a bug.",
+     "within the shaded half step; mass outside is clipping, a second rounding that is coarser "
+     "(bf16 is, for int8 "
+     "codes), or a bug.",
      error_data},
     {"time", "Time and bandwidth of the kernels",
      "Warm calls on the largest shape of the run: medians with 95 % intervals. Bandwidth counts "

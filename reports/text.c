@@ -60,15 +60,25 @@ static void put_time(FILE *out, const struct qg_pair_group *g)
     }
 }
 
-static void put_group(FILE *out, const struct qg_pair_group *g)
+/* Columns that the longest name needs. */
+static int name_width(const struct qg_comparison *c, bool verbose)
+{
+    size_t width = 12, n;
+    for (size_t i = 0; i < c->n_groups; i++)
+        if ((verbose || !qg_group_is_quiet(&c->group[i])) && (n = strlen(c->group[i].name)) > width)
+            width = n;
+    return (int)width;
+}
+
+static void put_group(FILE *out, const struct qg_pair_group *g, int width)
 {
     char quality[48] = "-";
     size_t moved = g->shift[QG_SHIFT_OTHER_BITS] + g->shift[QG_SHIFT_UP] + g->shift[QG_SHIFT_DOWN];
     if (moved && g->sqnr_low <= g->sqnr_high)
         snprintf(quality, sizeof quality, "%s..%s", qg_text_rounded(g->sqnr_low, 2, 1).s,
                  qg_text_rounded(g->sqnr_high, 2, 1).s);
-    fprintf(out, "%-30s %5zu  %-24s %5zu  %-15s %4zu %4zu  ", g->name, g->n, qg_group_class(g),
-            moved, quality, g->newly_bad, g->newly_good);
+    fprintf(out, "%-*s %5zu  %-24s %5zu  %-14s %4zu %4zu  ", width, g->name, g->n,
+            qg_group_class(g), moved, quality, g->newly_bad, g->newly_good);
     put_time(out, g);
     putc('\n', out);
 }
@@ -76,6 +86,7 @@ static void put_group(FILE *out, const struct qg_pair_group *g)
 static void put_groups(FILE *out, const struct qg_comparison *c, bool verbose)
 {
     size_t shown = 0, quiet = 0, hidden = 0;
+    int width = name_width(c, verbose);
     for (size_t i = 0; i < c->n_groups; i++) {
         const struct qg_pair_group *g = &c->group[i];
         bool is_quiet = qg_group_is_quiet(g);
@@ -85,9 +96,9 @@ static void put_groups(FILE *out, const struct qg_comparison *c, bool verbose)
             continue;
         }
         if (shown++ == 0)
-            fprintf(out, "\n%-30s %5s  %-24s %5s  %-15s %4s %4s  %s\n", "kernel", "cases", "output",
-                    "moved", "SQNR dB", "bad+", "bad-", "time HEAD/BASE");
-        put_group(out, g);
+            fprintf(out, "\n%-*s %5s  %-24s %5s  %-14s %4s %4s  %s\n", width, "kernel", "cases",
+                    "output", "moved", "SQNR dB", "bad+", "bad-", "time HEAD/BASE");
+        put_group(out, g, width);
     }
     if (hidden)
         fprintf(out, "and %zu more kernels where something moved (-v)\n", hidden);
@@ -106,8 +117,9 @@ static void put_moved(FILE *out, const struct qg_pair *p)
     fprintf(out, "; %s", qg_shift_name(p->shift));
     if (p->shift < QG_SHIFT_OTHER_BITS)
         return;
-    fprintf(out, ", SQNR %s -> %s dB", qg_text_rounded(p->base->sqnr_db, 2, 0).s,
-            qg_text_rounded(p->head->sqnr_db, 2, 0).s);
+    if (!isnan(p->base->sqnr_db) || !isnan(p->head->sqnr_db))
+        fprintf(out, ", SQNR %s -> %s dB", qg_text_rounded(p->base->sqnr_db, 2, 0).s,
+                qg_text_rounded(p->head->sqnr_db, 2, 0).s);
     if (p->both_stored)
         fprintf(out, ", %llu of %llu %s differ, the first at %lld", (unsigned long long)p->changed,
                 (unsigned long long)p->compared,
@@ -168,9 +180,10 @@ static void put_noise(FILE *out, const struct qg_comparison *c)
             100 * c->visible);
     if (!isnan(c->noise))
         fprintf(out,
-                "(median case). Noise between these two runs: %.1f %% (half of all ratios lie "
-                "around %.3f).\n",
-                100 * c->noise, c->common_ratio);
+                "(median case). Noise between these two runs: %.1f %%, up to %.0f %% in one of all "
+                "cases; "
+                "half of all ratios lie around %.3f.\n",
+                100 * c->noise, 100 * c->noise_margin, c->common_ratio);
     else
         fputs("(median case). Too few timed cases to estimate the noise between the runs.\n", out);
 }

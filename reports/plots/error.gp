@@ -16,7 +16,7 @@ do for [p = 1:panels] { title[p] = '' }
 stats file using (title[int(column('panel')) + 1] = strcol('scheme'), 0) nooutput
 
 width = 60 + 250.0 * wide
-height = 110 + 170.0 * deep
+height = 75 + 170.0 * deep
 set terminal svg size width, height font 'sans-serif,12' background '#ffffff' noenhanced
 set output 'error.svg'
 set multiplot
@@ -27,7 +27,7 @@ set label 102 'elements per bin, %' at screen 14 / width, screen 0.5 center rota
 set xrange [-1:1]
 set yrange [0:high * 1.08]
 set xtics -1, 0.5, 1 format '%g'
-set ytics format '%g'
+set ytics high > 40 ? 20 : high > 12 ? 5 : high > 5 ? 2 : 1 format '%g'
 set grid ytics lc rgb '#dddddd' lt 1
 set border 3
 set tics nomirror

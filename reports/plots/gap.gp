@@ -13,9 +13,10 @@ stats file using (columns = column('column') > columns ? column('column') : colu
     see(strcol('sqnr_db')), n = name(strcol('source'), strcol('what')), \
     sources = strstrt(sources, "\n" . n . "\n") ? sources : (sources eq '' ? "\n" : sources) . n . "\n", 0) nooutput
 if (low > high) { low = 0; high = 40 }
-low = 5 * floor(low / 5) - 5
-step = high - low > 60 ? 20 : 10
-top = 5 * ceil(high / 5) + 10
+step = high - low > 60 ? 20 : high - low > 15 ? 10 : 5
+low = step * floor((low - 2) / step)
+high = step * ceil(high / step)
+top = high + step
 y(s) = s eq 'inf' ? top : s eq '-inf' || s eq 'nan' ? NaN : real(s)
 
 # The k-th name of the list, and how many there are.
@@ -30,22 +31,23 @@ shown = kinds > 6 ? 6 : kinds
 array color[6] = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#000000']
 array shape[6] = [7, 9, 5, 11, 13, 6]
 # Points of one source side by side, spread a little by seed so that equal ones can be counted.
-x(c, k, seed) = c + (k - (shown - 1) / 2.0) * 0.8 / shown + ((int(seed) * 7) % 11 - 5) * 0.028 / shown
+x(c, k, seed) = c + (k - (shown - 1) / 2.0) * 0.8 / shown + ((int(seed) * 7) % 11 - 5) * 0.055 / shown
 
 set terminal svg size 140 + 112 * (columns + 1), 470 + 18 * shown font 'sans-serif,13' \
     background '#ffffff' noenhanced
 set output 'gap.svg'
-set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal in every bit)'
+set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal in every bit)' \
+    . (shown < kinds ? sprintf("\n(the first %d of %d sources)", shown, kinds) : '')
 set ylabel 'SQNR, dB'
 set xrange [-0.6:columns + 0.6]
-set yrange [low:top + 4]
+set yrange [low:top + 0.4 * step]
 set ytics nomirror low, step, high
 set ytics add ('equal' top)
 set xtics scale 0
 set grid ytics lc rgb '#dddddd' lt 1
 set key outside bottom center maxcols 2 samplen 1
 set border 3
-set object 1 rectangle from graph 0, first top - 3 to graph 1, first top + 3 behind \
+set object 1 rectangle from graph 0, first top - 0.3 * step to graph 1, first top + 0.3 * step behind \
     fc rgb '#e6f4ec' fs solid noborder
 plot for [k = 0:shown - 1] file \
     using (name(strcol('source'), strcol('what')) eq nth(sources, k) ? \

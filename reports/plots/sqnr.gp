@@ -30,6 +30,7 @@ set yrange [rows + 0.5:-0.5]
 set cbrange [low:high]
 set palette defined (0 '#fdf3e3', 0.5 '#b5d3e7', 1 '#5a9fcb')
 set cblabel 'dB'
+set colorbox user origin screen 1 - 90.0 / width, graph 0.05 size screen 18.0 / width, graph 0.9
 set xtics scale 0 rotate by 0
 set ytics scale 0
 unset key

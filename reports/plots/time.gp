@@ -41,7 +41,8 @@ set key at screen 0.5, screen 1 - 12 / height center top horizontal samplen 1
 
 set lmargin at screen text / width
 set rmargin at screen (text + 340) / width
-set title 'time of one call (less is better)' offset 0, -0.5
+set title 'time of one call (less is better)' \
+    . (shown < count ? sprintf(', the first %d of %d backends', shown, count) : '') offset 0, -0.5
 set format x '%.0s %cs'
 plot for [k = 1:shown] file using (strcol('backend') eq word(backends, k) ? column('median_s') : NaN) \
         :(y(column('row'), k)):(column('low_s')):(column('high_s')) \
