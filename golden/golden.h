@@ -51,8 +51,8 @@ struct qg_golden_case {
 struct qg_golden;
 
 /* Opens a folder of goldens: reads MANIFEST.tsv and looks for files that it does not list.
- * QG_EABSENT when the folder, the manifest or a listed file is missing, QG_EFORMAT when a file is
- * not listed. Every file's sha256 is checked, here and again on the bytes that are then read. */
+ * QG_EABSENT when the folder or the manifest is missing, QG_EFORMAT when a file is not listed. A
+ * listed file is opened, and its sha256 checked, when the reading comes to it. */
 QG_MUST_CHECK enum qg_status qg_golden_open(const char *folder, struct qg_golden **ret_g,
                                             struct qg_error *err);
 

@@ -20,31 +20,28 @@ expect() {
     failures=$((failures + 1))
 }
 
-expect 0 ' 0 mismatches, 0 operations without a golden' verify
-expect 0 ' 0 mismatches, 0 operations without a golden' verify --kernels --scheme int8-int4
-expect 0 'int8-int4.convert:activation.c' verify --kernels --scheme int8-int4
-expect 0 'int4.h5:int4.weight.bf16.normal convert' verify --verbose --scheme int4
-expect 0 'int4_row_quantize_zp' list --scheme int4
 expect 2 "say 'verify' or 'list'" check
 expect 2 "unknown option '--all'" verify --all
 expect 2 '--scheme needs a value' verify --scheme
 expect 2 "there is no scheme 'int5'" verify --scheme int5
 expect 1 'No such file' verify --golden nowhere
-expect 1 'no golden of scheme int5' list --scheme int5
+expect 0 ' 0 mismatches, 0 operations without a golden' verify
 
 # A folder that holds one scheme: the others are missing, aloud.
-mkdir one && cp "$source/golden/data/int4-old.h5" one
+mkdir one && cp "$source/golden/data/int4-old.h5" one || exit 99
 grep -e '^file' -e '^int4-old.h5' "$source/golden/data/MANIFEST.tsv" >one/MANIFEST.tsv
-expect 0 ' 0 mismatches, 0 operations without a golden' verify --golden one --scheme int4-old
-expect 1 'MISSING: there is no golden' verify --golden one
-expect 1 '0 elements, 0 mismatches' verify --golden one --scheme int4
-export QG_GOLDEN_DIR=one
+QG_GOLDEN_DIR=one && export QG_GOLDEN_DIR
+expect 0 ' 0 mismatches, 0 operations without a golden' verify --scheme int4-old
+expect 0 'int4-old.convert.c' verify --kernels --scheme int4-old
+expect 0 'int4-old.h5:int4-old.weight.bf16.uniform fake-quant' verify --verbose --scheme int4-old
+expect 0 'int4_row_quantize_zp' list --scheme int4-old
 expect 1 'MISSING: there is no golden' verify
-unset QG_GOLDEN_DIR
-cp "$source/golden/data/int4.h5" one
-expect 1 'is not in MANIFEST.tsv' verify --golden one
-rm one/int4.h5
+expect 1 '0 elements, 0 mismatches' verify --scheme int4
+expect 1 'no golden of scheme int4' list --scheme int4
+cp "$source/golden/data/int8.h5" one
+expect 1 'is not in MANIFEST.tsv' verify
+rm one/int8.h5
 printf 'x' >>one/int4-old.h5
-expect 1 'the manifest says' verify --golden one
+expect 1 'the manifest says' verify
 
 exit $((failures > 0))
