@@ -17,7 +17,7 @@ from torchao.quantization.qat.fake_quantize_config import Float8FakeQuantizeConf
 from torchao.quantization.granularity import PerRow
 from torchao.quantization.utils import compute_error
 
-from store import bits, text
+from store import bits
 from upstream import TORCHAO, float8_cast
 
 BF16 = torch.bfloat16
@@ -81,6 +81,9 @@ def write_seed(file, seed, outputs):
     file.group(at, scheme="", seed=seed, library=TORCHAO, function="torch.manual_seed, Linear, randn; "
                "QATConfig prepare; quantize_", note="", **hashes)
     file.dataset(f"{at}/x", x)
+    if outputs:
+        file.h5[at].create_group("prepared")
+        file.h5[at].create_group("converted")
     for scheme, (config, cast) in PREPARED.items() if outputs else ():
         prepared = copy.deepcopy(model)
         quantize_(prepared, config())

@@ -61,6 +61,7 @@ class File:
             g.attrs[key] = text(value)
         self.libraries.add(library)
         for side, tensors in (("in", ins), ("out", outs)):
+            g.create_group(side)  # explicitly: groups made on the way to a dataset record the time
             for name, tensor in tensors.items():
                 self.dataset(f"{at}/{op}/{side}/{name}", tensor)
 

@@ -22,7 +22,7 @@ from torchao.quantization import (
     quantize_,
 )
 from torchao.quantization.granularity import PerAxis, PerGroup
-from torchao.quantization.qat import FakeQuantizeConfigBase, IntxFakeQuantizeConfig  # noqa: F401
+from torchao.quantization.qat import IntxFakeQuantizeConfig
 from torchao.quantization.qat.fake_quantize_config import (
     Int4WeightFakeQuantizeConfig,
     _infer_fake_quantize_configs,
@@ -419,8 +419,8 @@ def intx_convert(x, config, embedding):
 
 
 def intx_weight(sets, scheme, operand, dtype, kind, rows, cols, group=None, default_group=None, bits=8,
-                scale_dtype=None, eps=None, multiply=False, kind_of_gradient=None):
-    """group None: PerAxis(0)."""
+                scale_dtype=None, eps=None, multiply=None, kind_of_gradient=None):
+    """group None: PerAxis(0). multiply: kind of the input of a matmul, or None."""
     granularity = PerGroup(group) if group else PerAxis(0)
     params = parameters(eps=eps, scale_dtype=scale_dtype, group=group if group != default_group else None)
     at, x = sets.start(scheme, operand, dtype, kind, params, rows, cols, group or cols)
@@ -458,7 +458,7 @@ def intx_weight(sets, scheme, operand, dtype, kind, rows, cols, group=None, defa
     sets.file.op(at, "dequant", (TORCHAO, "IntxUnpackedToInt8Tensor.dequantize", ""), planes,
                  {"y": q.dequantize()})
     if multiply:
-        a = inputs.matrix("normal", 5, cols, cols, dtype, sets.seed)
+        a = inputs.matrix(multiply, 5, cols, cols, dtype, sets.seed)
         matmul_op(sets, at, a, planes, module(a), TORCHAO, f"forward of a Linear after quantize_({base})", "")
 
 
@@ -485,15 +485,16 @@ def int8_file(file):
     for dtype in (BF16, F32, F16):
         for operand in ("weight", "embedding"):
             linear = operand == "weight"
-            intx_weight(sets, "int8", operand, dtype, "normal-0.02", 16, 512, multiply=linear)
+            intx_weight(sets, "int8", operand, dtype, "normal-0.02", 16, 512,
+                        multiply="normal" if linear else None)
             for kind in COMMON + ["normal-1e-3", "ties-symmetric8"]:
                 intx_weight(sets, "int8", operand, dtype, kind, 8, 128 if linear else 64)
         for cols in (7, 333):
-            intx_weight(sets, "int8", "weight", dtype, "normal", 9, cols, multiply=True)
+            intx_weight(sets, "int8", "weight", dtype, "normal", 9, cols, multiply="normal")
         for word in other_scale_dtypes(dtype):
             for kind in short(dtype) + ["normal"]:
                 intx_weight(sets, "int8", "weight", dtype, kind, 4, 128, scale_dtype=word,
-                            multiply=kind == "normal")
+                            multiply="normal" if kind == "normal" else None)
         for eps in (2.0**-7, 2.0**-23, 1e-6):
             for kind in ("normal-1e-3", "small"):
                 intx_weight(sets, "int8", "weight", dtype, kind, 4, 128, eps=eps)
@@ -507,7 +508,8 @@ def grouped_file(scheme, bits):
         p = {"default_group": 32, "bits": bits}
         for dtype in (BF16, F32, F16):
             linear = scheme == "int8-int4"  # int8-g32 has an embedding with the same arithmetic
-            intx_weight(sets, scheme, "weight", dtype, "normal-0.02", 16, 512, 32, multiply=True, **p)
+            intx_weight(sets, scheme, "weight", dtype, "normal-0.02", 16, 512, 32, multiply="normal", **p)
+            intx_weight(sets, scheme, "weight", dtype, "normal", 4, 32, 32, multiply="nonfinite", **p)
             for kind in COMMON + ["normal-1e-3", "ties-symmetric8" if bits == 8 else "ties-symmetric4"]:
                 intx_weight(sets, scheme, "weight", dtype, kind, 8, 128, 32, **p)
                 if linear:
@@ -523,7 +525,7 @@ def grouped_file(scheme, bits):
             for word in other_scale_dtypes(dtype):
                 for kind in short(dtype) + ["normal"]:
                     intx_weight(sets, scheme, "weight", dtype, kind, 4, 128, 32, scale_dtype=word,
-                                multiply=kind == "normal", **p)
+                                multiply="normal" if kind == "normal" else None, **p)
             for kind in ("normal-1e-3", "small"):
                 intx_weight(sets, scheme, "weight", dtype, kind, 8, 128, 32, eps=2.0**-7, **p)
             for kind in inputs.GRADIENTS:
