@@ -389,11 +389,10 @@ static enum qg_status push_fills(struct builder *b, const struct entry *e, struc
             continue;
         c->dtype = (enum qg_dtype)d;
         for (size_t f = 0; qg_fill_at(f); f++) {
-            if (!asked(e->fills, e->fills_count ? e->fills_count : 0, f) ||
-                (!e->fills_count && f != 0))
-                continue;
             c->fill = qg_fill_at(f);
-            if (push(b, c) != QG_OK)
+            bool wants = e->fills_count ? asked(e->fills, e->fills_count, f)
+                                        : strcmp(c->fill->name, "normal") == 0;
+            if (wants && push(b, c) != QG_OK)
                 return b->err->status;
         }
     }

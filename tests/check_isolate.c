@@ -65,7 +65,7 @@ static void write_input(const struct qg_args *a)
 
 static void null_pointer(const struct qg_args *a)
 {
-    volatile int *volatile nowhere = NULL;
+    volatile int *volatile nowhere = (volatile int *)16;
     copy(a);
     *nowhere = 1;
 }

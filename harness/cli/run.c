@@ -332,28 +332,42 @@ static void print_start(const struct session *s)
     fflush(stdout);
 }
 
-/* Cells of the summary: PASS of all, per scheme and operation. */
+/* "22 of 24", or "24" when all pass. */
+static void print_cell(const struct qg_result *r, const char *scheme, const char *op)
+{
+    size_t all = 0, pass = 0;
+    char cell[48] = "-";
+    for (size_t i = 0; i < r->n_cases; i++) {
+        bool here = strcmp(r->cases[i].scheme, scheme) == 0 && strcmp(r->cases[i].op, op) == 0;
+        all += here;
+        pass += here && r->cases[i].verdict == QG_PASS;
+    }
+    if (all)
+        snprintf(cell, sizeof cell, pass == all ? "%zu" : "%zu of %zu", pass, all);
+    printf(" %15s", cell);
+}
+
+/* How far the converted test model is from the prepared one, as upstream prints it. */
+static void print_gap(const struct qg_result *r, const char *scheme)
+{
+    for (size_t i = 0; i < r->n_gaps; i++)
+        if (strcmp(r->gaps[i].scheme, scheme) == 0 && strcmp(r->gaps[i].what, "model") == 0)
+            printf(" %8.3f dB", r->gaps[i].sqnr_bf16_db);
+}
+
+/* How many of all cases PASS, per scheme and operation; beside it the gap. */
 static void print_matrix(const struct qg_result *r)
 {
     printf("\n%-16s", "PASS of all");
     for (int op = 0; op < QG_OP_COUNT; op++)
         printf(" %15s", qg_op_name((enum qg_op)op));
-    puts("");
+    puts(r->n_gaps ? "  prepare-convert" : "");
     for (size_t s = 0; qg_scheme_at(s); s++) {
         const char *name = qg_scheme_at(s)->name;
         printf("%-16s", name);
-        for (int op = 0; op < QG_OP_COUNT; op++) {
-            size_t all = 0, pass = 0;
-            for (size_t i = 0; i < r->n_cases; i++) {
-                bool here = strcmp(r->cases[i].scheme, name) == 0 &&
-                            strcmp(r->cases[i].op, qg_op_name((enum qg_op)op)) == 0;
-                all += here;
-                pass += here && r->cases[i].verdict == QG_PASS;
-            }
-            char cell[48];
-            snprintf(cell, sizeof cell, pass == all ? "%zu" : "%zu of %zu", pass, all);
-            printf(" %15s", all ? cell : "-");
-        }
+        for (int op = 0; op < QG_OP_COUNT; op++)
+            print_cell(r, name, qg_op_name((enum qg_op)op));
+        print_gap(r, name);
         puts("");
     }
 }
@@ -375,9 +389,12 @@ static void print_speed(const struct qg_result *r, const char *op, const char *b
         slow = !slow || speed(c) < speed(slow) ? c : slow;
         fast = !fast || speed(c) > speed(fast) ? c : fast;
     }
-    if (slow)
-        printf("%-16s %-5s %8.3g .. %-8.3g %-8s slowest: %.40s\n", op, backend, speed(slow),
-               speed(fast), isnan(slow->flops) ? "GB/s" : "GFLOP/s", slow->spelling);
+    if (!slow)
+        return;
+    size_t shown = strcspn(slow->spelling, " ") + 1; // kernel and shape
+    shown += strcspn(slow->spelling + shown, " ");
+    printf("%-16s %-5s %8.3g .. %-8.3g %-8s slowest: %.*s\n", op, backend, speed(slow), speed(fast),
+           isnan(slow->flops) ? "GB/s" : "GFLOP/s", (int)shown, slow->spelling);
 }
 
 static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_COUNT])
@@ -448,6 +465,7 @@ static int execute(struct session *s, struct qg_error *err)
     int code = summarize(s, err);
     if (!signo)
         return code;
+    fflush(stdout);
     fprintf(stderr, "qgauge run: stopped by a signal after %zu of %zu cases; %s holds those\n",
             s->done, s->plan.n, s->q->out);
     return 128 + signo;
