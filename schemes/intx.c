@@ -375,10 +375,14 @@ static const struct qg_plane token_planes[] = PLANES(QG_EXT_ONE, "one code per b
             8                                                                                     \
     }
 
-static const char nonfinite[] =
-    "NaN in a group: its scale is NaN, codes 0, values NaN. inf: scale inf, 1/scale 0, inf*0 NaN "
-    "and "
-    "the group's finite values 0*inf NaN. All-zero group: scale eps, codes 0.";
+#define NONFINITE                                                                                  \
+    "NaN in a group: its scale is NaN, codes 0, values NaN. inf: scale inf, 1/scale 0, inf*0 NaN " \
+    "and the group's finite values 0*inf NaN. All-zero group: scale eps, codes 0."
+
+static const char nonfinite[] = NONFINITE;
+static const char token_nonfinite[] = NONFINITE
+    " Activations with -inf: the zero point is NaN, held as -2^31 in prepare's int32 (as on "
+    "x86; values inf) and as 0 in convert's int8 (values NaN).";
 
 const struct qg_scheme qg_schemes_intx[] = {
     {.name = "int8",
@@ -400,7 +404,7 @@ const struct qg_scheme qg_schemes_intx[] = {
      .summary = "int8 per-token activations x int4 group-32 weights, int8 per-row embedding",
      .upstream = "ao:torchao/quantization/quant_api.py Int8DynamicActivationIntxWeightConfig; "
                  "unsloth:unsloth/models/_utils.py",
-     .nonfinite = nonfinite,
+     .nonfinite = token_nonfinite,
      .params = group_params,
      .operand = {[QG_WEIGHT] = GROUPED(4), [QG_ACTIVATION] = PER_TOKEN, [QG_EMBEDDING] = PER_ROW},
      .matmul = dynamic_matmul,
