@@ -28,7 +28,7 @@ struct entry {
 struct suite {
     char *about;
     double time, timeout;
-    unsigned cold, gap;
+    unsigned cold, gap, gap_seeds;
     uint64_t *seed;
     struct entry *cases;
     unsigned cases_count;
@@ -44,7 +44,7 @@ struct words {
 struct grammar {
     struct words schemes, ops, operands, backends, dtypes, fills, yes_no;
     cyaml_schema_value_t text, entry, top;
-    cyaml_schema_field_t entry_fields[10], fields[8];
+    cyaml_schema_field_t entry_fields[10], fields[9];
 };
 
 static void add_word(struct words *w, const char *word, int64_t value)
@@ -118,6 +118,7 @@ static void build_grammar(struct grammar *g)
         CYAML_FIELD_FLOAT("timeout", CYAML_FLAG_OPTIONAL, struct suite, timeout),
         YES_NO(cold),
         YES_NO(gap),
+        CYAML_FIELD_UINT("gap_seeds", CYAML_FLAG_OPTIONAL, struct suite, gap_seeds),
         CYAML_FIELD_UINT_PTR("seed", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct suite, seed),
         CYAML_FIELD_SEQUENCE("cases", CYAML_FLAG_POINTER, struct suite, cases, &g->entry, 1,
                              CYAML_UNLIMITED),
@@ -644,6 +645,7 @@ enum qg_status qg_plan_load(const char *suite, const struct qg_plan_options *opt
     p.bench = (struct qg_bench){s->time, s->cold != 0};
     p.timeout_s = s->timeout > 0 ? s->timeout : DEFAULT_TIMEOUT;
     p.gap = s->gap != 0;
+    p.gap_seeds = s->gap_seeds;
     enum qg_status status = check_numbers(s, path, err);
     if (status == QG_OK)
         status = build_filtered(&b, s);

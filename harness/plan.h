@@ -7,6 +7,7 @@
  *     cold: yes           # also with cold caches
  *     timeout: 20         # seconds until a kernel is killed
  *     gap: yes            # also compare prepare with convert for every scheme named
+ *     gap_seeds: 20       # on so many random models besides torchao's own; left out: none
  *     seed: 7
  *     cases:              # each entry is a product of its lists; what is left out means all
  *       - schemes: [int4, int8]
@@ -42,6 +43,7 @@ struct qg_plan {
     struct qg_bench bench;
     double timeout_s;
     bool gap;
+    unsigned gap_seeds;
     struct qg_planned *cases;
     size_t n;
     /* Left out: */

@@ -449,6 +449,9 @@ static const char *uniform(const struct qg_args *a)
 
 static const char *unrounded(const struct qg_args *a)
 {
+    if (a->op == QG_FAKE_QUANT_GRAD && a->dtype == QG_F16)
+        return "back through 1/s, its square overflows binary16 for scales below 2^-8, as in "
+               "autograd";
     if (a->op == QG_FAKE_QUANT_GRAD && amax_of(&a->in[0], 0, qg_count(&a->in[0])) > 0x1p60f)
         return "back through 1/s, g s w overflows binary32 for weights this large, as in autograd";
     return a->operand == QG_ACTIVATION && a->op == QG_FAKE_QUANT
