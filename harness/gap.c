@@ -160,8 +160,8 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
             if (!(db > best))
                 continue;
             best = db;
-            snprintf(g->cause, sizeof g->cause, "%s: %s=%s would make it %.4g dB (%.2f %% differ)",
-                     s->params[i].name, s->params[i].name, s->params[i].choices[c], db,
+            snprintf(g->cause, sizeof g->cause, "%s=%s would make it %.4g dB (%.2f %% differ)",
+                     s->params[i].name, s->params[i].choices[c], db,
                      100.0 * (double)other.differ / (double)other.count);
         }
     if (!g->cause[0] && g->differ)
