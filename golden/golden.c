@@ -38,8 +38,7 @@ struct qg_golden {
     struct qg_golden_case c;
 };
 
-/* --- the manifest and the bytes of a file -------------------------------------------------------
- */
+/* --- the manifest and the bytes of a file ---------------------------------------------------- */
 
 static enum qg_status read_manifest(struct qg_golden *g, struct qg_error *err)
 {
@@ -133,8 +132,7 @@ static enum qg_status load(const char *folder, const struct entry *e, unsigned c
     return QG_OK;
 }
 
-/* --- HDF5 ---------------------------------------------------------------------------------------
- */
+/* --- HDF5 ------------------------------------------------------------------------------------ */
 
 static enum qg_status open_image(const char *folder, const struct entry *e, hid_t *ret_file,
                                  struct qg_error *err)
@@ -293,8 +291,7 @@ static bool read_tensor(hid_t parent, const char *name, struct qg_tensor *t)
     return good;
 }
 
-/* --- cases --------------------------------------------------------------------------------------
- */
+/* --- cases ----------------------------------------------------------------------------------- */
 
 static void clear_case(struct qg_golden *g)
 {
@@ -459,8 +456,7 @@ void qg_golden_close(struct qg_golden **g)
     *g = NULL;
 }
 
-/* --- the test model -----------------------------------------------------------------------------
- */
+/* --- the test model -------------------------------------------------------------------------- */
 
 /* A vector of the model's width. */
 static bool read_vector(hid_t parent, const char *name, uint16_t ret_bits[QG_GOLDEN_WIDTH])

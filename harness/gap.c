@@ -27,8 +27,7 @@ float qg_compute_error_bf16(const qg_bf16 *x, const qg_bf16 *y, size_t n)
     return bf(20.0f * bf(log10((double)bf(bf(sqrt(signal)) / bf(sqrt(noise))))));
 }
 
-/* --- one operation of the scheme on tensors of ours ---------------------------------------------
- */
+/* --- one operation of the scheme on tensors of ours ------------------------------------------ */
 
 /* Sets up `op` of the scheme for a tensor of `rows` x `cols` (and m rows of x), with memory. */
 static enum qg_status prepare_call(const struct qg_scheme *s, const char *params, enum qg_op op,
@@ -95,8 +94,7 @@ static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
     return QG_OK;
 }
 
-/* --- weights ------------------------------------------------------------------------------------
- */
+/* --- weights --------------------------------------------------------------------------------- */
 
 /* Adds a tensor's comparison to a row; the norms are kept until finish_row. */
 struct norms {
@@ -200,8 +198,7 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
     return QG_OK;
 }
 
-/* --- the model ----------------------------------------------------------------------------------
- */
+/* --- the model ------------------------------------------------------------------------------- */
 
 /* y[cols of w] = x . w^T in bf16 with a binary32 sum: torch.nn.functional.linear. */
 static void linear(const struct qg_tensor *x, const struct qg_tensor *w, qg_bf16 *y)

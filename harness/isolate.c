@@ -57,8 +57,7 @@ static void catch_signals(struct report *r, void *stack, size_t size)
         sigaction(fatal[i], &act, NULL);
 }
 
-/* --- memory --------------------------------------------------------------------------------------
- */
+/* --- memory ---------------------------------------------------------------------------------- */
 
 /* The bytes between the lower guard page and the first byte of data. */
 static size_t slack(const struct qg_buffer *b, unsigned char **ret_at)
@@ -116,8 +115,7 @@ static void copy_outputs(const struct qg_call *c, const struct qg_buffer *to)
         memcpy((char *)to->data + at, c->out[i].data, c->out[i].bytes);
 }
 
-/* --- the child -----------------------------------------------------------------------------------
- */
+/* --- the child ------------------------------------------------------------------------------- */
 
 static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_bench *b,
                                const struct copies *copies, struct report *r)
@@ -139,8 +137,7 @@ static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_
     _exit(0);
 }
 
-/* --- the verdict ---------------------------------------------------------------------------------
- */
+/* --- the verdict ----------------------------------------------------------------------------- */
 
 static void verdict(struct qg_trial *t, enum qg_verdict v, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -255,8 +252,7 @@ static void compare_runs(const struct qg_call *c, const struct copies *copies, s
     }
 }
 
-/* --- the parent ----------------------------------------------------------------------------------
- */
+/* --- the parent ------------------------------------------------------------------------------ */
 
 /* Waits until the child is gone or the time is up: its end of the pipe closes when it dies, however
  * it dies. */

@@ -11,8 +11,7 @@
 #define MOSTLY 0.9 /* of the results (MISTRUSTED), of the bound (MARGINAL) */
 #define FEW    10  /* results that are all the same show nothing yet */
 
-/* --- names ---------------------------------------------------------------------------------------
- */
+/* --- names ----------------------------------------------------------------------------------- */
 
 enum qg_status qg_record_init(struct qg_record *r, const struct qg_case *c, struct qg_error *err)
 {
@@ -46,8 +45,7 @@ enum qg_status qg_record_init(struct qg_record *r, const struct qg_case *c, stru
     return qg_case_format(c, r->spelling, sizeof r->spelling, err);
 }
 
-/* --- input ---------------------------------------------------------------------------------------
- */
+/* --- input ----------------------------------------------------------------------------------- */
 
 static double sigma_of(enum qg_operand operand)
 {
@@ -115,8 +113,7 @@ static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *
     return QG_OK;
 }
 
-/* --- expected ------------------------------------------------------------------------------------
- */
+/* --- expected -------------------------------------------------------------------------------- */
 
 static void run_definition(const struct qg_case *c, struct qg_judgement *j)
 {
@@ -128,8 +125,7 @@ static void run_definition(const struct qg_case *c, struct qg_judgement *j)
     qg_definition(c->scheme, w->operand, w->op)(w);
 }
 
-/* --- uniformity ----------------------------------------------------------------------------------
- */
+/* --- uniformity ------------------------------------------------------------------------------ */
 
 struct values { /* the elements of an output; nibbles one by one */
     const struct qg_tensor *t;
@@ -204,8 +200,7 @@ static bool same_bytes(const struct qg_tensor *a, const struct qg_tensor *b)
            memcmp(a->data, b->data, qg_bytes(a)) == 0;
 }
 
-/* --- quality -------------------------------------------------------------------------------------
- */
+/* --- quality --------------------------------------------------------------------------------- */
 
 /* y against the exact product of the unquantized operands. */
 static double matmul_sqnr(const struct qg_judgement *j, double *nmse)
@@ -345,8 +340,7 @@ static void measure_size(struct qg_judgement *j)
         r->flops = 2.0 * (double)g->m * (double)g->rows * (double)g->cols;
 }
 
-/* --- verdict -------------------------------------------------------------------------------------
- */
+/* --- verdict --------------------------------------------------------------------------------- */
 
 static void compare_outputs(const struct qg_case *c, struct qg_judgement *j, struct qg_diff *d)
 {

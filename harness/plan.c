@@ -13,8 +13,7 @@
 #define DEFAULT_TIMEOUT 20.0
 #define DEFAULT_SEED    7
 
-/* --- the file ------------------------------------------------------------------------------------
- */
+/* --- the file -------------------------------------------------------------------------------- */
 
 /* One entry under "cases": indices into the registries and texts; a count of 0 means all. */
 struct entry {
@@ -129,8 +128,7 @@ static void build_grammar(struct grammar *g)
         (cyaml_schema_value_t){CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct suite, g->fields)};
 }
 
-/* --- what is wrong with it -----------------------------------------------------------------------
- */
+/* --- what is wrong with it ------------------------------------------------------------------- */
 
 /* What libcyaml says of the first error: a sentence, then the place, innermost first. */
 struct complaint {
@@ -256,8 +254,7 @@ static enum qg_status read_suite(const struct grammar *g, cyaml_config_t *config
     return QG_OK;
 }
 
-/* --- from entries to cases -----------------------------------------------------------------------
- */
+/* --- from entries to cases ------------------------------------------------------------------- */
 
 struct builder {
     struct qg_plan *p;
@@ -484,8 +481,7 @@ static enum qg_status push_entry(struct builder *b, const struct entry *e)
     return QG_OK;
 }
 
-/* --- filters -------------------------------------------------------------------------------------
- */
+/* --- filters --------------------------------------------------------------------------------- */
 
 static enum qg_status compile(regex_t *re, const char *text, struct qg_error *err)
 {
@@ -599,8 +595,7 @@ static enum qg_status build_filtered(struct builder *b, const struct suite *s)
     return b->err->status;
 }
 
-/* --- the suite -----------------------------------------------------------------------------------
- */
+/* --- the suite ------------------------------------------------------------------------------- */
 
 static enum qg_status find_suite(const char *suite, char *path, size_t size, struct qg_error *err)
 {

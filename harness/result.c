@@ -18,7 +18,7 @@
 #define MAX_TYPE      ((size_t)1 << 16)
 #define DEFLATE_RATIO 1040 /* deflate cannot do better than 1032 : 1 */
 
-/* --- HDF5 handles and complaints --- */
+/* --- HDF5 handles and complaints ------------------------------------------------------------- */
 
 struct quiet {
     H5E_auto2_t print;
@@ -99,7 +99,7 @@ static hid_t row_type(const struct qg_field *fields, size_t size)
     return row;
 }
 
-/* --- writing --- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 /* One dimension, chunked, compressed and checksummed, without a time stamp. `memory` is the type in
  * memory; in the file it is packed. */
@@ -190,7 +190,7 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
     return QG_OK;
 }
 
-/* --- reading: nothing in the file is believed --- */
+/* --- reading: nothing in the file is believed ------------------------------------------------ */
 
 static enum qg_status bad(const char *path, const char *name, const char *what,
                           struct qg_error *err)

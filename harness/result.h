@@ -120,7 +120,7 @@ const char *qg_meta_get(const struct qg_meta *m, const char *key); /* "" when ab
 
 const char *qg_verdict_name(enum qg_verdict v);
 
-/* --- writing --- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 struct qg_result_writer;
 
@@ -156,7 +156,7 @@ QG_MUST_CHECK enum qg_status qg_result_close(struct qg_result_writer **w, struct
 /* Frees *w and sets it to NULL; the journal stays, for --resume. */
 void qg_result_abandon(struct qg_result_writer **w);
 
-/* --- reading --- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 struct qg_result {
     struct qg_meta meta;

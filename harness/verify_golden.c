@@ -7,8 +7,7 @@
 
 #include "harness/call.h"
 
-/* --- the rows -----------------------------------------------------------------------------------
- */
+/* --- the rows -------------------------------------------------------------------------------- */
 
 /* Appends a row; counts only when rows is NULL. */
 static void add_row(struct qg_verify *v, const struct qg_scheme *s, enum qg_operand operand,
@@ -68,8 +67,7 @@ static enum qg_status make_rows(struct qg_verify *v, const struct qg_verify_requ
     return QG_OK;
 }
 
-/* --- one case -----------------------------------------------------------------------------------
- */
+/* --- one case -------------------------------------------------------------------------------- */
 
 static enum qg_status misfit(const struct qg_golden_case *c, const char *why, struct qg_error *err)
 {

@@ -52,7 +52,7 @@ unsigned qg_on_parse(const char *word)
     return 0;
 }
 
-/* --- matching --- */
+/* --- matching -------------------------------------------------------------------------------- */
 
 static int by_kernel(const struct qg_record *a, const struct qg_record *b)
 {
@@ -103,7 +103,7 @@ static void match(struct qg_comparison *c, const struct qg_record **b, size_t nb
     }
 }
 
-/* --- bits, quality, verdicts --- */
+/* --- bits, quality, verdicts ----------------------------------------------------------------- */
 
 static bool is_fine(const struct qg_record *r)
 {
@@ -173,7 +173,7 @@ static void judge_output(const struct qg_comparison *c, struct qg_pair *p)
     p->shift = p->base->output_hash == p->head->output_hash ? QG_SHIFT_SAME_BITS : judge_quality(p);
 }
 
-/* --- time --- */
+/* --- time ------------------------------------------------------------------------------------ */
 
 struct median {
     double at, low, high, overhead;
@@ -293,7 +293,7 @@ static bool smallest_visible(struct qg_comparison *c)
     return true;
 }
 
-/* --- summing up --- */
+/* --- summing up ------------------------------------------------------------------------------ */
 
 static void tally(struct qg_pair_group *g, const struct qg_pair *p)
 {

@@ -78,7 +78,7 @@ static void put_lost(FILE *out, const struct qg_names *names, const char *what)
                 names->lost, what, QG_NAMES_MAX);
 }
 
-/* --- sections --- */
+/* --- sections -------------------------------------------------------------------------------- */
 
 static void put_verdicts(FILE *out, const struct qg_result *r)
 {
@@ -311,7 +311,7 @@ static const char guide[] =
     "<li>Beside this page, each plot has its data (<code>.tsv</code>) and script "
     "(<code>.gp</code>): <code>gnuplot NAME.gp</code> draws it again.</li>\n</ul>\n";
 
-/* --- pictures --- */
+/* --- pictures -------------------------------------------------------------------------------- */
 
 /* Copies DIR/NAME.svg from its <svg> on. Identifiers get the plot's name in front: those of several
  * pictures on one page would clash. */

@@ -24,7 +24,7 @@ static void put_field(FILE *out, const char *s)
         putc(*p == '"' ? '\'' : *p == '\t' || *p == '\n' ? ' ' : *p, out);
 }
 
-/* --- data: each writes a header and lines, and returns the number of lines --- */
+/* --- data: each writes a header and lines, and returns the number of lines ------------------- */
 
 static size_t sqnr_data(const struct qg_digest *d, FILE *out)
 {
@@ -175,7 +175,7 @@ static size_t time_data(const struct qg_digest *d, FILE *out)
     return lines;
 }
 
-/* --- drawing --- */
+/* --- drawing --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name, *title, *caption;

@@ -72,8 +72,7 @@ static float amax_of(const struct qg_tensor *x, size_t at, size_t n)
     return amax;
 }
 
-/* --- prepare ------------------------------------------------------------------------------------
- */
+/* --- prepare --------------------------------------------------------------------------------- */
 
 /* One row through e4m3 and back: y = R(e4m3(clamp(x / s)) s) with s = R(bound(max|x|) / 448). No
  * lower bound for activations: an all-zero row is 0/0 = NaN. `cast` leaves the e4m3 rounding out.
@@ -154,8 +153,7 @@ static void fake_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- the gradient of prepare --------------------------------------------------------------------
- */
+/* --- the gradient of prepare ----------------------------------------------------------------- */
 
 /* Autograd's steps in its order, each rounded as there. Only the order inside a sum is not known:
  * from there on values are spans (dot.h). */
@@ -299,8 +297,7 @@ static void grad_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- convert ------------------------------------------------------------------------------------
- */
+/* --- convert --------------------------------------------------------------------------------- */
 
 /* The row quantizer, in the flavour that was asked for. */
 struct row {
@@ -459,8 +456,7 @@ static const char *unrounded(const struct qg_args *a)
                : NULL;
 }
 
-/* --- the rows -----------------------------------------------------------------------------------
- */
+/* --- the rows -------------------------------------------------------------------------------- */
 
 static void new_fake_weight(const struct qg_args *a)
 {

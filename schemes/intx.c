@@ -52,8 +52,7 @@ static int code_bits(const struct qg_args *a)
     return a->scheme->operand[a->operand].code_bits;
 }
 
-/* --- prepare ------------------------------------------------------------------------------------
- */
+/* --- prepare --------------------------------------------------------------------------------- */
 
 /* The scale of x[at .. at+group), computed in x's dtype, then held in grid->scale. */
 static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg_intx *grid)
@@ -191,8 +190,7 @@ static void token_fake_quant_grad(const struct qg_args *a)
     }
 }
 
-/* --- convert ------------------------------------------------------------------------------------
- */
+/* --- convert --------------------------------------------------------------------------------- */
 
 static void convert(const struct qg_args *a)
 {
@@ -307,8 +305,7 @@ static void dynamic_matmul(const struct qg_args *a)
     matmul(&b);
 }
 
-/* --- the table ----------------------------------------------------------------------------------
- */
+/* --- the table ------------------------------------------------------------------------------- */
 
 #define SHARED_PARAMS                                                                           \
     [EPS] =                                                                                     \

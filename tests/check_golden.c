@@ -50,8 +50,7 @@ START_TEST(everything_agrees_with_upstream)
 }
 END_TEST
 
-/* --- a folder of our own ------------------------------------------------------------------------
- */
+/* --- a folder of our own --------------------------------------------------------------------- */
 
 static char folder[64], path[128];
 
@@ -133,8 +132,7 @@ static void expect(enum qg_status status, const char *message)
                   got, err.message, status, message);
 }
 
-/* --- a wrong bit --------------------------------------------------------------------------------
- */
+/* --- a wrong bit ----------------------------------------------------------------------------- */
 
 #define FLIP_SET "int4.weight.bf16.normal"
 
@@ -183,8 +181,7 @@ START_TEST(one_wrong_bit_is_found)
 }
 END_TEST
 
-/* --- what is refused ----------------------------------------------------------------------------
- */
+/* --- what is refused ------------------------------------------------------------------------- */
 
 START_TEST(only_what_the_manifest_lists)
 {
@@ -311,8 +308,7 @@ START_TEST(only_what_the_header_says)
 }
 END_TEST
 
-/* --- the test model -----------------------------------------------------------------------------
- */
+/* --- the test model -------------------------------------------------------------------------- */
 
 START_TEST(torch_model_is_reproduced)
 {

@@ -45,7 +45,7 @@ static void expect(const struct qg_record *r, enum qg_verdict v, const char *rea
                   qg_verdict_name((enum qg_verdict)r->verdict), r->reason);
 }
 
-/* --- int8 fake-quant, written again, with the rounding to the code as a parameter */
+/* --- int8 fake-quant, written again, with the rounding to the code as a parameter ------------ */
 
 static void int8_fake_quant(const struct qg_args *a, float (*round)(float))
 {
@@ -117,7 +117,7 @@ START_TEST(test_one_rounding)
 }
 END_TEST
 
-/* --- int4 convert */
+/* --- int4 convert ---------------------------------------------------------------------------- */
 
 static void definition(const struct qg_args *a)
 {
@@ -171,7 +171,7 @@ START_TEST(test_skip)
 }
 END_TEST
 
-/* --- matmul: y = x . dequant(w)^T in float, in order, over the k that `keep` leaves */
+/* --- matmul: y = x . dequant(w)^T in float, in order, over the k that `keep` leaves ---------- */
 
 static void sgemm(const struct qg_args *a, size_t skip, bool half)
 {
@@ -225,7 +225,7 @@ START_TEST(test_bound)
 }
 END_TEST
 
-/* --- doubt */
+/* --- doubt ----------------------------------------------------------------------------------- */
 
 static void identity(const struct qg_args *a)
 {

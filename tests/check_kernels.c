@@ -15,8 +15,7 @@
 #include "kernels/kernel.h"
 #include "tests/suite.h"
 
-/* --- the vectorised element functions ------------------------------------------------------------
- */
+/* --- the vectorised element functions -------------------------------------------------------- */
 
 #define MISMATCH(what, i, want, got)                                                    \
     ck_abort_msg("%s of 0x%08x: 0x%08x expected, 0x%08x computed", what, (unsigned)(i), \
@@ -87,8 +86,7 @@ START_TEST(test_codes)
 }
 END_TEST
 
-/* --- kernels -------------------------------------------------------------------------------------
- */
+/* --- kernels --------------------------------------------------------------------------------- */
 
 enum fill {
     NORMAL,

@@ -28,7 +28,7 @@ static enum qg_status load_text(const char *text, const struct qg_plan_options *
 
 static const struct qg_plan_options plain;
 
-/* --- mistakes */
+/* --- mistakes -------------------------------------------------------------------------------- */
 
 START_TEST(test_mistakes)
 {
@@ -85,7 +85,7 @@ START_TEST(test_absent)
 }
 END_TEST
 
-/* --- products */
+/* --- products -------------------------------------------------------------------------------- */
 
 static void expect(const char *text, const struct qg_plan_options *o, size_t n,
                    const char *const *spellings)
@@ -193,7 +193,7 @@ START_TEST(test_shipped_suites)
 }
 END_TEST
 
-/* --- tensors of a file */
+/* --- tensors of a file ----------------------------------------------------------------------- */
 
 START_TEST(test_weights)
 {

@@ -457,7 +457,7 @@ START_TEST(test_full_disk)
 }
 END_TEST
 
-/* --- files of strangers, made with HDF5 itself --- */
+/* --- files of strangers, made with HDF5 itself ----------------------------------------------- */
 
 static hid_t begin_foreign(const char *path, int version)
 {

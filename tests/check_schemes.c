@@ -37,8 +37,7 @@ static void fill(const struct qg_tensor *t, uint64_t seed, double sigma)
         qg_put(t, i, (float)(sigma * qg_rng_normal(seed, 0, i)));
 }
 
-/* --- the worked examples ------------------------------------------------------------------------
- */
+/* --- the worked examples --------------------------------------------------------------------- */
 
 /* One group of eight bf16 weights, four times over: the same extremes, so the same scales. */
 static const uint16_t example[8] = {0x3cfe, 0xbce1, 0x3c9c, 0xbb90, 0x3a38, 0x3d2e, 0xbd33, 0x3c4d};
@@ -126,8 +125,7 @@ START_TEST(fp8_int4_example)
 }
 END_TEST
 
-/* --- properties of every scheme -----------------------------------------------------------------
- */
+/* --- properties of every scheme -------------------------------------------------------------- */
 
 /* Calls `check` for every scheme, operand and operation that exists, in bf16. */
 static void each_call(const char *params, void (*check)(struct qg_call *c))
@@ -253,8 +251,7 @@ START_TEST(traces_tell_the_steps)
 }
 END_TEST
 
-/* --- parameters and refusals --------------------------------------------------------------------
- */
+/* --- parameters and refusals ----------------------------------------------------------------- */
 
 START_TEST(parameters_read_back)
 {

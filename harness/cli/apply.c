@@ -41,8 +41,7 @@ static void list_add(struct list *l, const char *piece)
         (size_t)snprintf(l->text + l->n, sizeof l->text - l->n, "%s%s", l->n ? ", " : "", piece);
 }
 
-/* --- the input ----------------------------------------------------------------------------------
- */
+/* --- the input ------------------------------------------------------------------------------- */
 
 /* "[3, 4]" */
 static const char *shape_text(const struct qg_tensor *t, char text[96])
@@ -180,8 +179,7 @@ static enum qg_status dequant_dtype(const struct request *q, const struct qg_saf
     return QG_OK;
 }
 
-/* --- the call -----------------------------------------------------------------------------------
- */
+/* --- the call -------------------------------------------------------------------------------- */
 
 static enum qg_status init(const struct request *q, enum qg_op op, const char *tensor,
                            enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
@@ -345,8 +343,7 @@ static enum qg_status apply(const struct request *q, struct qg_error *err)
     return status;
 }
 
-/* --- the command line ---------------------------------------------------------------------------
- */
+/* --- the command line ------------------------------------------------------------------------ */
 
 static bool set_scheme(struct request *q, const char *word)
 {

@@ -168,8 +168,7 @@ static int gap_of_model(const struct qg_command *c, const struct options *o)
     return QG_EXIT_OK;
 }
 
-/* --- a checkpoint -------------------------------------------------------------------------------
- */
+/* --- a checkpoint ---------------------------------------------------------------------------- */
 
 /* The tensors that can be compared, cast to --dtype when that was asked for. */
 struct weights {

@@ -15,8 +15,7 @@
 
 const struct qg_command qg_command_list;
 
-/* --- what a scheme does, found out by asking it
- * --------------------------------------------------- */
+/* --- what a scheme does, found out by asking it ---------------------------------------------- */
 
 /* A call of `operand` with default parameters and a row of `cols` elements; false when refused. */
 static bool probe(struct qg_args *a, const struct qg_scheme *s, enum qg_operand operand,
@@ -87,8 +86,7 @@ static bool has_operand(const struct qg_scheme *s, enum qg_operand operand)
     return false;
 }
 
-/* --- JSON ---------------------------------------------------------------------------------------
- */
+/* --- JSON ------------------------------------------------------------------------------------ */
 
 static void add_text(cJSON *array, const char *text)
 {
@@ -229,8 +227,7 @@ static void fills_json(cJSON *root)
     }
 }
 
-/* --- text ---------------------------------------------------------------------------------------
- */
+/* --- text ------------------------------------------------------------------------------------ */
 
 /* A paragraph, broken between words before column 100. */
 static void print_wrapped(int indent, const char *text)
@@ -335,8 +332,7 @@ static void fills_text(bool verbose)
         printf("%-16s %s\n", f->name, f->summary);
 }
 
-/* --- the command --------------------------------------------------------------------------------
- */
+/* --- the command ----------------------------------------------------------------------------- */
 
 static const struct section {
     const char *name;

@@ -40,8 +40,7 @@ struct session {
     bool bar;
 };
 
-/* --- options -------------------------------------------------------------------------------------
- */
+/* --- options --------------------------------------------------------------------------------- */
 
 enum {
     OPT_SUITE = 1,
@@ -141,8 +140,7 @@ static int parse(struct request *q, int argc, char **argv)
     return QG_EXIT_OK;
 }
 
-/* --- progress ------------------------------------------------------------------------------------
- */
+/* --- progress -------------------------------------------------------------------------------- */
 
 static void clear_bar(const struct session *s)
 {
@@ -176,8 +174,7 @@ static void print_case(const struct session *s, const struct qg_record *r)
     fflush(stdout);
 }
 
-/* --- the cases -----------------------------------------------------------------------------------
- */
+/* --- the cases ------------------------------------------------------------------------------- */
 
 static enum qg_status append(struct session *s, const struct qg_judgement *j, struct qg_error *err)
 {
@@ -230,8 +227,7 @@ static enum qg_status run_cases(struct session *s, int *ret_signal, struct qg_er
     return QG_OK;
 }
 
-/* --- the gap -------------------------------------------------------------------------------------
- */
+/* --- the gap --------------------------------------------------------------------------------- */
 
 #define GAP_SEED 123 /* of torchao's test model, for which upstream has printed figures */
 
@@ -312,8 +308,7 @@ static enum qg_status run_gaps(struct session *s, struct qg_error *err)
     return QG_OK;
 }
 
-/* --- before and after ----------------------------------------------------------------------------
- */
+/* --- before and after ------------------------------------------------------------------------ */
 
 static void set_meta(const struct session *s, struct qg_meta *m)
 {

@@ -71,8 +71,7 @@ static enum qg_dtype exact_dtype(const char *word)
     return t != QG_DTYPE_COUNT && strcmp(qg_dtype_name(t), word) == 0 ? t : QG_DTYPE_COUNT;
 }
 
-/* --- reading ------------------------------------------------------------------------------------
- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 static enum qg_status read_at(int fd, void *dst, size_t n, size_t at, struct qg_error *err)
 {
@@ -425,8 +424,7 @@ enum qg_status qg_safetensors_load(const struct qg_safetensors *f, const struct 
     return QG_OK;
 }
 
-/* --- writing ------------------------------------------------------------------------------------
- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 /* The header's JSON, to be freed with cJSON_free; NULL without memory. */
 static char *format_header(const struct qg_tensor *tensors, size_t n)

@@ -34,8 +34,7 @@ static float row_amax(const struct qg_tensor *x, size_t at, size_t k)
     return amax;
 }
 
-/* --- prepare ------------------------------------------------------------------------------------
- */
+/* --- prepare --------------------------------------------------------------------------------- */
 
 struct row {
     float amax, scale;
@@ -114,8 +113,7 @@ QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- the gradient of prepare --------------------------------------------------------------------
- */
+/* --- the gradient of prepare ----------------------------------------------------------------- */
 
 /* Two sums, each in pieces: the lanes of a piece, the rounds that join them, one addition per
  * piece. */
@@ -268,8 +266,7 @@ QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
     }
 }
 
-/* --- convert ------------------------------------------------------------------------------------
- */
+/* --- convert --------------------------------------------------------------------------------- */
 
 /* A factor of 0 stands for a division by the scale. */
 struct row_scale {
@@ -344,8 +341,7 @@ static void convert_activation(const struct qg_args *a)
     }
 }
 
-/* --- dequant and matmul -------------------------------------------------------------------------
- */
+/* --- dequant and matmul ---------------------------------------------------------------------- */
 
 /* What the sixteen nibbles of a group stand for in the kernel's table. */
 static void group_table(const struct qg_args *a, const struct qg_tensor *planes, size_t index,
@@ -418,8 +414,7 @@ static void inputs(const struct qg_args *a, float *x, float *scales)
 
 const struct qg_product qg_product_fp8_int4 = {weights, inputs, true};
 
-/* --- the rows -----------------------------------------------------------------------------------
- */
+/* --- the rows -------------------------------------------------------------------------------- */
 
 static void cast_fake_weight(const struct qg_args *a)
 {

@@ -48,8 +48,7 @@ static void fake_quant(const struct qg_args *a)
     }
 }
 
-/* --- the gradient of prepare --------------------------------------------------------------------
- */
+/* --- the gradient of prepare ----------------------------------------------------------------- */
 
 /* The sums that the gradient of a group is made of: of g q - (g s)(u / s) where round(u) is a code,
  * and of g - (g s) / s, which is 0 but for roundings; and how many elements are at the extremes. */
@@ -116,8 +115,7 @@ static void old_fake_quant_grad(const struct qg_args *a)
     qg_intx_fake_quant_grad_c(a, &grid);
 }
 
-/* --- convert ------------------------------------------------------------------------------------
- */
+/* --- convert --------------------------------------------------------------------------------- */
 
 static void encode(size_t n, const float *restrict w, struct grid g, uint8_t *restrict codes)
 {
@@ -145,8 +143,7 @@ static void convert(const struct qg_args *a)
     }
 }
 
-/* --- dequant and matmul -------------------------------------------------------------------------
- */
+/* --- dequant and matmul ---------------------------------------------------------------------- */
 
 static const float nibble[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
 

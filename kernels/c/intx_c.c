@@ -205,8 +205,7 @@ static void dequant(const struct qg_args *a)
     }
 }
 
-/* --- activations --------------------------------------------------------------------------------
- */
+/* --- activations ----------------------------------------------------------------------------- */
 
 struct token {
     float scale, inverse, zero;
@@ -318,8 +317,7 @@ static void token_convert(const struct qg_args *a)
     }
 }
 
-/* --- matmul -------------------------------------------------------------------------------------
- */
+/* --- matmul ---------------------------------------------------------------------------------- */
 
 static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
 {

@@ -35,8 +35,7 @@
         }                                    \
     } while (0)
 
-/* --- elements -----------------------------------------------------------------------------------
- */
+/* --- elements -------------------------------------------------------------------------------- */
 
 /* x where `condition` holds, else y, by masks: compilers turn `?:` into jumps and then thread them
  * into one another, after which a loop has no straight form any more. */
@@ -168,8 +167,7 @@ QG_INLINE float qg_round_as(enum qg_dtype t, float x)
     return t == QG_BF16 ? qg_bf16_round(x) : t == QG_F16 ? qg_f16_round(x) : x;
 }
 
-/* --- pieces of rows -----------------------------------------------------------------------------
- */
+/* --- pieces of rows -------------------------------------------------------------------------- */
 
 /* Elements at .. at+n of t as binary32. */
 static inline void qg_load(const struct qg_tensor *t, size_t at, size_t n, float *restrict f)
@@ -278,8 +276,7 @@ static inline double qg_sum_of(size_t n, const float *restrict x)
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
-/* --- nibbles ------------------------------------------------------------------------------------
- */
+/* --- nibbles --------------------------------------------------------------------------------- */
 
 /* Codes 0..255, of which the low four bits count, to a row of nibbles, the even element low. */
 static inline void qg_nibbles_pack(size_t n, const uint8_t *restrict code, uint8_t *restrict packed)
