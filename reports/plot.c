@@ -49,25 +49,28 @@ static size_t sqnr_data(const struct qg_digest *d, FILE *out)
     return lines;
 }
 
+/* The first comparison of the same scheme with the same parameters. */
+static size_t first_like(const struct qg_result *r, const struct qg_gap *g)
+{
+    size_t i = 0;
+    while (strcmp(r->gaps[i].scheme, g->scheme) != 0 || strcmp(r->gaps[i].params, g->params) != 0)
+        i++;
+    return i;
+}
+
 static size_t gap_data(const struct qg_digest *d, FILE *out)
 {
-    size_t column = 0;
     char source[sizeof d->r->gaps->source];
-    fputs("column\tscheme\tsource\twhat\tseed\tsqnr_db\tsqnr_bf16_db\n", out);
+    fputs("column\tscheme\tparams\tsource\twhat\tseed\tsqnr_db\tsqnr_bf16_db\n", out);
     for (size_t i = 0; i < d->r->n_gaps; i++) {
         const struct qg_gap *g = &d->r->gaps[i];
-        size_t first = 0; // the column of a scheme is where it first appears
-        while (strcmp(d->r->gaps[first].scheme, g->scheme) != 0)
-            first++;
-        column = 0;
-        for (size_t k = 0; k < first; k++) {
-            size_t earlier = 0;
-            while (strcmp(d->r->gaps[earlier].scheme, d->r->gaps[k].scheme) != 0)
-                earlier++;
-            column += earlier == k;
-        }
+        size_t column = 0; // in the order of first appearance
+        for (size_t k = 0, first = first_like(d->r, g); k < first; k++)
+            column += first_like(d->r, &d->r->gaps[k]) == k;
         fprintf(out, "%zu\t", column);
         put_field(out, g->scheme);
+        putc('\t', out);
+        put_field(out, g->params);
         putc('\t', out);
         qg_data_label(g->source, source, sizeof source);
         put_field(out, source);

@@ -30,7 +30,7 @@ for name in sqnr gap error time; do
     [ ! -e plain/$name.svg ] || fail "a picture out of nowhere"
 done
 grep -q "$(printf 'int4\tnormal\t20.4\t1')" plain/sqnr.tsv || fail 'sqnr.tsv'
-grep -q "$(printf 'int8\ttorch-model\tmodel\t123\tinf\tinf')" plain/gap.tsv || fail 'gap.tsv'
+grep -q "$(printf 'int8\t-\ttorch-model\tmodel\t123\tinf\tinf')" plain/gap.tsv || fail 'gap.tsv'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.
 "$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'

@@ -33,7 +33,7 @@ array shape[6] = [7, 9, 5, 11, 13, 6]
 # Points of one source side by side, spread a little by seed so that equal ones can be counted.
 x(c, k, seed) = c + (k - (shown - 1) / 2.0) * 0.8 / shown + ((int(seed) * 7) % 11 - 5) * 0.055 / shown
 
-set terminal svg size 140 + 112 * (columns + 1), 470 + 18 * shown font 'sans-serif,13' \
+set terminal svg size 140 + 112 * (columns + 1), 490 + 18 * shown font 'sans-serif,13' \
     background '#ffffff' noenhanced
 set output 'gap.svg'
 set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal in every bit)' \
@@ -45,12 +45,13 @@ set ytics nomirror low, step, high
 set ytics add ('equal' top)
 set xtics scale 0
 set grid ytics lc rgb '#dddddd' lt 1
-set key outside bottom center maxcols 2 samplen 1
+set key tmargin center horizontal samplen 1
 set border 3
+set bmargin 3
 set object 1 rectangle from graph 0, first top - 0.3 * step to graph 1, first top + 0.3 * step behind \
     fc rgb '#e6f4ec' fs solid noborder
 plot for [k = 0:shown - 1] file \
     using (name(strcol('source'), strcol('what')) eq nth(sources, k) ? \
         x(column('column'), k, column('seed')) : NaN):(y(strcol('sqnr_db'))) \
     with points pt shape[k + 1] ps 0.7 lc rgb color[k + 1] title nth(sources, k), \
-    file using (column('column')):(low - 100):xtic(strcol('scheme')) with points notitle
+    file using (column('column')):(low - 100):xtic(strcol("scheme") . (strcol("params") eq "-" ? "" : "\n" . strcol("params"))) with points notitle
