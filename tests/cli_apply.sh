@@ -1,27 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# qgauge apply and list, end to end: results, exit codes, messages. Arguments: qgauge, tensors.
-qgauge=$(realpath "$1") && tensors=$(realpath "$2") || exit 99
-dir=$(mktemp -d) || exit 99
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 99
-failures=0
-
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# expect CODE TEXT ARGUMENT...: qgauge exits with CODE, and its output contains TEXT ('': it is silent).
-expect() {
-    code=$1 text=$2
-    shift 2
-    "$qgauge" "$@" >out.txt 2>&1
-    got=$?
-    [ $got = "$code" ] || fail "qgauge $*: exit code $got instead of $code: $(cat out.txt)"
-    if [ -z "$text" ] && [ ! -s out.txt ]; then return; fi
-    [ -n "$text" ] && grep -qF -e "$text" out.txt || fail "qgauge $*: no '$text' in: $(cat out.txt)"
-}
+# qgauge apply and list, end to end: results, exit codes, messages.
+. "$(dirname "$0")/cli.sh"
 
 # shows FILE LINE: a tensor of the file prints as LINE.
 shows() {
@@ -208,4 +188,4 @@ expect 2 "there is no option '--all'" list --all
 expect 0 'usage: qgauge list' list --help
 expect 0 'usage: qgauge apply' apply --help
 
-[ $failures = 0 ]
+finish

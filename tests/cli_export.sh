@@ -1,13 +1,8 @@
 #!/bin/sh
-# cli_export.sh QGAUGE MAKE_RESULTS: qgauge export from the outside.
-qgauge=$(realpath "$1")
-make_results=$(realpath "$2")
-cd "$(mktemp -d)" || exit 99
-trap 'rm -r "$PWD"' EXIT
-fail() {
-    echo "cli_export: $1"
-    exit 1
-}
+# SPDX-License-Identifier: MIT
+# qgauge export, end to end: columns, numbers, strangers.
+. "$(dirname "$0")/cli.sh"
+
 "$make_results" r.h5 && "$make_results" hostile.h5 hostile && "$make_results" empty.h5 empty ||
     exit 99
 
@@ -44,13 +39,10 @@ EOF
 fi
 "$qgauge" export empty.h5 --format json | grep -q '"cases":' || fail 'an empty run'
 
-"$qgauge" export r.h5 --format csv -o r.csv 2>err && fail 'overwrites'
-grep -q 'exists already' err || fail 'no sentence about a file that exists'
+expect 99 'exists already' export r.h5 --format csv -o r.csv
 "$qgauge" export r.h5 --format csv -o r.csv --force || fail '--force'
-"$qgauge" export r.h5 2>/dev/null
-[ $? = 2 ] || fail 'no format is a usage error'
-"$qgauge" export none.h5 --format csv 2>/dev/null
-[ $? = 99 ] || fail 'a missing file is a hard error'
+expect 2 '--format csv or --format json is needed' export r.h5
+expect 99 'none.h5: No such file' export none.h5 --format csv
 "$qgauge" export r.h5 --format csv >/dev/full 2>err
 [ $? = 99 ] || fail 'a full disk is a hard error'
-exit 0
+finish

@@ -1,14 +1,8 @@
 #!/bin/sh
-# cli_report.sh QGAUGE MAKE_RESULTS: qgauge report from the outside: the page, the plots, strangers.
-qgauge=$(realpath "$1")
-make_results=$(realpath "$2")
-cd "$(mktemp -d)" || exit 99
-trap 'rm -r "$PWD"' EXIT
-fail() {
-    echo "cli_report: $1"
-    exit 1
-}
-has() { grep -q -e "$2" "$1" || fail "'$2' is not in $1"; }
+# SPDX-License-Identifier: MIT
+# qgauge report, end to end: the page, the plots, strangers.
+. "$(dirname "$0")/cli.sh"
+
 for change in nothing fail hostile empty; do
     "$make_results" $change.h5 $change || exit 99
 done
@@ -50,21 +44,18 @@ fi
 has empty/index.html '0 of 0 cases pass'
 has empty/index.html 'holds nothing that this plot shows'
 
-"$qgauge" report fail.h5 -o plain >/dev/null 2>err && fail 'replaces a report without --force'
-has err 'exists already'
+expect 99 'exists already' report fail.h5 -o plain
 "$qgauge" report fail.h5 -o plain --force >/dev/null 2>&1 || fail '--force'
-"$qgauge" report fail.h5 -o no/such/folder >/dev/null 2>&1
-[ $? = 99 ] || fail 'a folder that cannot be made is a hard error'
-"$qgauge" report fail.h5 2>/dev/null
-[ $? = 2 ] || fail 'no -o is a usage error'
+expect 99 'no/such/folder: No such file' report fail.h5 -o no/such/folder
+expect 2 'one result file and -o DIR are needed' report fail.h5
 echo hello >text.h5
-"$qgauge" report text.h5 -o text 2>/dev/null
-[ $? = 1 ] || fail 'a foreign file'
+expect 1 'text.h5: is no HDF5 file' report text.h5 -o text
 [ ! -e text ] || fail 'a folder for a file that cannot be read'
 
 command -v gnuplot >/dev/null 2>&1 || {
     echo 'gnuplot is not installed: the pictures were not looked at'
-    exit 77
+    [ $failures = 0 ] && exit 77
+    finish
 }
 "$qgauge" report nothing.h5 -o a >/dev/null 2>err || fail 'report'
 [ ! -s err ] || fail "complaints: $(cat err)"
@@ -82,4 +73,4 @@ grep -o "id=['\"][^'\"]*" a/index.html | sort | uniq -d | grep . && fail 'an ide
 grep -o "href='#[^']*" a/index.html | sed "s/href='#//" | sort -u | while read -r id; do
     grep -q "id=['\"]${id}['\"]" a/index.html || echo "$id"
 done | grep . && fail 'references that lead nowhere'
-exit 0
+finish

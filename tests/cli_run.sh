@@ -1,26 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# qgauge run, repro and doctor, end to end. Arguments: qgauge, tensors.
-qgauge=$(realpath "$1") && tensors=$(realpath "$2") || exit 99
-dir=$(mktemp -d) || exit 99
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 99
-failures=0
-
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# expect CODE TEXT ARGUMENT...: qgauge exits with CODE, and its output contains TEXT.
-expect() {
-    code=$1 text=$2
-    shift 2
-    "$qgauge" "$@" >out.txt 2>&1
-    got=$?
-    [ $got = "$code" ] || fail "qgauge $*: exit code $got instead of $code: $(cat out.txt)"
-    grep -qF -e "$text" out.txt || fail "qgauge $*: no '$text' in: $(cat out.txt)"
-}
+# qgauge run, repro and doctor, end to end.
+. "$(dirname "$0")/cli.sh"
 
 cat >tiny.yaml <<'YAML'
 about: a few cases
@@ -161,4 +142,4 @@ for word in OpenBLAS gnuplot governor clock_resolution_s noise 'round to nearest
 done
 expect 2 'takes no arguments' doctor now
 
-[ $failures = 0 ] || exit 1
+finish
