@@ -335,9 +335,7 @@ static enum qg_status set_params(struct builder *b, struct qg_case *c, const cha
             return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: '%s' is not NAME=VALUE",
                            b->path, b->entry, word);
         *value++ = '\0';
-        bool has = false;
-        for (const struct qg_param *p = c->scheme->params; p->name; p++)
-            has |= strcmp(p->name, word) == 0;
+        bool has = qg_param_find(c->scheme, word) != NULL;
         *ret_fits &= has;
         if (has && !qg_param_set(&a, c->scheme, word, value, why, sizeof why))
             return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: %s", b->path, b->entry, why);

@@ -31,8 +31,9 @@
  * fp8-int4-nocast is prepare without the e4m3 roundings; fp8-int4-old is the prepare before #2937:
  * symmetric int4 with max|w| / 7.5, eps 2^-7, and activations that are not rounded to e4m3.
  */
-#include "schemes/dot.h"
+#include "schemes/interval.h"
 #include "schemes/intx.h"
+#include "schemes/num/int4.h"
 
 enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
 enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
@@ -156,7 +157,7 @@ static void fake_weight(const struct qg_args *a, bool cast)
 /* --- the gradient of prepare ----------------------------------------------------------------- */
 
 /* Autograd's steps in its order, each rounded as there. Only the order inside a sum is not known:
- * from there on values are spans (dot.h). */
+ * from there on values are intervals. */
 
 /* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to
  * the source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the
@@ -168,6 +169,12 @@ static struct qg_interval cast_grad(const struct qg_args *a, bool cast, struct q
     return cast && a->param[GRAD] == 0 ? qg_interval_round(QG_E4M3, g) : g;
 }
 
+/* torch.sgn: 0 for zeros of either sign; NaN stays. */
+static float sgn(float x)
+{
+    return x > 0 ? 1.0f : x < 0 ? -1.0f : x == 0 ? 0.0f : x;
+}
+
 /* What element x of a group or row receives of the gradient of max|x|: amax divides by the number
  * of ties (an integer that is rounded to the dtype) and multiplies with its mask, abs with the
  * sign. */
@@ -175,8 +182,7 @@ static struct qg_interval amax_grad(enum qg_dtype t, struct qg_interval damax, d
                                     float amax)
 {
     struct qg_interval share = qg_interval_div(t, damax, qg_round(t, (float)ties));
-    return qg_interval_mul(t, qg_interval_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f),
-                           qg_sgn(x));
+    return qg_interval_mul(t, qg_interval_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f), sgn(x));
 }
 
 /* One element of a row y = R(c s), c = e4m3(clamp(v)), v = x/s. */
@@ -233,15 +239,15 @@ static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_in
     }
 }
 
-/* Spans in a->work. */
-static struct qg_interval *spans(float *work)
+/* Room for intervals in a->work. */
+static struct qg_interval *intervals(float *work)
 {
     return (struct qg_interval *)work;
 }
 
 static void grad_activation(const struct qg_args *a, bool cast)
 {
-    struct qg_interval *h = spans(a->work);
+    struct qg_interval *h = intervals(a->work);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         for (size_t k = 0; k < a->cols; k++)
             h[k].lo = h[k].mid = h[k].hi = qg_get(&a->in[1], at + k);
@@ -286,7 +292,7 @@ static void grad_weight(const struct qg_args *a, bool cast)
     const struct qg_tensor *w = &a->in[0];
     enum qg_dtype t = a->dtype;
     float *w8 = a->work, lower = qg_round(t, 1e-12f);
-    struct qg_interval *h = spans(w8 + a->cols);
+    struct qg_interval *h = intervals(w8 + a->cols);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         float scale8 = fake_scale(w, at, a->cols, lower);
         for (size_t k = 0; k < a->cols; k++)
@@ -491,21 +497,6 @@ static void nocast_grad_activation(const struct qg_args *a)
     grad_activation(a, false);
 }
 
-static struct qg_intx old_grid(const struct qg_args *a)
-{
-    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
-}
-static void old_fake_weight(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant(a, &grid);
-}
-static void old_grad_weight(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_grad(a, &grid);
-}
-
 #define SHARED_PARAMS                                                                              \
     [GROUP] = {"group", "elements of a row that share a scale; upstream allows only 128",          \
                128,     32,                                                                        \
@@ -588,7 +579,7 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
          "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as fp8-int4",
      .nonfinite = nonfinite,
      .params = old_params,
-     .operand = {[QG_WEIGHT] = WEIGHT(old_fake_weight, old_grad_weight),
+     .operand = {[QG_WEIGHT] = WEIGHT(qg_old_int4_fake_quant, qg_old_int4_fake_quant_grad),
                  [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
      .matmul = matmul,
      .refuse = refuse,

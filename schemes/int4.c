@@ -21,8 +21,9 @@
  * int4-old is the prepare path before that change: symmetric int4 with the scale max|w| / 7.5 of
  * the weight's dtype and eps 2^-7, a different grid from the one that convert uses.
  */
-#include "schemes/dot.h"
+#include "schemes/interval.h"
 #include "schemes/intx.h"
+#include "schemes/num/int4.h"
 
 enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, PREPARE_EPS };
 
@@ -267,25 +268,6 @@ static void matmul(const struct qg_args *a)
     }
 }
 
-/* Before #2986: the generic symmetric quantizer, its scale a binary32 copy of a value in w's dtype.
- */
-static struct qg_intx old_grid(const struct qg_args *a)
-{
-    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
-}
-
-static void old_fake_quant(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant(a, &grid);
-}
-
-static void old_fake_quant_grad(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_grad(a, &grid);
-}
-
 static const struct qg_plane planes[] = {
     {"codes", QG_U8, 0, {QG_EXT_ROWS, QG_EXT_NIBBLE}, "two's complement nibbles, even element low"},
     {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_GROUPS, QG_EXT_ROWS}, "one per group, [K/g, N]"},
@@ -316,8 +298,8 @@ const struct qg_scheme qg_schemes_int4[] = {
      .upstream = "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as int4",
      .nonfinite = nonfinite,
      .params = old_params,
-     .operand[QG_WEIGHT] = {old_fake_quant, old_fake_quant_grad, convert, dequant, group, planes,
-                            4},
+     .operand[QG_WEIGHT] = {qg_old_int4_fake_quant, qg_old_int4_fake_quant_grad, convert, dequant,
+                            group, planes, 4},
      .matmul = matmul,
      .refuse = refuse},
     {NULL},

@@ -28,6 +28,7 @@
 #include "schemes/intx.h"
 
 #include "schemes/dot.h"
+#include "schemes/num/int4.h"
 
 enum { EPS, SCALE_DTYPE, GROUP }; /* parameters; the last where scales are per group */
 
@@ -52,10 +53,18 @@ static int code_bits(const struct qg_args *a)
     return a->scheme->operand[a->operand].code_bits;
 }
 
+/* Symmetric codes of one width. */
+struct grid {
+    size_t group;
+    int bits;            /* codes -2^(bits-1) .. 2^(bits-1)-1 */
+    double eps;          /* lower bound of the scale; 0: smallest normal number of x's dtype */
+    enum qg_dtype scale; /* dtype that holds the scale: x's own, or F32 (the value stays x's) */
+};
+
 /* --- prepare --------------------------------------------------------------------------------- */
 
 /* The scale of x[at .. at+group), computed in x's dtype, then held in grid->scale. */
-static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg_intx *grid)
+static float prepare_scale(const struct qg_tensor *x, size_t at, const struct grid *grid)
 {
     float amax = 0.0f;
     for (size_t i = at; i < at + grid->group; i++)
@@ -66,7 +75,8 @@ static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg
     return qg_round(grid->scale, scale);
 }
 
-void qg_intx_fake_quant(const struct qg_args *a, const struct qg_intx *grid)
+/* y: every group of every row of x rounded to its grid. */
+static void round_to_grid(const struct qg_args *a, const struct grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *y = &a->out[0];
     float low = lowest(grid->bits), high = -low - 1.0f;
@@ -86,7 +96,8 @@ void qg_intx_fake_quant(const struct qg_args *a, const struct qg_intx *grid)
     }
 }
 
-void qg_intx_fake_quant_grad(const struct qg_args *a, const struct qg_intx *grid)
+/* dx: straight through, with the clip mask and autograd's two roundings. */
+static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *dy = &a->in[1];
     float low = lowest(grid->bits), high = -low - 1.0f;
@@ -106,23 +117,41 @@ void qg_intx_fake_quant_grad(const struct qg_args *a, const struct qg_intx *grid
 }
 
 /* The grid that the scheme's parameters ask for. */
-static struct qg_intx grid_of(const struct qg_args *a)
+static struct grid grid_of(const struct qg_args *a)
 {
     const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32}; // as in qg_scale_dtypes
-    return (struct qg_intx){qg_group(a), code_bits(a), a->param[EPS],
-                            held[(int)a->param[SCALE_DTYPE]]};
+    return (struct grid){qg_group(a), code_bits(a), a->param[EPS],
+                         held[(int)a->param[SCALE_DTYPE]]};
 }
 
 static void fake_quant(const struct qg_args *a)
 {
-    struct qg_intx grid = grid_of(a);
-    qg_intx_fake_quant(a, &grid);
+    struct grid grid = grid_of(a);
+    round_to_grid(a, &grid);
 }
 
 static void fake_quant_grad(const struct qg_args *a)
 {
-    struct qg_intx grid = grid_of(a);
-    qg_intx_fake_quant_grad(a, &grid);
+    struct grid grid = grid_of(a);
+    round_to_grid_grad(a, &grid);
+}
+
+static struct grid old_int4_grid(const struct qg_args *a)
+{
+    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
+    return (struct grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32};
+}
+
+void qg_old_int4_fake_quant(const struct qg_args *a)
+{
+    struct grid grid = old_int4_grid(a);
+    round_to_grid(a, &grid);
+}
+
+void qg_old_int4_fake_quant_grad(const struct qg_args *a)
+{
+    struct grid grid = old_int4_grid(a);
+    round_to_grid_grad(a, &grid);
 }
 
 /* Asymmetric scale and zero point of row x[at .. at+k). */

@@ -103,13 +103,19 @@ static void describe_range(const struct qg_param *p, char *text, size_t size)
         n += (size_t)snprintf(text + n, size - n, "%s %s", c ? "," : "", p->choices[c]);
 }
 
+const struct qg_param *qg_param_find(const struct qg_scheme *s, const char *name)
+{
+    for (const struct qg_param *p = s->params; p->name; p++)
+        if (strcmp(p->name, name) == 0)
+            return p;
+    return NULL;
+}
+
 bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name, const char *value,
                   char *why, size_t why_size)
 {
-    const struct qg_param *p = s->params;
-    while (p->name && strcmp(p->name, name) != 0)
-        p++;
-    if (!p->name) {
+    const struct qg_param *p = qg_param_find(s, name);
+    if (!p) {
         size_t n = (size_t)snprintf(why, why_size,
                                     "scheme '%s' has no parameter '%s'; it has:", s->name, name);
         for (p = s->params; p->name && n < why_size; p++)

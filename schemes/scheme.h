@@ -136,6 +136,10 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
 /* Sets all parameters of `a` to the scheme's defaults. */
 void qg_params_default(struct qg_args *a, const struct qg_scheme *s);
 
+/* A parameter of the scheme by name, NULL when it has none; its value is a->param[p - s->params].
+ */
+const struct qg_param *qg_param_find(const struct qg_scheme *s, const char *name);
+
 /* Sets one parameter from text. False, with a sentence that lists what is allowed, for an unknown
  * name or a value that does not parse or is out of range. */
 bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name, const char *value,

@@ -8,7 +8,7 @@
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
-enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD };
 enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
 enum { GRAD_TORCH, GRAD_IDEAL };
 #define MAX_GROUP 256
@@ -449,21 +449,6 @@ static void nocast_grad_activation(const struct qg_args *a)
     grad_activation(a, false);
 }
 
-static struct qg_intx old_grid(const struct qg_args *a)
-{
-    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
-}
-static void old_fake_weight(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_c(a, &grid);
-}
-static void old_grad_weight(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_grad_c(a, &grid);
-}
-
 #define BITS(s, what, o, f)                                                           \
     {                                                                                 \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
@@ -490,8 +475,8 @@ const struct qg_kernel qg_kernels_fp8_int4_c[] = {
     BITS("fp8-int4-nocast", QG_ACTIVATION, QG_FAKE_QUANT, nocast_fake_activation),
     BOUND("fp8-int4-nocast", QG_ACTIVATION, nocast_grad_activation),
     CONVERT("fp8-int4-nocast"),
-    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT, old_fake_weight),
-    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT_GRAD, old_grad_weight),
+    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT, qg_old_int4_fake_quant_c),
+    BITS("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT_GRAD, qg_old_int4_fake_quant_grad_c),
     BITS("fp8-int4-old", QG_ACTIVATION, QG_FAKE_QUANT, nocast_fake_activation),
     BOUND("fp8-int4-old", QG_ACTIVATION, nocast_grad_activation),
     CONVERT("fp8-int4-old"),

@@ -7,7 +7,7 @@
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
-enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, PREPARE_EPS };
+enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED };
 #define MAX_GROUP 256
 
 static size_t group(const struct qg_args *a)
@@ -95,24 +95,6 @@ static void fake_quant_grad(const struct qg_args *a)
         }
         qg_store(&a->out[0], at, n, dy);
     }
-}
-
-/* Before pytorch/ao#2986: the symmetric quantizer, its scale held in binary32. */
-static struct qg_intx old_grid(const struct qg_args *a)
-{
-    return (struct qg_intx){group(a), 4, a->param[PREPARE_EPS], QG_F32};
-}
-
-static void old_fake_quant(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_c(a, &grid);
-}
-
-static void old_fake_quant_grad(const struct qg_args *a)
-{
-    struct qg_intx grid = old_grid(a);
-    qg_intx_fake_quant_grad_c(a, &grid);
 }
 
 /* --- convert --------------------------------------------------------------------------------- */
@@ -223,8 +205,8 @@ const struct qg_kernel qg_kernels_int4_c[] = {
     GRADIENT("int4", fake_quant_grad),
     ROW("int4", QG_CONVERT, convert),
     ROW("int4", QG_DEQUANT, dequant),
-    ROW("int4-old", QG_FAKE_QUANT, old_fake_quant),
-    ROW("int4-old", QG_FAKE_QUANT_GRAD, old_fake_quant_grad),
+    ROW("int4-old", QG_FAKE_QUANT, qg_old_int4_fake_quant_c),
+    ROW("int4-old", QG_FAKE_QUANT_GRAD, qg_old_int4_fake_quant_grad_c),
     ROW("int4-old", QG_CONVERT, convert),
     ROW("int4-old", QG_DEQUANT, dequant),
     {.scheme = NULL},

@@ -20,12 +20,21 @@ static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
     return t == s ? t : QG_F32;
 }
 
-/* Symmetric codes are low .. high. */
+/* Symmetric codes of `bits` bits, the scale at least eps (0: the smallest normal number of x's
+ * dtype) and held in dtype `scale`. */
+struct grid {
+    size_t group;
+    int bits;
+    double eps;
+    enum qg_dtype scale;
+};
+
+/* Codes are low .. high. */
 struct scale {
     float scale, inverse, low, high;
 };
 
-static struct scale scale_of(float amax, enum qg_dtype t, const struct qg_intx *grid)
+static struct scale scale_of(float amax, enum qg_dtype t, const struct grid *grid)
 {
     float smallest = t == QG_F16 ? 0x1p-14f : 0x1p-126f, low = -(float)(1 << (grid->bits - 1));
     float eps = grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : smallest;
@@ -35,11 +44,11 @@ static struct scale scale_of(float amax, enum qg_dtype t, const struct qg_intx *
 }
 
 /* The grid that the scheme's parameters ask for. */
-static struct qg_intx grid_of(const struct qg_args *a)
+static struct grid grid_of(const struct qg_args *a)
 {
     const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32};
-    return (struct qg_intx){qg_group(a), a->scheme->operand[a->operand].code_bits, a->param[EPS],
-                            held[(int)a->param[SCALE_DTYPE]]};
+    return (struct grid){qg_group(a), a->scheme->operand[a->operand].code_bits, a->param[EPS],
+                         held[(int)a->param[SCALE_DTYPE]]};
 }
 
 /* A walk over the groups of a tensor in pieces of at most QG_CHUNK elements: whole groups, or parts
@@ -71,7 +80,7 @@ static float long_amax(const struct qg_tensor *x, size_t at, size_t n)
 }
 
 /* The scale of the group that starts at element `at`, or `before` where a long group goes on. */
-static struct scale piece_scale(const struct qg_args *a, const struct qg_intx *grid, size_t at,
+static struct scale piece_scale(const struct qg_args *a, const struct grid *grid, size_t at,
                                 const float *f, const struct scale *before)
 {
     if (at % grid->group)
@@ -93,7 +102,7 @@ QG_INLINE void quantize(enum qg_dtype product, size_t n, float *restrict f, cons
         f[i] = qg_rint_small(qg_limit(qg_round_as(product, f[i] * inverse), low, high)) * scale;
 }
 
-void qg_intx_fake_quant_c(const struct qg_args *a, const struct qg_intx *grid)
+static void round_to_grid(const struct qg_args *a, const struct grid *grid)
 {
     float f[QG_CHUNK];
     enum qg_dtype product = promote(a->dtype, grid->scale);
@@ -123,7 +132,7 @@ QG_INLINE void pass_back(enum qg_dtype t, enum qg_dtype product, size_t n, const
     }
 }
 
-void qg_intx_fake_quant_grad_c(const struct qg_args *a, const struct qg_intx *grid)
+static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
 {
     float f[QG_CHUNK], g[QG_CHUNK];
     enum qg_dtype t = a->dtype;
@@ -146,14 +155,32 @@ void qg_intx_fake_quant_grad_c(const struct qg_args *a, const struct qg_intx *gr
 
 static void fake_quant(const struct qg_args *a)
 {
-    struct qg_intx grid = grid_of(a);
-    qg_intx_fake_quant_c(a, &grid);
+    struct grid grid = grid_of(a);
+    round_to_grid(a, &grid);
 }
 
 static void fake_quant_grad(const struct qg_args *a)
 {
-    struct qg_intx grid = grid_of(a);
-    qg_intx_fake_quant_grad_c(a, &grid);
+    struct grid grid = grid_of(a);
+    round_to_grid_grad(a, &grid);
+}
+
+static struct grid old_int4_grid(const struct qg_args *a)
+{
+    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
+    return (struct grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32};
+}
+
+void qg_old_int4_fake_quant_c(const struct qg_args *a)
+{
+    struct grid grid = old_int4_grid(a);
+    round_to_grid(a, &grid);
+}
+
+void qg_old_int4_fake_quant_grad_c(const struct qg_args *a)
+{
+    struct grid grid = old_int4_grid(a);
+    round_to_grid_grad(a, &grid);
 }
 
 QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
@@ -167,7 +194,7 @@ QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
 static void convert(const struct qg_args *a)
 {
     float f[QG_CHUNK];
-    struct qg_intx grid = grid_of(a);
+    struct grid grid = grid_of(a);
     enum qg_dtype product = promote(a->dtype, grid.scale);
     struct scale s = {0};
     for (struct walk w = {grid.group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
