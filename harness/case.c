@@ -26,6 +26,14 @@ static bool take_extent(const char **at, size_t *ret)
     return true;
 }
 
+bool qg_whole_parse(const char *text, uint64_t most, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    *ret = strtoull(text, &end, 10);
+    return !errno && !*end && isdigit((unsigned char)*text) && *ret <= most;
+}
+
 bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols)
 {
     size_t e[3], n = 0;
@@ -118,10 +126,7 @@ static enum qg_status take_name(const char *value, char *name, size_t size, cons
 
 static enum qg_status take_seed(struct qg_case *c, const char *value, struct qg_error *err)
 {
-    char *end;
-    errno = 0;
-    c->seed = strtoull(value, &end, 10);
-    if (errno || *end || !isdigit((unsigned char)*value))
+    if (!qg_whole_parse(value, UINT64_MAX, &c->seed))
         return qg_fail(err, QG_EINVAL, "seed=%s: a seed is a whole number from 0 to 2^64 - 1",
                        value);
     return QG_OK;

@@ -46,6 +46,9 @@ QG_MUST_CHECK enum qg_status qg_case_format(const struct qg_case *c, char *text,
  */
 bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols);
 
+/* Parses a whole number of 0 .. most, digits only. False when it is none. */
+bool qg_whole_parse(const char *text, uint64_t most, uint64_t *ret);
+
 /* Fills `a` for the case's call, as qg_args_init does; false, with the reason, when the scheme
  * refuses it (K and group; the tensor's name where it has one). */
 bool qg_case_args(const struct qg_case *c, struct qg_args *a, char *why, size_t why_size);

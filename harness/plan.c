@@ -3,11 +3,11 @@
 
 #include <cyaml/cyaml.h>
 #include <errno.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+
+#include "harness/select.h"
 
 #define MAX_WORDS       64
 #define DEFAULT_TIMEOUT 20.0
@@ -344,11 +344,6 @@ static enum qg_status set_params(struct builder *b, struct qg_case *c, const cha
     return QG_OK;
 }
 
-static bool usable(const struct qg_tensor *t)
-{
-    return t->rank == 2 && (t->dtype == QG_F32 || t->dtype == QG_BF16 || t->dtype == QG_F16);
-}
-
 static bool serves(const struct qg_tensor *t, enum qg_operand operand)
 {
     return operand == QG_WEIGHT || (operand == QG_EMBEDDING && strstr(t->name, "emb"));
@@ -359,8 +354,8 @@ static enum qg_status push_tensors(struct builder *b, struct qg_case *c)
     size_t n = qg_safetensors_count(b->o->weights);
     for (size_t i = 0; i < n; i++) {
         const struct qg_tensor *t = qg_safetensors_at(b->o->weights, i);
-        if (!usable(t) || !serves(t, c->kernel->operand) ||
-            (b->o->tensors && regexec(&b->tensors, t->name, 0, NULL, 0) != 0))
+        if (!qg_is_weight(t) || !serves(t, c->kernel->operand) ||
+            !qg_regex_fits(&b->tensors, t->name))
             continue;
         c->dtype = t->dtype;
         c->rows = t->shape[0];
@@ -481,16 +476,6 @@ static enum qg_status push_entry(struct builder *b, const struct entry *e)
 
 /* --- filters --------------------------------------------------------------------------------- */
 
-static enum qg_status compile(regex_t *re, const char *text, struct qg_error *err)
-{
-    char why[128];
-    int e = regcomp(re, text ? text : "", REG_EXTENDED | REG_NOSUB);
-    if (e == 0)
-        return QG_OK;
-    regerror(e, re, why, sizeof why);
-    return qg_fail(err, QG_EINVAL, "'%s' is not a regular expression: %s", text, why);
-}
-
 static int by_spelling(const void *a, const void *b)
 {
     const struct qg_planned *p = *(struct qg_planned *const *)a,
@@ -526,7 +511,7 @@ static enum qg_status filter(struct builder *b)
         return b->err->status;
     for (size_t i = 0; i < p->n; i++) {
         bool repeated = !p->cases[i].spelling[0];
-        bool matches = !repeated && regexec(&b->match, p->cases[i].spelling, 0, NULL, 0) == 0;
+        bool matches = !repeated && qg_regex_fits(&b->match, p->cases[i].spelling);
         p->not_matched += !repeated && !matches;
         if (matches)
             p->cases[kept++] = p->cases[i];
@@ -540,11 +525,11 @@ static void count_tensors(struct builder *b)
     size_t n = b->o->weights ? qg_safetensors_count(b->o->weights) : 0;
     for (size_t i = 0; i < n; i++) {
         const struct qg_tensor *t = qg_safetensors_at(b->o->weights, i);
-        if (b->o->tensors && regexec(&b->tensors, t->name, 0, NULL, 0) != 0)
+        if (!qg_regex_fits(&b->tensors, t->name))
             continue;
         b->p->tensors++;
         b->p->wrong_rank += t->rank != 2;
-        b->p->wrong_dtype += t->rank == 2 && !usable(t);
+        b->p->wrong_dtype += t->rank == 2 && !qg_is_weight(t);
     }
 }
 
@@ -582,9 +567,9 @@ static enum qg_status build(struct builder *b, const struct suite *s)
 
 static enum qg_status build_filtered(struct builder *b, const struct suite *s)
 {
-    if (compile(&b->match, b->o->match, b->err) != QG_OK)
+    if (qg_regex_compile(&b->match, b->o->match, b->err) != QG_OK)
         return b->err->status;
-    if (compile(&b->tensors, b->o->tensors, b->err) == QG_OK) {
+    if (qg_regex_compile(&b->tensors, b->o->tensors, b->err) == QG_OK) {
         b->err->status = QG_OK;
         (void)build(b, s);
         regfree(&b->tensors);

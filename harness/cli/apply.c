@@ -345,19 +345,6 @@ static enum qg_status apply(const struct request *q, struct qg_error *err)
 
 /* --- the command line ------------------------------------------------------------------------ */
 
-static bool set_scheme(struct request *q, const char *word)
-{
-    struct list have = {""};
-    const struct qg_scheme *s;
-    q->scheme = qg_scheme_find(word);
-    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
-        list_add(&have, s->name);
-    if (!q->scheme)
-        qg_usage_error(&qg_command_apply, "there is no scheme '%s'; there are: %s", word,
-                       have.text);
-    return q->scheme != NULL;
-}
-
 static bool set_op(struct request *q, const char *word)
 {
     struct list have = {""};
@@ -444,7 +431,7 @@ static bool take(struct request *q, struct words *w, int option)
     switch (option) {
     case OPT_SCHEME:
         w->scheme = optarg;
-        return set_scheme(q, optarg);
+        return (q->scheme = qg_take_scheme(&qg_command_apply, optarg)) != NULL;
     case OPT_OP:
         w->op = optarg;
         return set_op(q, optarg);

@@ -7,9 +7,8 @@
 #ifndef QG_CLI_H
 #define QG_CLI_H
 
-#include <stdbool.h>
-
 #include "harness/base/error.h"
+#include "schemes/scheme.h"
 
 /* Exit codes: what Meson and scripts understand. */
 enum { QG_EXIT_OK = 0, QG_EXIT_FAIL = 1, QG_EXIT_USAGE = 2, QG_EXIT_SKIP = 77, QG_EXIT_HARD = 99 };
@@ -28,8 +27,8 @@ int qg_usage_error(const struct qg_command *c, const char *format, ...)
  * QG_EFORMAT and QG_EABSENT, QG_EXIT_HARD otherwise. */
 int qg_report_error(const struct qg_command *c, const struct qg_error *err);
 
-/* Whether stdout or stderr (fd 1, 2) takes colour: a terminal, NO_COLOR unset, TERM not dumb. */
-bool qg_wants_color(int fd);
+/* The scheme of that name, or NULL after a usage error that names all there are. */
+const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name);
 
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);

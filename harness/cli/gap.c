@@ -7,14 +7,15 @@
 #include <gsl/gsl_statistics_double.h>
 #include <gsl/gsl_sort.h>
 #include <math.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/case.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
 #include "harness/io/safetensors.h"
+#include "harness/select.h"
 
 enum { MAX_SEEDS = 1000 };
 
@@ -111,7 +112,7 @@ static enum qg_status model_row(const struct qg_scheme *s, const char *params,
 {
     struct qg_gap model, weights, other, other_weights;
     struct qg_gap_detail detail;
-    static double db[MAX_SEEDS];
+    double db[MAX_SEEDS];
     size_t n = 0, equal = 0;
     if (qg_gap_model(s, params, o->seed, &model, &weights, &detail, err) != QG_OK)
         return err->status;
@@ -202,18 +203,19 @@ static enum qg_status cast(struct qg_tensor *t, enum qg_dtype dtype, struct qg_e
 static enum qg_status weights_open(const struct options *o, struct weights *w, struct qg_error *err)
 {
     regex_t wanted;
-    if (regcomp(&wanted, o->tensors ? o->tensors : "", REG_EXTENDED | REG_NOSUB) != 0)
-        return qg_fail(err, QG_EINVAL, "--tensors '%s' is not a regular expression", o->tensors);
+    if (qg_regex_compile(&wanted, o->tensors, err) != QG_OK)
+        return err->status;
     enum qg_status status = qg_safetensors_open(o->weights, &w->file, err);
     size_t n = w->file ? qg_safetensors_count(w->file) : 0;
     w->tensor = calloc(n + 1, sizeof *w->tensor);
+    if (status == QG_OK && !w->tensor)
+        status = qg_fail(err, QG_ENOMEM, "no memory for a list of %zu tensors", n);
     w->owned = o->dtype != QG_INPUT;
-    for (size_t i = 0; i < n && w->tensor && status == QG_OK; i++) {
+    for (size_t i = 0; i < n && status == QG_OK; i++) {
         const struct qg_tensor *t = qg_safetensors_at(w->file, i);
-        if (regexec(&wanted, t->name, 0, NULL, 0) != 0)
+        if (!qg_regex_fits(&wanted, t->name))
             continue;
-        if ((t->dtype != QG_F32 && t->dtype != QG_BF16 && t->dtype != QG_F16) || t->rank != 2 ||
-            qg_count(t) == 0) {
+        if (!qg_is_weight(t) || qg_count(t) == 0) {
             fprintf(stderr, "%s: left out, not a [N,K] tensor of F32, BF16 or F16\n", t->name);
             continue;
         }
@@ -288,14 +290,6 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
     return status == QG_OK ? QG_EXIT_OK : qg_report_error(c, &err);
 }
 
-/* A whole number from 0 to `most`, or -1. */
-static long long number(const char *text, long long most)
-{
-    char *end;
-    long long v = strtoll(text, &end, 10);
-    return end == text || *end || v < 0 || v > most ? -1 : v;
-}
-
 static int run(int argc, char **argv)
 {
     static const struct option longs[] = {
@@ -313,7 +307,7 @@ static int run(int argc, char **argv)
     struct options o = {.seed = 123, .seeds = 20, .dtype = QG_INPUT};
     int option;
     while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
-        long long n = 0;
+        uint64_t n;
         switch (option) {
         case 's':
             o.scheme = optarg;
@@ -337,11 +331,10 @@ static int run(int argc, char **argv)
             break;
         case 'r':
         case 'n':
-            n = number(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS);
-            if (n < 0)
+            if (!qg_whole_parse(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS, &n))
                 return qg_usage_error(c, "'%s' is not a whole number in range", optarg);
             if (option == 'r')
-                o.seed = (unsigned long long)n;
+                o.seed = n;
             else
                 o.seeds = (int)n;
             break;
@@ -351,8 +344,8 @@ static int run(int argc, char **argv)
     }
     if (optind < argc)
         return qg_usage_error(c, "'%s' is not an option", argv[optind]);
-    if (o.scheme && !qg_scheme_find(o.scheme))
-        return qg_usage_error(c, "there is no scheme '%s'; qgauge list shows them", o.scheme);
+    if (o.scheme && !qg_take_scheme(c, o.scheme))
+        return QG_EXIT_USAGE;
     if (o.set && !o.scheme)
         return qg_usage_error(c, "--set needs --scheme: parameters belong to a scheme");
     return o.weights ? gap_of_checkpoint(c, &o) : gap_of_model(c, &o);

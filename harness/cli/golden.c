@@ -62,7 +62,8 @@ static int parse(int argc, char **argv, struct options *o)
         else
             return qg_usage_error(&qg_command_golden, "unknown option '%s'", argv[i]);
     }
-    return QG_EXIT_OK;
+    const char *scheme = o->request.scheme;
+    return scheme && !qg_take_scheme(&qg_command_golden, scheme) ? QG_EXIT_USAGE : QG_EXIT_OK;
 }
 
 /* Bits of element i, as many hexadecimal digits as the dtype has. */

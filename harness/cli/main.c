@@ -6,9 +6,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "harness/base/fpenv.h"
 #include "harness/cli/cli.h"
@@ -63,10 +61,17 @@ int qg_report_error(const struct qg_command *c, const struct qg_error *err)
     }
 }
 
-bool qg_wants_color(int fd)
+const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name)
 {
-    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
-    return isatty(fd) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+    char all[512] = "";
+    size_t n = 0;
+    if (qg_scheme_find(name))
+        return qg_scheme_find(name);
+    for (size_t i = 0; qg_scheme_at(i) && n < sizeof all; i++)
+        n +=
+            (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", qg_scheme_at(i)->name);
+    qg_usage_error(c, "there is no scheme '%s'; there are: %s", name, all);
+    return NULL;
 }
 
 int qg_finish_stdout(const struct qg_command *c, int code)

@@ -70,14 +70,6 @@ static const struct option options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static bool parse_seed(const char *text, uint64_t *ret)
-{
-    char *end;
-    errno = 0;
-    *ret = strtoull(text, &end, 10);
-    return !errno && !*end && *text >= '0' && *text <= '9';
-}
-
 static int take_option(struct request *q, int option)
 {
     switch (option) {
@@ -95,7 +87,7 @@ static int take_option(struct request *q, int option)
         return QG_EXIT_OK;
     case OPT_SEED:
         q->plan.seed = &q->seed;
-        if (parse_seed(optarg, &q->seed))
+        if (qg_whole_parse(optarg, UINT64_MAX, &q->seed))
             return QG_EXIT_OK;
         return qg_usage_error(&qg_command_run, "'%s' is not a seed: a whole number", optarg);
     case OPT_NO_TIME:
