@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "harness/compare.h"
 
-#include <float.h>
 #include <math.h>
 
 const struct qg_diff qg_no_diff = {

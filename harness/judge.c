@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "harness/judge.h"
 
-#include <ctype.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "schemes/num/int4.h"

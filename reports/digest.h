@@ -6,7 +6,6 @@
 #ifndef QG_DIGEST_H
 #define QG_DIGEST_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -2,11 +2,9 @@
  *
  * qgauge repro: one case, with everything that is known about it.
  */
-#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "harness/cli/cli.h"
 #include "harness/judge.h"

@@ -3,7 +3,6 @@
  * qgauge run: every case of a suite, one after the other, into a result file.
  */
 #define _GNU_SOURCE /* getopt_long */
-#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>

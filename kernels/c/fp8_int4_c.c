@@ -18,22 +18,6 @@ static size_t group(const struct qg_args *a)
     return (size_t)a->param[GROUP];
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static float row_amax(const struct qg_tensor *x, size_t at, size_t k)
-{
-    float f[QG_CHUNK], amax = 0.0f;
-    for (size_t i = 0; i < k; i += QG_CHUNK) {
-        size_t n = smaller(k - i, QG_CHUNK);
-        qg_load(x, at + i, n, f);
-        amax = qg_max(amax, qg_amax_of(n, f));
-    }
-    return amax;
-}
-
 /* --- prepare --------------------------------------------------------------------------------- */
 
 struct row {
@@ -42,7 +26,7 @@ struct row {
 
 static struct row prepare_row(const struct qg_args *a, size_t at, float lower_bound)
 {
-    float amax = row_amax(&a->in[0], at, a->cols);
+    float amax = qg_amax_at(&a->in[0], at, a->cols);
     return (struct row){amax, qg_round_as(a->dtype, qg_max(amax, lower_bound) / QG_E4M3_MAX)};
 }
 
@@ -67,7 +51,7 @@ QG_INLINE void fake_activation(const struct qg_args *a, bool cast)
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         float scale = prepare_row(a, at, 0.0f).scale;
         for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-            size_t n = smaller(a->cols - i, QG_CHUNK);
+            size_t n = qg_smaller(a->cols - i, QG_CHUNK);
             qg_load(&a->in[0], at + i, n, f);
             stage1(cast, QG_F32, n, f, scale);
             qg_store(&a->out[0], at + i, n, f);
@@ -182,7 +166,7 @@ QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row
     int ties = 0;
     bool cast_back = cast && a->param[GRAD] == GRAD_TORCH;
     for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-        size_t n = smaller(a->cols - i, QG_CHUNK);
+        size_t n = qg_smaller(a->cols - i, QG_CHUNK);
         qg_load(&a->in[0], at + i, n, x);
         if (cast_back)
             sum += scale_gradient(cast, true, n, x, h + i, r.scale);
@@ -194,7 +178,7 @@ QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row
     float da = r.amax >= lower_bound ? qg_round_as(t, ds / QG_E4M3_MAX) : 0.0f;
     float share = qg_round_as(t, da / qg_round_as(t, (float)ties));
     for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-        size_t n = smaller(a->cols - i, QG_CHUNK);
+        size_t n = qg_smaller(a->cols - i, QG_CHUNK);
         qg_load(&a->in[0], at + i, n, x);
         if (cast_back)
             QG_FOR_DTYPE(T, t, pass_back(true, T, n, x, h + i, r, share));
@@ -275,7 +259,7 @@ struct row_scale {
 
 static struct row_scale row_scale_of(const struct qg_args *a, size_t at)
 {
-    float amax = row_amax(&a->in[0], at, a->cols), eps = (float)a->param[ROW_EPS], factor;
+    float amax = qg_amax_at(&a->in[0], at, a->cols), eps = (float)a->param[ROW_EPS], factor;
     if (a->param[ROW] == ROW_MSLK)
         return (struct row_scale){0.0f, qg_max(amax, eps) / QG_E4M3_MAX};
     if (a->param[ROW] == ROW_FBGEMM)
@@ -331,7 +315,7 @@ static void convert_activation(const struct qg_args *a)
         struct row_scale r = row_scale_of(a, row * k);
         qg_put(&a->out[1], row, r.scale);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = smaller(k - i, QG_CHUNK);
+            size_t n = qg_smaller(k - i, QG_CHUNK);
             uint8_t *restrict codes = (uint8_t *)a->out[0].data + row * k + i;
             qg_load(&a->in[0], row * k + i, n, f);
             row_codes(n, f, r);
@@ -379,7 +363,7 @@ static void dequant_activation(const struct qg_args *a)
     for (size_t row = 0; row < a->rows; row++) {
         float scale = ((const float *)a->in[1].data)[row];
         for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = smaller(k - i, QG_CHUNK);
+            size_t n = qg_smaller(k - i, QG_CHUNK);
             const uint8_t *restrict codes = (const uint8_t *)a->in[0].data + row * k + i;
             for (size_t j = 0; j < n; j++)
                 f[j] = qg_e4m3_value(codes[j]) * scale;
@@ -394,7 +378,7 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
     const uint8_t *codes = (const uint8_t *)a->in[1].data + row * (a->cols / 2);
     float table[16];
     while (at < end) {
-        size_t part = smaller((at / g + 1) * g, end) - at;
+        size_t part = qg_smaller((at / g + 1) * g, end) - at;
         group_table(a, a->in + 1, at / g * a->rows + row, table);
         qg_nibbles_f32(codes, at, part, table, w);
         w += part;

@@ -67,32 +67,15 @@ static bool next_piece(struct walk *w, size_t total)
     return left > 0;
 }
 
-/* Largest magnitude of a group that does not fit in a piece. */
-static float long_amax(const struct qg_tensor *x, size_t at, size_t n)
-{
-    float f[QG_CHUNK], amax = 0.0f;
-    for (size_t i = 0; i < n; i += QG_CHUNK) {
-        size_t part = n - i < QG_CHUNK ? n - i : QG_CHUNK;
-        qg_load(x, at + i, part, f);
-        amax = qg_max(amax, qg_amax_of(part, f));
-    }
-    return amax;
-}
-
 /* The scale of the group that starts at element `at`, or `before` where a long group goes on. */
 static struct scale piece_scale(const struct qg_args *a, const struct grid *grid, size_t at,
                                 const float *f, const struct scale *before)
 {
     if (at % grid->group)
         return *before;
-    float amax =
-        grid->group > QG_CHUNK ? long_amax(&a->in[0], at, grid->group) : qg_amax_of(grid->group, f);
+    float amax = grid->group > QG_CHUNK ? qg_amax_at(&a->in[0], at, grid->group)
+                                        : qg_amax_of(grid->group, f);
     return scale_of(amax, a->in[0].dtype, grid);
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 QG_INLINE void quantize(enum qg_dtype product, size_t n, float *restrict f, const struct scale *s)
@@ -111,7 +94,7 @@ static void round_to_grid(const struct qg_args *a, const struct grid *grid)
         qg_load(&a->in[0], w.at, w.n, f);
         for (size_t i = 0; i < w.n; i += grid->group) {
             s = piece_scale(a, grid, w.at + i, f + i, &s);
-            size_t n = smaller(grid->group, w.n - i);
+            size_t n = qg_smaller(grid->group, w.n - i);
             QG_FOR_DTYPE(T, product, quantize(T, n, f + i, &s));
         }
         qg_store(&a->out[0], w.at, w.n, f);
@@ -143,7 +126,7 @@ static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
         qg_load(&a->in[1], w.at, w.n, g);
         for (size_t i = 0; i < w.n; i += grid->group) {
             s = piece_scale(a, grid, w.at + i, f + i, &s);
-            size_t n = smaller(grid->group, w.n - i);
+            size_t n = qg_smaller(grid->group, w.n - i);
             if (same)
                 QG_FOR_DTYPE(T, t, pass_back(T, T, n, f + i, g + i, &s));
             else
@@ -201,7 +184,7 @@ static void convert(const struct qg_args *a)
         qg_load(&a->in[0], w.at, w.n, f);
         for (size_t i = 0; i < w.n; i += grid.group) {
             s = piece_scale(a, &grid, w.at + i, f + i, &s);
-            size_t n = smaller(grid.group, w.n - i);
+            size_t n = qg_smaller(grid.group, w.n - i);
             int8_t *codes = (int8_t *)a->out[0].data + w.at + i;
             QG_FOR_DTYPE(T, product, encode(T, n, f + i, codes, &s));
             qg_put(&a->out[1], (w.at + i) / grid.group, s.scale);
@@ -227,7 +210,7 @@ static void dequant(const struct qg_args *a)
     size_t group = qg_group(a);
     for (struct walk w = {group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
         for (size_t i = 0; i < w.n; i += group)
-            decode(a->in, group, w.at + i, smaller(group, w.n - i), f + i);
+            decode(a->in, group, w.at + i, qg_smaller(group, w.n - i), f + i);
         qg_store(&a->out[0], w.at, w.n, f);
     }
 }
@@ -248,7 +231,7 @@ static struct token token_of(const struct qg_tensor *x, size_t at, size_t k, flo
     enum qg_dtype t = x->dtype;
     float f[QG_CHUNK], min = 0.0f, max = 0.0f;
     for (size_t i = 0; i < k; i += QG_CHUNK) {
-        size_t n = smaller(k - i, QG_CHUNK);
+        size_t n = qg_smaller(k - i, QG_CHUNK);
         qg_load(x, at + i, n, f);
         struct qg_span span = qg_span_of(n, f);
         min = qg_min(min, span.min);
@@ -298,7 +281,7 @@ static void token_row(const struct qg_tensor *x, size_t at, size_t k, const stru
     float f[QG_CHUNK];
     struct token p = token_of(x, at, k, nan);
     for (size_t i = 0; i < k; i += QG_CHUNK) {
-        size_t n = smaller(k - i, QG_CHUNK);
+        size_t n = qg_smaller(k - i, QG_CHUNK);
         qg_load(x, at + i, n, f);
         QG_FOR_DTYPE(T, x->dtype, token_quantize(T, n, f, p));
         qg_store(y, at + i, n, f);
@@ -318,7 +301,7 @@ static void token_fake_quant_grad(const struct qg_args *a)
     for (size_t at = 0; at < a->rows * k; at += k) {
         struct token p = token_of(&a->in[0], at, k, PREPARE_NAN);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = smaller(k - i, QG_CHUNK);
+            size_t n = qg_smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], at + i, n, f);
             qg_load(&a->in[1], at + i, n, g);
             QG_FOR_DTYPE(T, a->dtype, token_back(T, n, f, g, p));
@@ -334,7 +317,7 @@ static void token_convert(const struct qg_args *a)
     for (size_t row = 0; row < a->rows; row++) {
         struct token p = token_of(&a->in[0], row * k, k, CONVERT_NAN);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = smaller(k - i, QG_CHUNK);
+            size_t n = qg_smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], row * k + i, n, f);
             int8_t *codes = (int8_t *)a->out[0].data + row * k + i;
             QG_FOR_DTYPE(T, a->dtype, token_encode(T, n, f, codes, p));
@@ -350,7 +333,7 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 {
     size_t group = qg_group(a), first = row * a->cols + at;
     for (size_t i = 0; i < n;) {
-        size_t part = smaller(group - (at + i) % group, n - i);
+        size_t part = qg_smaller(group - (at + i) % group, n - i);
         decode(a->in + 1, group, first + i, part, w + i);
         i += part;
     }

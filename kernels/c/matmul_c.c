@@ -53,7 +53,7 @@ static float dot(size_t n, const float *restrict x, const float *restrict w)
 size_t qg_matmul_c_depth(size_t k)
 {
     // In a lane, then five rounds, then one addition per chunk of the row.
-    size_t chunk = k < QG_CHUNK ? k : QG_CHUNK;
+    size_t chunk = qg_smaller(k, QG_CHUNK);
     return (chunk + LANES - 1) / LANES + 5 + (k + QG_CHUNK - 1) / QG_CHUNK;
 }
 
@@ -64,7 +64,7 @@ void qg_matmul_c(const struct qg_args *a, const struct qg_product *p)
     for (size_t row = 0; row < a->rows; row++) {
         memset(sums, 0, a->m * sizeof *sums);
         for (size_t at = 0; at < a->cols; at += QG_CHUNK) {
-            size_t n = a->cols - at < QG_CHUNK ? a->cols - at : QG_CHUNK;
+            size_t n = qg_smaller(a->cols - at, QG_CHUNK);
             p->weights(a, row, at, n, w);
             for (size_t m = 0; m < a->m; m++)
                 sums[m] += dot(n, x + m * a->cols + at, w);

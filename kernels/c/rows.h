@@ -14,10 +14,15 @@
 
 #include "schemes/scheme.h"
 
-#define QG_CHUNK \
-    1024 /* floats of a row that are worked on at a time; at least the widest group / 4 */
+/* Floats of a row that are worked on at a time; at least the widest group / 4. */
+#define QG_CHUNK 1024
 
 #define QG_INLINE static inline __attribute__((always_inline))
+
+static inline size_t qg_smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
 
 /* Runs `statement` with T a constant equal to the floating dtype `t`, so that loops in it are
  * compiled once per dtype with no test inside. */
@@ -242,6 +247,18 @@ static inline float qg_amax_of(size_t n, const float *restrict f)
         high = a > high ? a : high;
     }
     return qg_f32_from_bits((uint32_t)high);
+}
+
+/* The same of elements at .. at+n of a tensor, n of any length. */
+static inline float qg_amax_at(const struct qg_tensor *x, size_t at, size_t n)
+{
+    float f[QG_CHUNK], amax = 0.0f;
+    for (size_t i = 0; i < n; i += QG_CHUNK) {
+        size_t part = qg_smaller(n - i, QG_CHUNK);
+        qg_load(x, at + i, part, f);
+        amax = qg_max(amax, qg_amax_of(part, f));
+    }
+    return amax;
 }
 
 /* Sums of x[i] y[i] and of x[i] in binary64, where no product of binary32 numbers rounds and no sum

@@ -8,7 +8,6 @@
 #define QG_NUM_FN_H
 
 #include <math.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
