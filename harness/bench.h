@@ -5,7 +5,7 @@
  * empty call costs is measured the same way and taken out. The statistic is the median, with the
  * order statistics that hold it with 95 % probability whatever the distribution (the binomial one
  * with p = 1/2): nothing is assumed about the noise but that samples are independent, which within
- * one process they are not quite; judge a change by `ab` or by several runs.
+ * one process they are not quite; judge a change by several runs.
  */
 #ifndef QG_BENCH_H
 #define QG_BENCH_H

@@ -5,8 +5,8 @@
  *
  *     normal     Gaussian
  *     uniform    flat between -2 and 2 sigma
- *     heavy      Gaussian over the root of a uniform number, and one channel in 64 twenty times
- * larger ties       multiples of half a step of the common grids, a power of two; extremes repeated
+ *     heavy      Gaussian over the root of a uniform number; one channel in 64 twenty times larger
+ *     ties       multiples of half a step of the common grids, a power of two; extremes repeated
  *     zeros      all-zero groups, groups of +0 and -0, half-zero groups, among Gaussian ones
  *     tiny       both sides of the smallest normal number, down into the subnormals
  *     huge       as large as goes with a finite sum over a row

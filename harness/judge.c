@@ -11,7 +11,9 @@
 
 /* --- names ----------------------------------------------------------------------------------- */
 
-enum qg_status qg_record_init(struct qg_record *r, const struct qg_case *c, struct qg_error *err)
+/* The names and numbers of a case, before anything has run. */
+static enum qg_status init_record(struct qg_record *r, const struct qg_case *c,
+                                  struct qg_error *err)
 {
     struct qg_args a = {.scheme = c->scheme};
     memcpy(a.param, c->param, sizeof a.param);
@@ -447,7 +449,7 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
     struct qg_args a;
     struct qg_trial trial;
     *ret = (struct qg_judgement){.wrong_out = -1, .times = qg_bench_none};
-    if (qg_record_init(&ret->record, c, err) != QG_OK)
+    if (init_record(&ret->record, c, err) != QG_OK)
         return err->status;
     if (!qg_case_args(c, &a, ret->record.reason, sizeof ret->record.reason)) {
         ret->record.verdict = QG_SKIP;

@@ -5,9 +5,9 @@
  * definition for the kernel's own depth of summation. Nothing here is tuned.
  *
  *     FAIL        wrong bits or bound exceeded; unwritten or unstable results; memory not its own
- *     MISTRUSTED  it agrees, but more than 90 % of the results are one value, non-finite, saturated
- * or without a finite bound, or the result is the unquantized input itself MARGINAL    right, with
- * more than 90 % of the bound used
+ *     MISTRUSTED  it agrees, but more than 90 % of the results are one value, non-finite,
+ *                 saturated or without a finite bound, or the result is the unquantized input
+ *     MARGINAL    right, with more than 90 % of the bound used
  */
 #ifndef QG_JUDGE_H
 #define QG_JUDGE_H
@@ -35,9 +35,5 @@ QG_MUST_CHECK enum qg_status qg_judge(const struct qg_case *c, const struct qg_b
                                       double timeout_s, struct qg_judgement *ret,
                                       struct qg_error *err);
 void qg_judgement_free(struct qg_judgement *j);
-
-/* The names, numbers and hashes of a case that has not run: what SKIP and ERROR rows hold. */
-QG_MUST_CHECK enum qg_status qg_record_init(struct qg_record *r, const struct qg_case *c,
-                                            struct qg_error *err);
 
 #endif

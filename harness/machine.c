@@ -80,7 +80,8 @@ static void describe_time(char *text, size_t size)
     strftime(text, size, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
-bool qg_hash_file(const char *path, uint64_t *ret_hash)
+/* 64-bit hash of a file's bytes; false when it cannot be read. */
+static bool hash_file(const char *path, uint64_t *ret_hash)
 {
     char block[65536];
     size_t n;
@@ -98,7 +99,7 @@ static void set_hash(struct qg_meta *m, const char *key, const char *path)
 {
     char text[32] = "unknown";
     uint64_t hash;
-    if (qg_hash_file(path, &hash))
+    if (hash_file(path, &hash))
         snprintf(text, sizeof text, "%016" PRIx64, hash);
     qg_meta_set(m, key, text);
 }

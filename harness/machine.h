@@ -5,8 +5,6 @@
 #ifndef QG_MACHINE_H
 #define QG_MACHINE_H
 
-#include <stdint.h>
-
 #include "harness/result.h"
 
 /* Sets cpu, cpu_isa, cpus, governor, turbo, load, os, libraries, fp_environment,
@@ -16,8 +14,5 @@ void qg_machine_describe(struct qg_meta *m);
 
 /* "HDF5 1.10.8", "OpenBLAS 0.3.21 ...", one per call; NULL past the end. */
 const char *qg_machine_library(int i, char *text, size_t size);
-
-/* 64-bit hash of a file's bytes; false when it cannot be read. */
-bool qg_hash_file(const char *path, uint64_t *ret_hash);
 
 #endif

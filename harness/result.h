@@ -114,9 +114,11 @@ struct qg_meta {
     } item[QG_META_ITEMS];
 };
 
-void qg_meta_set(struct qg_meta *m, const char *key,
-                 const char *value);                               /* replaces; drops when full */
-const char *qg_meta_get(const struct qg_meta *m, const char *key); /* "" when absent */
+/* Sets a fact, or replaces it; cuts what is too long, drops what finds no room. */
+void qg_meta_set(struct qg_meta *m, const char *key, const char *value);
+
+/* The value, which lives as long as *m; "" when absent. */
+const char *qg_meta_get(const struct qg_meta *m, const char *key);
 
 const char *qg_verdict_name(enum qg_verdict v);
 
@@ -139,9 +141,8 @@ bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
 /* Whether it already holds the gap of this scheme, parameters, source, seed and kind. */
 bool qg_result_has_gap(const struct qg_result_writer *w, const struct qg_gap *g);
 
-/* Appends and flushes one case with its timing samples (seconds per call, overhead
- * taken out; warm first, then cold) and the
- * bytes of its first output (kept when at most QG_OUTPUT_LIMIT). */
+/* Appends and flushes one case with its timing samples (seconds per call, overhead taken out; warm
+ * first, then cold) and the bytes of its first output (kept when at most QG_OUTPUT_LIMIT). */
 QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const struct qg_record *r,
                                               const double *samples, size_t n_samples,
                                               const void *output, size_t output_bytes,

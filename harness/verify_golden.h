@@ -19,8 +19,7 @@ struct qg_verify_row {
     enum qg_operand operand;
     enum qg_op op;
     const struct qg_kernel *kernel;
-    uint64_t sets, wrong_sets;
-    uint64_t elements;
+    uint64_t sets, elements;
     uint64_t unequal;  /* bits differ */
     uint64_t wrong;    /* of those: not excused by a bound */
     uint64_t unjudged; /* the bound is infinite: any order of the sum overflows */

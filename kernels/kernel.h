@@ -4,8 +4,7 @@
  * the definition it is judged against, so a kernel file is functions and a table:
  *
  *     const struct qg_kernel qg_kernels_int4_c[] = {
- *         {.scheme = "int4", .op = QG_CONVERT, .operand = QG_WEIGHT, .backend = "c", .fn =
- * convert},
+ *         {.scheme = "int4", .backend = "c", .variant = "", .op = QG_CONVERT, .fn = convert},
  *         {.scheme = NULL}};
  *
  * plus one word in kernels/meson.build. Kernels are pure: no allocation, no I/O; scratch is
@@ -21,6 +20,7 @@ enum qg_claim {
     QG_WITHIN_BOUND, /* matmul, gradients: within the proved rounding bound */
 };
 
+/* What a kernel does on purpose and its definition does not: for people, printed by `list`. */
 enum qg_trait { QG_FUSES = 1, QG_REORDERS = 2, QG_FLUSHES = 4, QG_APPROXIMATES = 8 };
 
 struct qg_kernel {
@@ -28,7 +28,7 @@ struct qg_kernel {
     enum qg_op op;
     enum qg_operand operand;
     enum qg_claim claim;
-    unsigned traits;
+    unsigned traits;           /* of enum qg_trait */
     size_t (*depth)(size_t k); /* most additions any one product of K passes through; NULL: K */
     qg_op_fn *fn;
 };
@@ -43,7 +43,7 @@ const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
 const struct qg_backend *qg_backend_at(size_t i);
 const struct qg_backend *qg_backend_find(const char *name);
 
-/* "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme,
+/* Writes "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme,
  * operation (with the operand unless it is the weight), backend, variant. */
 void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size);
 

@@ -108,7 +108,8 @@ double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, siz
     return median;
 }
 
-double qg_case_size(const struct qg_record *r)
+/* Products or elements: what makes one case larger than another. */
+static double case_size(const struct qg_record *r)
 {
     return (r->m ? (double)r->m : 1) * (double)r->rows * (double)r->cols;
 }
@@ -119,7 +120,7 @@ const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, s
     for (size_t i = 0; i < d->r->n_cases; i++) {
         const struct qg_record *c = &d->r->cases[i];
         if (d->at[i][0] == row && d->at[i][2] == how && c->warm.median_s > 0 &&
-            isfinite(c->warm.median_s) && (!best || qg_case_size(c) > qg_case_size(best)))
+            isfinite(c->warm.median_s) && (!best || case_size(c) > case_size(best)))
             best = c;
     }
     return best;

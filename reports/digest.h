@@ -44,7 +44,4 @@ const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, s
  * "FILE:TENSOR". */
 void qg_data_label(const char *data, char *text, size_t size);
 
-/* Products or elements: what makes one case larger than another. */
-double qg_case_size(const struct qg_record *r);
-
 #endif

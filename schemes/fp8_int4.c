@@ -203,8 +203,8 @@ static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale,
 /* dL/dx of one row, given h = dL/dy in x's dtype. With k = [|v| <= 448] and gamma the gradient
  * behind the cast:
  *
- *     dx_i = R(gamma_i k_i / s) + [|x_i| = max|x|] / n sign(x_i) R(R(sum_j h_j c_j - gamma_j k_j
- * v_j / s) / 448)
+ *     dx_i = R(gamma_i k_i / s) + [|x_i| = max|x|] / n sign(x_i) R(R(ds) / 448)
+ *     ds = sum_j h_j c_j - gamma_j k_j v_j / s
  */
 static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_interval *h,
                           float lower_bound, bool cast)

@@ -122,8 +122,7 @@ static void fake_quant(const struct qg_args *a)
  * and q the code, 0..15,
  *
  *     ds   = sum g (q - 8) + 8 sum g - sum (g m s) (u / s)     towards the scale
- *     dmin = sum g - sum (g m s) / s                           towards the minimum, without the
- * scale
+ *     dmin = sum g - sum (g m s) / s                           towards the minimum, past the scale
  */
 struct group_sums {
     struct qg_sum ds, dmin;

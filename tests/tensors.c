@@ -3,8 +3,7 @@
  * Makes and prints safetensors files for the tests of the command line.
  *
  *     tensors write FILE [NAME DTYPE SHAPE VALUES]...    SHAPE 2x128, VALUES 1,-2,0.5 (repeated)
- *     tensors print FILE                                 one line per tensor: name dtype shape
- * values
+ *     tensors print FILE       one line per tensor: name dtype shape values
  */
 #include <stdio.h>
 #include <stdlib.h>

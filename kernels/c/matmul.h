@@ -23,10 +23,4 @@ extern const struct qg_product qg_product_int4, qg_product_fp8_int4, qg_product_
 /* x as it is. */
 void qg_inputs_plain(const struct qg_args *a, float *x, float *scales);
 
-/* out[0] = x . w^T with thirty-two partial sums to a chunk; weights are unpacked once per row. */
-void qg_matmul_c(const struct qg_args *a, const struct qg_product *p);
-
-/* Most additions that a product passes through in qg_matmul_c. */
-size_t qg_matmul_c_depth(size_t k);
-
 #endif

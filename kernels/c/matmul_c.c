@@ -50,14 +50,16 @@ static float dot(size_t n, const float *restrict x, const float *restrict w)
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
-size_t qg_matmul_c_depth(size_t k)
+/* Most additions that a product passes through in multiply. */
+static size_t depth(size_t k)
 {
     // In a lane, then five rounds, then one addition per chunk of the row.
     size_t chunk = qg_smaller(k, QG_CHUNK);
     return (chunk + LANES - 1) / LANES + 5 + (k + QG_CHUNK - 1) / QG_CHUNK;
 }
 
-void qg_matmul_c(const struct qg_args *a, const struct qg_product *p)
+/* out[0] = x . w^T with thirty-two partial sums to a chunk; weights are unpacked once per row. */
+static void multiply(const struct qg_args *a, const struct qg_product *p)
 {
     float *x = a->work, *scales = x + a->m * a->cols, *sums = scales + a->m, w[QG_CHUNK];
     p->inputs(a, x, scales);
@@ -78,25 +80,25 @@ void qg_matmul_c(const struct qg_args *a, const struct qg_product *p)
 
 static void int4(const struct qg_args *a)
 {
-    qg_matmul_c(a, &qg_product_int4);
+    multiply(a, &qg_product_int4);
 }
 static void fp8_int4(const struct qg_args *a)
 {
-    qg_matmul_c(a, &qg_product_fp8_int4);
+    multiply(a, &qg_product_fp8_int4);
 }
 static void intx(const struct qg_args *a)
 {
-    qg_matmul_c(a, &qg_product_intx);
+    multiply(a, &qg_product_intx);
 }
 static void int8_int4(const struct qg_args *a)
 {
-    qg_matmul_c(a, &qg_product_int8_int4);
+    multiply(a, &qg_product_int8_int4);
 }
 
-#define ROW(s, f)                                                                            \
-    {                                                                                        \
-        .scheme = s, .backend = "c", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT,   \
-        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = qg_matmul_c_depth, .fn = f \
+#define ROW(s, f)                                                                          \
+    {                                                                                      \
+        .scheme = s, .backend = "c", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT, \
+        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = depth, .fn = f           \
     }
 
 const struct qg_kernel qg_kernels_matmul_c[] = {
