@@ -7,6 +7,7 @@ expect 2 "say 'verify' or 'list'" golden check
 expect 2 "unknown option '--all'" golden verify --all
 expect 2 '--scheme needs a value' golden verify --scheme
 expect 2 "there is no scheme 'int5'" golden verify --scheme int5
+expect 2 'there are: fp8-int4' golden list --scheme int5
 expect 1 'No such file' golden verify --golden nowhere
 expect 0 ' 0 mismatches, 0 operations without a golden' golden verify
 

@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <gsl/gsl_statistics_double.h>
 #include <gsl/gsl_sort.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,9 +24,8 @@ const struct qg_command qg_command_gap;
 
 struct options {
     const char *scheme, *set, *weights, *tensors;
-    enum qg_dtype dtype; /* QG_INPUT: as the file has it */
-    unsigned long long seed;
-    int seeds;
+    enum qg_dtype dtype;  /* QG_INPUT: as the file has it */
+    uint64_t seed, seeds; /* the seed whose figures stand first; how many others */
     bool verbose;
 };
 
@@ -116,7 +116,7 @@ static enum qg_status model_row(const struct qg_scheme *s, const char *params,
     size_t n = 0, equal = 0;
     if (qg_gap_model(s, params, o->seed, &model, &weights, &detail, err) != QG_OK)
         return err->status;
-    for (uint64_t seed = 0; n < (size_t)o->seeds; seed++) {
+    for (uint64_t seed = 0; n < o->seeds; seed++) {
         if (seed == o->seed)
             continue;
         if (qg_gap_model(s, params, seed, &other, &other_weights, NULL, err) != QG_OK)
@@ -157,7 +157,8 @@ static enum qg_status each_variant(const struct qg_scheme *s, const struct optio
 static int gap_of_model(const struct qg_command *c, const struct options *o)
 {
     struct qg_error err;
-    printf("torchao's test model, seed %llu and %d others; SQNR of the outputs in dB; then the "
+    printf("torchao's test model, seed %" PRIu64 " and %" PRIu64
+           " others; SQNR of the outputs in dB; then the "
            "weights\n\n%-16s %-17s %8s %8s   %-22s %10s %8s\n",
            o->seed, o->seeds, "scheme", "parameters", "bf16", "exact", "min / median / max",
            "differ", "SQNR dB");
@@ -290,6 +291,41 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
     return status == QG_OK ? QG_EXIT_OK : qg_report_error(c, &err);
 }
 
+static int take_option(struct options *o, int option)
+{
+    const struct qg_command *c = &qg_command_gap;
+    switch (option) {
+    case 's':
+        o->scheme = optarg;
+        return QG_EXIT_OK;
+    case 'p':
+        o->set = optarg;
+        return QG_EXIT_OK;
+    case 'w':
+        o->weights = optarg;
+        return QG_EXIT_OK;
+    case 't':
+        o->tensors = optarg;
+        return QG_EXIT_OK;
+    case 'v':
+        o->verbose = true;
+        return QG_EXIT_OK;
+    case 'd':
+        o->dtype = qg_dtype_parse(optarg);
+        if (o->dtype == QG_F32 || o->dtype == QG_BF16 || o->dtype == QG_F16)
+            return QG_EXIT_OK;
+        return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
+    case 'r':
+    case 'n':
+        if (qg_whole_parse(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS,
+                           option == 'r' ? &o->seed : &o->seeds))
+            return QG_EXIT_OK;
+        return qg_usage_error(c, "'%s' is not a whole number in range", optarg);
+    default:
+        return QG_EXIT_USAGE;
+    }
+}
+
 static int run(int argc, char **argv)
 {
     static const struct option longs[] = {
@@ -305,42 +341,10 @@ static int run(int argc, char **argv)
     };
     const struct qg_command *c = &qg_command_gap;
     struct options o = {.seed = 123, .seeds = 20, .dtype = QG_INPUT};
-    int option;
-    while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
-        uint64_t n;
-        switch (option) {
-        case 's':
-            o.scheme = optarg;
-            break;
-        case 'p':
-            o.set = optarg;
-            break;
-        case 'w':
-            o.weights = optarg;
-            break;
-        case 't':
-            o.tensors = optarg;
-            break;
-        case 'v':
-            o.verbose = true;
-            break;
-        case 'd':
-            o.dtype = qg_dtype_parse(optarg);
-            if (o.dtype > QG_F16)
-                return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
-            break;
-        case 'r':
-        case 'n':
-            if (!qg_whole_parse(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS, &n))
-                return qg_usage_error(c, "'%s' is not a whole number in range", optarg);
-            if (option == 'r')
-                o.seed = n;
-            else
-                o.seeds = (int)n;
-            break;
-        default:
-            return QG_EXIT_USAGE;
-        }
+    for (int option; (option = getopt_long(argc, argv, "v", longs, NULL)) != -1;) {
+        int code = take_option(&o, option);
+        if (code != QG_EXIT_OK)
+            return code;
     }
     if (optind < argc)
         return qg_usage_error(c, "'%s' is not an option", argv[optind]);
