@@ -19,7 +19,7 @@
 #include "harness/io/safetensors.h"
 #include "kernels/kernel.h"
 
-#define QG_SPELLING_SIZE 256
+#define QG_SPELLING_SIZE 1024
 
 struct qg_case {
     const struct qg_scheme *scheme;
@@ -28,7 +28,7 @@ struct qg_case {
     size_t m, rows, cols; /* m is 0 but for matmul */
     uint64_t seed;
     const struct qg_fill *fill;          /* NULL: a tensor of a file */
-    char file[160], tensor[96];          /* "" with a fill */
+    char file[512], tensor[256];         /* "" with a fill */
     const struct qg_safetensors *source; /* the open file and its tensor: borrowed, */
     const struct qg_tensor *values;      /* NULL until qg_case_bind */
     double param[QG_MAX_PARAMS];

@@ -49,9 +49,9 @@ struct qg_timing {
 };
 
 struct qg_record {
-    char spelling[256]; /* the whole case: `qgauge repro 'SPELLING'` repeats it */
+    char spelling[1024]; /* the whole case: `qgauge repro 'SPELLING'` repeats it */
     char scheme[32], op[24], operand[16], backend[16], variant[24], dtype[8];
-    char data[128];  /* fill name, or "FILE:TENSOR" */
+    char data[800];  /* fill name, or "FILE:TENSOR" */
     char params[96]; /* those that differ from the default, "group=32" */
     uint64_t m, rows, cols, seed;
     uint32_t verdict; /* enum qg_verdict */
@@ -78,7 +78,7 @@ struct qg_record {
 /* One comparison of a scheme's prepare path with its convert path. */
 struct qg_gap {
     char scheme[32], params[96];
-    char source[128]; /* "torch-model" or "FILE:TENSOR" */
+    char source[800]; /* "torch-model" or "FILE:TENSOR" */
     char what[24];    /* "weights" or "model" */
     uint64_t seed;
     double sqnr_db;      /* in double; inf when equal */
@@ -110,7 +110,7 @@ extern const struct qg_field qg_record_fields[], qg_gap_fields[]; /* end with na
 struct qg_meta {
     size_t n;
     struct {
-        char key[32], value[256];
+        char key[32], value[640];
     } item[QG_META_ITEMS];
 };
 

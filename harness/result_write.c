@@ -124,7 +124,7 @@ static enum qg_status resume_entry(void *context, uint32_t kind, const void *pay
 static enum qg_status check_same_run(const struct qg_result_writer *w, const struct qg_meta *meta,
                                      struct qg_error *err)
 {
-    static const char *const keys[] = {"suite", "seed", "binary"};
+    static const char *const keys[] = {"suite", "weights", "tensors", "match", "seed", "binary"};
     if (!w->started)
         return qg_fail(err, QG_EFORMAT, "%s: holds no run; remove it to start again", w->journal);
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {

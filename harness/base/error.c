@@ -17,7 +17,7 @@ enum qg_status qg_fail(struct qg_error *err, enum qg_status status, const char *
 
 enum qg_status qg_context(struct qg_error *err, const char *format, ...)
 {
-    char before[256], all[sizeof before + sizeof err->message + 2];
+    char before[640], all[sizeof before + sizeof err->message + 2];
     va_list ap;
     va_start(ap, format);
     vsnprintf(before, sizeof before, format, ap);

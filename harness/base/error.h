@@ -20,7 +20,7 @@ enum qg_status {
 
 struct qg_error {
     enum qg_status status;
-    char message[512];
+    char message[1024];
 };
 
 /* Sets status and message; returns the status so that `return qg_fail(err, ...)` reads well. */

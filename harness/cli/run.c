@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "harness/cli/cli.h"
@@ -126,6 +127,9 @@ static int parse(struct request *q, int argc, char **argv)
         return qg_usage_error(&qg_command_run, "'%s' is one word too many", argv[optind]);
     if (!q->out && !q->list)
         return qg_usage_error(&qg_command_run, "where to? give -o results.h5");
+    struct stat there;
+    if (q->out && (!*q->out || (stat(q->out, &there) == 0 && S_ISDIR(there.st_mode))))
+        return qg_usage_error(&qg_command_run, "-o '%s' is not a file name", q->out);
     if (q->plan.tensors && !q->weights)
         return qg_usage_error(&qg_command_run, "--tensors needs --weights");
     return QG_EXIT_OK;
@@ -310,9 +314,11 @@ static void set_meta(const struct session *s, struct qg_meta *m)
     qg_meta_set(m, "commit", QG_COMMIT);
     qg_meta_set(m, "compiler", QG_COMPILER);
     qg_meta_set(m, "flags", QG_FLAGS);
-    snprintf(text, sizeof text, "%s%s%s", s->q->suite, s->q->weights ? " weights=" : "",
-             s->q->weights ? s->q->weights : "");
-    qg_meta_set(m, "suite", text);
+    qg_meta_set(m, "suite", s->q->suite);
+    qg_meta_set(m, "weights", s->q->weights ? s->q->weights : "");
+    qg_meta_set(m, "tensors", s->q->plan.tensors ? s->q->plan.tensors : "");
+    snprintf(text, sizeof text, "%zu", s->plan.n);
+    qg_meta_set(m, "cases_planned", text);
     qg_meta_set(m, "match", s->q->plan.match ? s->q->plan.match : "");
     snprintf(text, sizeof text, "%" PRIu64, s->plan.seed);
     qg_meta_set(m, "seed", text);
@@ -364,7 +370,7 @@ static void print_matrix(const struct qg_result *r)
     printf("\n%-16s", "PASS of all");
     for (int op = 0; op < QG_OP_COUNT; op++)
         printf(" %15s", qg_op_name((enum qg_op)op));
-    puts(r->n_gaps ? "  prepare-convert" : "");
+    puts(r->n_gaps && strcmp(r->gaps[0].what, "model") == 0 ? "  prepare-convert" : "");
     for (size_t s = 0; qg_scheme_at(s); s++) {
         const char *name = qg_scheme_at(s)->name;
         printf("%-16s", name);
@@ -429,6 +435,8 @@ static int summarize(const struct session *s, struct qg_error *err)
     printf("%s is written (%.1f s). Next: qgauge report %s -o report\n", s->q->out,
            qg_clock_now() - s->start, s->q->out);
     qg_result_free(&r);
+    if (n[QG_SKIP] == s->plan.n)
+        return QG_EXIT_SKIP;
     bool bad = n[QG_FAIL] || n[QG_CRASH] || n[QG_TIMEOUT] || n[QG_ERROR];
     bool doubtful = n[QG_SKIP] || n[QG_MISTRUSTED] || n[QG_MARGINAL];
     return bad || (s->q->strict && doubtful) ? QG_EXIT_FAIL : QG_EXIT_OK;
@@ -442,7 +450,7 @@ static int keep_journal(struct session *s, const struct qg_error *err)
     qg_result_abandon(&s->writer);
     fprintf(
         stderr,
-        "qgauge run: what was done is kept in %s.journal; make room, then repeat with --resume\n",
+        "qgauge run: what was done is kept in %s.journal; when that is mended, go on with --resume\n",
         s->q->out);
     return QG_EXIT_HARD;
 }
@@ -456,7 +464,8 @@ static int execute(struct session *s, struct qg_error *err)
         return qg_report_error(&qg_command_run, err);
     print_start(s);
     s->start = qg_clock_now();
-    s->bar = isatty(2);
+    const char *term = getenv("TERM");
+    s->bar = isatty(2) && term && strcmp(term, "dumb") != 0;
     if (run_cases(s, &signo, err) != QG_OK || (s->plan.gap && !signo && run_gaps(s, err) != QG_OK))
         return keep_journal(s, err);
     if (signo && s->done == 0) {
@@ -540,7 +549,7 @@ const struct qg_command qg_command_run = {
         "MISTRUSTED, agrees on results so uniform that it shows nothing; SKIP, with the reason;\n"
         "CRASH and TIMEOUT of the kernel; ERROR of the harness. Exit code 1 for FAIL, CRASH, "
         "TIMEOUT\n"
-        "and ERROR, 2 for usage and for a selection that matches nothing. Ctrl-C finishes the case "
+        "and ERROR, 2 for usage and for a selection that matches nothing, 77 when all is skipped. Ctrl-C finishes the case "
         "in\n"
         "flight and keeps what is done (exit code 130).\n",
     .run = run,
