@@ -279,7 +279,7 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
             look_closer(&p, (size_t)(weights.first - (int64_t)before), detail);
         pair_free(&p);
         weights.sqnr_db = decibels(&sum);
-        if (status == QG_OK && l == 0 && detail && weights.differ)
+        if (status == QG_OK && detail && was_equal && weights.first >= 0)
             status = name_cause(s, params, &w, &weights, err);
     }
     qg_torch_model_free(&m);

@@ -124,8 +124,8 @@ START_TEST(test_too_long)
     struct qg_error err;
     char text[QG_SPELLING_SIZE];
     draw_case(&c, qg_kernel_at(0), 2);
-    memset(c.file, ' ', 100); // three characters each
-    c.file[100] = '\0';
+    memset(c.file, ' ', 400); // three characters each
+    c.file[400] = '\0';
     ck_assert(qg_case_format(&c, text, sizeof text, &err) == QG_EINVAL);
     ck_assert_msg(strstr(err.message, "use a shorter path"), "%s", err.message);
 }

@@ -15,7 +15,7 @@ expect 0 'inf on all 1' gap --scheme int4 --set scale-dtype=f32 --seeds 1
 
 # A checkpoint: what fits is compared, what does not is refused by name.
 "$tensors" write model a.weight BF16 2x256 0.5,-1.25,0.3,0.011 b.weight F32 3x100 1,2,3 c.bias F32 4 1
-expect 0 'c.bias: left out' gap --weights model
+expect 0 'left out, not [N,K] of F32, BF16 or F16: 1 of' gap --weights model
 grep -q 'b.weight: refused: .*K = 100, group = 128' out.txt || fail "no refusal: $(cat out.txt)"
 grep -q '1 tensor, 512 weights, .* differ; worst .* dB in a.weight' out.txt || fail "no sum: $(cat out.txt)"
 grep -q '2 tensors, 812 weights, 0.000 % differ: equal to the bit' out.txt || fail "int8: $(cat out.txt)"
@@ -30,6 +30,9 @@ expect 2 "there is no scheme 'int5'" gap --scheme int5
 expect 2 'belong to a scheme' gap --set group=32
 expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32
 expect 2 'whole number' gap --seeds x
+expect 2 'need --weights' gap --tensors a
+expect 2 'not of --weights' gap --weights model --seed 5
+expect 77 '0 tensors' gap --weights model --tensors '^b' --scheme int4
 expect 2 "'extra' is not an option" gap extra
 expect 2 'nonsense' gap --nonsense
 expect 0 'usage: qgauge gap' gap --help

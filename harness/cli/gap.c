@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "harness/case.h"
+#include "harness/call.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
 #include "harness/io/safetensors.h"
@@ -55,7 +56,8 @@ static const char help[] =
     "\n"
     "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
     "at\n"
-    "least 3 dB closer. Exit 0 unless something could not be computed.\n";
+    "least 3 dB closer. Exit 0 unless something could not be computed; 77 when every tensor was\n"
+    "refused.\n";
 
 /* "0x1.8p-7 (0.0117)" is what a reader needs to redo a step by hand. */
 static void print_step(const char *what, float left, float right, bool has_left, bool has_right)
@@ -172,33 +174,40 @@ static int gap_of_model(const struct qg_command *c, const struct options *o)
 
 /* --- a checkpoint ---------------------------------------------------------------------------- */
 
-/* The tensors that can be compared, cast to --dtype when that was asked for. */
+/* The tensors that can be compared, in memory of their own (a mapped file may shrink or be
+ * unaligned), cast to --dtype when that was asked for. */
 struct weights {
     struct qg_safetensors *file;
     struct qg_tensor *tensor;
-    size_t n;
-    bool owned; /* whether the data pointers are ours to free */
+    size_t n, left_out;
 };
 
 static void weights_close(struct weights *w)
 {
-    for (size_t i = 0; w->owned && i < w->n; i++)
+    for (size_t i = 0; i < w->n; i++)
         free(w->tensor[i].data);
     free(w->tensor);
     qg_safetensors_close(&w->file);
 }
 
-static enum qg_status cast(struct qg_tensor *t, enum qg_dtype dtype, struct qg_error *err)
+static enum qg_status load(const struct weights *w, const struct qg_tensor *t, enum qg_dtype dtype,
+                           struct qg_tensor *ret_t, struct qg_error *err)
 {
-    struct qg_tensor to = *t;
-    to.dtype = dtype;
+    struct qg_tensor from = *t, to = *t;
+    to.dtype = dtype == QG_INPUT ? t->dtype : dtype;
+    from.data = malloc(qg_bytes(&from));
     to.data = malloc(qg_bytes(&to));
-    if (!to.data)
-        return qg_fail(err, QG_ENOMEM, "no memory for '%s' in %s", t->name, qg_dtype_name(dtype));
-    for (size_t i = 0; i < qg_count(t); i++)
-        qg_put(&to, i, qg_get(t, i));
-    *t = to;
-    return QG_OK;
+    enum qg_status status = from.data && to.data
+                                ? qg_safetensors_load(w->file, t, from.data, err)
+                                : qg_fail(err, QG_ENOMEM, "no memory for '%s'", t->name);
+    for (size_t i = 0; status == QG_OK && i < qg_count(t); i++)
+        qg_put(&to, i, qg_get(&from, i));
+    free(from.data);
+    if (status != QG_OK)
+        free(to.data);
+    else
+        *ret_t = to;
+    return status;
 }
 
 static enum qg_status weights_open(const struct options *o, struct weights *w, struct qg_error *err)
@@ -211,21 +220,21 @@ static enum qg_status weights_open(const struct options *o, struct weights *w, s
     w->tensor = calloc(n + 1, sizeof *w->tensor);
     if (status == QG_OK && !w->tensor)
         status = qg_fail(err, QG_ENOMEM, "no memory for a list of %zu tensors", n);
-    w->owned = o->dtype != QG_INPUT;
     for (size_t i = 0; i < n && status == QG_OK; i++) {
         const struct qg_tensor *t = qg_safetensors_at(w->file, i);
         if (!qg_regex_fits(&wanted, t->name))
             continue;
         if (!qg_is_weight(t) || qg_count(t) == 0) {
-            fprintf(stderr, "%s: left out, not a [N,K] tensor of F32, BF16 or F16\n", t->name);
+            w->left_out++;
             continue;
         }
-        w->tensor[w->n] = *t;
-        if (w->owned && (status = cast(&w->tensor[w->n], o->dtype, err)) != QG_OK)
-            break;
-        w->n++;
+        status = load(w, t, o->dtype, &w->tensor[w->n], err);
+        w->n += status == QG_OK;
     }
     regfree(&wanted);
+    if (w->left_out)
+        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
+                w->left_out);
     if (status == QG_OK && !w->n)
         qg_fail(err, status = QG_EABSENT, "no tensor of '%s' can be used; --tensors is '%s'",
                 o->weights, o->tensors ? o->tensors : "");
@@ -234,7 +243,8 @@ static enum qg_status weights_open(const struct options *o, struct weights *w, s
 
 /* One scheme over all tensors: what it refuses, the sum, and a closer look at the worst tensor. */
 static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *params,
-                                     const struct weights *w, bool verbose, struct qg_error *err)
+                                     const struct weights *w, bool verbose, size_t *ret_used,
+                                     struct qg_error *err)
 {
     struct qg_gap g, worst = {.sqnr_db = INFINITY};
     struct qg_gap_detail detail;
@@ -263,6 +273,7 @@ static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *para
             print_detail(&g, &detail, true);
         }
     }
+    *ret_used += used;
     printf("    %zu tensor%s, %llu weights, %.3f %% differ", used, used == 1 ? "" : "s",
            (unsigned long long)count, count ? 100.0 * (double)differ / (double)count : 0.0);
     if (!differ) {
@@ -284,11 +295,14 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
     struct weights w = {0};
     enum qg_status status = weights_open(o, &w, &err);
     const struct qg_scheme *s;
+    size_t used = 0;
     for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
         if (!o->scheme || strcmp(s->name, o->scheme) == 0)
-            status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &err);
+            status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &used, &err);
     weights_close(&w);
-    return status == QG_OK ? QG_EXIT_OK : qg_report_error(c, &err);
+    if (status != QG_OK)
+        return qg_report_error(c, &err);
+    return used ? QG_EXIT_OK : QG_EXIT_SKIP;
 }
 
 static int take_option(struct options *o, int option)
@@ -322,8 +336,28 @@ static int take_option(struct options *o, int option)
             return QG_EXIT_OK;
         return qg_usage_error(c, "'%s' is not a whole number in range", optarg);
     default:
-        return QG_EXIT_USAGE;
+        return qg_usage_error(c, "bad option");
     }
+}
+
+/* What does not go together. */
+static int check_options(const struct options *o, bool seeded)
+{
+    const struct qg_command *c = &qg_command_gap;
+    struct qg_args a = {0};
+    struct qg_error err;
+    const struct qg_scheme *s = o->scheme ? qg_take_scheme(c, o->scheme) : NULL;
+    if (o->scheme && !s)
+        return QG_EXIT_USAGE;
+    if (o->set && !s)
+        return qg_usage_error(c, "--set needs --scheme: parameters belong to a scheme");
+    if (o->set && qg_params_parse(&a, s, o->set, &err) != QG_OK)
+        return qg_usage_error(c, "%s", err.message);
+    if (!o->weights && (o->tensors || o->dtype != QG_INPUT))
+        return qg_usage_error(c, "--tensors and --dtype need --weights");
+    if (o->weights && seeded)
+        return qg_usage_error(c, "--seed and --seeds are of the test model, not of --weights");
+    return QG_EXIT_OK;
 }
 
 static int run(int argc, char **argv)
@@ -341,17 +375,18 @@ static int run(int argc, char **argv)
     };
     const struct qg_command *c = &qg_command_gap;
     struct options o = {.seed = 123, .seeds = 20, .dtype = QG_INPUT};
+    bool seeded = false;
     for (int option; (option = getopt_long(argc, argv, "v", longs, NULL)) != -1;) {
         int code = take_option(&o, option);
+        seeded = seeded || option == 'r' || option == 'n';
         if (code != QG_EXIT_OK)
             return code;
     }
     if (optind < argc)
         return qg_usage_error(c, "'%s' is not an option", argv[optind]);
-    if (o.scheme && !qg_take_scheme(c, o.scheme))
-        return QG_EXIT_USAGE;
-    if (o.set && !o.scheme)
-        return qg_usage_error(c, "--set needs --scheme: parameters belong to a scheme");
+    int code = check_options(&o, seeded);
+    if (code != QG_EXIT_OK)
+        return code;
     return o.weights ? gap_of_checkpoint(c, &o) : gap_of_model(c, &o);
 }
 

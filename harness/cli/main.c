@@ -85,6 +85,7 @@ int qg_finish_stdout(const struct qg_command *c, int code)
 
 int main(int argc, char **argv)
 {
+    const struct qg_command self = {.name = "--help"};
     struct qg_error err;
     // A reader that goes away (| head) ends us quietly, at the next write.
     signal(SIGPIPE, SIG_DFL);
@@ -93,11 +94,11 @@ int main(int argc, char **argv)
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         (strcmp(argv[1], "help") == 0 && argc == 2)) {
         print_overview(argc < 2 ? stderr : stdout);
-        return argc < 2 ? QG_EXIT_USAGE : QG_EXIT_OK;
+        return argc < 2 ? QG_EXIT_USAGE : qg_finish_stdout(&self, QG_EXIT_OK);
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("%s\n", QG_VERSION_LINE);
-        return QG_EXIT_OK;
+        return qg_finish_stdout(&self, QG_EXIT_OK);
     }
     if (qg_fpenv_check(&err) != QG_OK) {
         fprintf(stderr, "qgauge: %s\n", err.message);
@@ -110,7 +111,7 @@ int main(int argc, char **argv)
             continue;
         if (help || (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))) {
             fputs(commands[i]->help, stdout);
-            return QG_EXIT_OK;
+            return qg_finish_stdout(commands[i], QG_EXIT_OK);
         }
         return qg_finish_stdout(commands[i], commands[i]->run(argc - 1, argv + 1));
     }

@@ -435,11 +435,11 @@ static int summarize(const struct session *s, struct qg_error *err)
     printf("%s is written (%.1f s). Next: qgauge report %s -o report\n", s->q->out,
            qg_clock_now() - s->start, s->q->out);
     qg_result_free(&r);
-    if (n[QG_SKIP] == s->plan.n)
-        return QG_EXIT_SKIP;
     bool bad = n[QG_FAIL] || n[QG_CRASH] || n[QG_TIMEOUT] || n[QG_ERROR];
     bool doubtful = n[QG_SKIP] || n[QG_MISTRUSTED] || n[QG_MARGINAL];
-    return bad || (s->q->strict && doubtful) ? QG_EXIT_FAIL : QG_EXIT_OK;
+    if (bad || (s->q->strict && doubtful))
+        return QG_EXIT_FAIL;
+    return n[QG_SKIP] == s->plan.n ? QG_EXIT_SKIP : QG_EXIT_OK;
 }
 
 /* A failure while the result is written: what the journal holds is kept. */
@@ -448,10 +448,10 @@ static int keep_journal(struct session *s, const struct qg_error *err)
     clear_bar(s);
     qg_report_error(&qg_command_run, err);
     qg_result_abandon(&s->writer);
-    fprintf(
-        stderr,
-        "qgauge run: what was done is kept in %s.journal; when that is mended, go on with --resume\n",
-        s->q->out);
+    fprintf(stderr,
+            "qgauge run: what was done is kept in %s.journal; when that is mended, go on with "
+            "--resume\n",
+            s->q->out);
     return QG_EXIT_HARD;
 }
 
@@ -549,7 +549,8 @@ const struct qg_command qg_command_run = {
         "MISTRUSTED, agrees on results so uniform that it shows nothing; SKIP, with the reason;\n"
         "CRASH and TIMEOUT of the kernel; ERROR of the harness. Exit code 1 for FAIL, CRASH, "
         "TIMEOUT\n"
-        "and ERROR, 2 for usage and for a selection that matches nothing, 77 when all is skipped. Ctrl-C finishes the case "
+        "and ERROR, 2 for usage and for a selection that matches nothing, 77 when all is skipped. "
+        "Ctrl-C finishes the case "
         "in\n"
         "flight and keeps what is done (exit code 130).\n",
     .run = run,
