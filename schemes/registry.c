@@ -293,7 +293,7 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     if (dtype != QG_F32 && dtype != QG_BF16 && dtype != QG_F16) {
         snprintf(why, why_size,
                  "%s is not a dtype that can be quantized; it takes F32, BF16 or F16",
-                 qg_dtype_name(dtype));
+                 dtype < QG_DTYPE_COUNT ? qg_dtype_name(dtype) : "that");
         return false;
     }
     if (rows == 0 || cols == 0 || (op == QG_MATMUL && m == 0)) {
