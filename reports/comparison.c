@@ -361,8 +361,8 @@ static void judge_pair(const struct qg_comparison *c, struct qg_pair *p)
 /* Whether a fact only says which run this was, or was measured in it. */
 static bool names_the_run(const char *key)
 {
-    static const char *const keys[] = {"commit",   "version", "binary",
-                                       "time_utc", "load",    "clock_resolution_s"};
+    static const char *const keys[] = {
+        "commit", "version", "binary", "time_utc", "load", "clock_resolution_s", "cases_planned"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         if (strcmp(key, keys[i]) == 0)
             return true;
@@ -446,14 +446,29 @@ bool qg_pair_regressed(const struct qg_pair *p, unsigned on)
            (on & QG_ON_MISSING && !p->head);
 }
 
+static bool says_something(const struct qg_pair *p)
+{
+    return p->base && p->head && p->shift != QG_SHIFT_INPUT &&
+           (p->base->verdict != QG_SKIP || p->head->verdict != QG_SKIP);
+}
+
+const char *qg_comparison_void(const struct qg_comparison *c)
+{
+    if (c->total.only_base + c->total.only_head == c->n_pairs)
+        return "the files have no case in common";
+    for (size_t i = 0; i < c->n_pairs; i++)
+        if (says_something(&c->pair[i]))
+            return NULL;
+    return "every case in common has other inputs or was skipped";
+}
+
 size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on)
 {
-    size_t n = 0, common = c->n_pairs - c->total.only_base - c->total.only_head;
-    if (common == 0) // agreement about nothing is no agreement
-        return c->n_pairs ? c->n_pairs : 1;
+    size_t n = 0;
     for (size_t i = 0; i < c->n_pairs; i++)
         n += qg_pair_regressed(&c->pair[i], on);
-    return n;
+    // agreement about nothing is no agreement
+    return n == 0 && qg_comparison_void(c) ? 1 : n;
 }
 
 const char *qg_group_class(const struct qg_pair_group *g)

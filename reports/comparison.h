@@ -96,8 +96,11 @@ QG_MUST_CHECK enum qg_status qg_comparison_make(const struct qg_result *base,
                                                 struct qg_comparison **ret_c, struct qg_error *err);
 void qg_comparison_free(struct qg_comparison **c);
 
-/* How many cases are regressions of the kinds in `on`; all of them when no case is in both files.
- */
+/* Why the files say nothing about each other, or NULL when at least one case was compared: it is in
+ * both files with the same input, and ran in one of them. */
+const char *qg_comparison_void(const struct qg_comparison *c);
+
+/* How many cases are regressions of the kinds in `on`; one at least when nothing was compared. */
 size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on);
 bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
 

@@ -125,3 +125,11 @@ const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, s
     }
     return best;
 }
+
+uint64_t qg_cases_planned(const struct qg_result *r)
+{
+    const char *text = qg_meta_get(&r->meta, "cases_planned");
+    bool is_number = strspn(text, "0123456789") == strlen(text);
+    uint64_t planned = is_number ? strtoull(text, NULL, 10) : 0;
+    return planned > r->n_cases ? planned : r->n_cases;
+}

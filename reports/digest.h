@@ -40,6 +40,10 @@ double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, siz
 /* The largest case of a row, operation and backend that was timed warm, or NULL. */
 const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how);
 
+/* How many cases the run set out to do: more than r->n_cases when it was interrupted, and n_cases
+ * when the file does not say. */
+uint64_t qg_cases_planned(const struct qg_result *r);
+
 /* What stands for the data of a case: a fill's name, or the file (without folders) of
  * "FILE:TENSOR". */
 void qg_data_label(const char *data, char *text, size_t size);

@@ -85,6 +85,9 @@ static void put_verdicts(FILE *out, const struct qg_result *r)
     for (size_t i = 0; i < r->n_cases; i++)
         count[r->cases[i].verdict]++;
     fine = count[QG_PASS] + count[QG_MARGINAL];
+    if (qg_cases_planned(r) > r->n_cases)
+        fprintf(out, "<p><strong class=\"bad\">incomplete: %zu of %llu cases</strong></p>\n",
+                r->n_cases, (unsigned long long)qg_cases_planned(r));
     fprintf(out, "<p><strong class=\"%s\">%zu of %zu cases pass.</strong>",
             fine == r->n_cases && fine ? "ok" : "bad", fine, r->n_cases);
     for (int v = QG_MARGINAL; v < QG_VERDICT_COUNT; v++)
@@ -262,8 +265,19 @@ static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_
             qg_text_rate(c->flops / t->median_s, "FLOP/s").s);
 }
 
+static bool is_timed(const struct qg_digest *d)
+{
+    for (size_t row = 0; row < d->row.n; row++)
+        for (size_t how = 0; how < d->how.n; how++)
+            if (qg_digest_timed(d, row, how))
+                return true;
+    return false;
+}
+
 static void put_time_table(FILE *out, const struct qg_digest *d)
 {
+    if (!is_timed(d))
+        return;
     fputs("<details><summary>times of every kernel on its largest shape</summary>\n"
           "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
           "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"

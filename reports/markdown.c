@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "reports/digest.h"
 #include "reports/put.h"
 #include "reports/report.h"
 
@@ -49,6 +50,13 @@ static void put_facts(FILE *out, const struct qg_comparison *c)
         fputs("- times are from different machines: none is decided\n", out);
     if (c->n_facts)
         putc('\n', out);
+}
+
+static void put_incomplete(FILE *out, const char *which, const struct qg_result *r)
+{
+    if (qg_cases_planned(r) > r->n_cases)
+        fprintf(out, "**%s is incomplete: %zu of %llu cases.**\n\n", which, r->n_cases,
+                (unsigned long long)qg_cases_planned(r));
 }
 
 static void put_group(FILE *out, const struct qg_pair_group *g)
@@ -112,21 +120,28 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
     const struct qg_pair_group *t = &c->total;
     size_t common = c->n_pairs - t->only_base - t->only_head, quiet = count_quiet(c);
     size_t n = qg_comparison_regressions(c, on);
-    if (common == 0)
-        fputs("### qgauge: the files have no case in common, nothing was compared\n\n", out);
+    const char *nothing = qg_comparison_void(c);
+    if (nothing)
+        fprintf(out, "### qgauge: nothing was compared: %s\n\n", nothing);
     else if (n)
         fprintf(out, "### qgauge: regression in %zu of %zu cases\n\n", n, c->n_pairs);
+    else if (qg_cases_planned(c->head) > c->head->n_cases)
+        fputs("### qgauge: no regression so far: HEAD is incomplete\n\n", out);
     else
         fputs("### qgauge: no regression\n\n", out);
+    put_incomplete(out, "BASE", c->base);
+    put_incomplete(out, "HEAD", c->head);
     fprintf(out, "%zu cases in both, %zu only in BASE, %zu only in HEAD", common, t->only_base,
             t->only_head);
+    if (t->shift[QG_SHIFT_INPUT])
+        fprintf(out, "; %zu have other inputs and are not compared", t->shift[QG_SHIFT_INPUT]);
     fprintf(out, "; %zu newly bad, quality of %zu down, %zu slower, %zu undecided.\n\n",
             t->newly_bad, t->shift[QG_SHIFT_DOWN], t->pace[QG_PACE_SLOWER],
             t->pace[QG_PACE_UNDECIDED]);
     put_facts(out, c);
     if (quiet < c->n_groups)
         put_groups(out, c, false);
-    size_t bad = common ? n : 0;
+    size_t bad = nothing ? 0 : n;
     if (bad) {
         fprintf(out, "<details><summary>%zu regressed case%s</summary>\n\n", bad,
                 bad == 1 ? "" : "s");

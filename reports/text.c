@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "reports/digest.h"
 #include "reports/put.h"
 #include "reports/report.h"
 
@@ -20,6 +21,9 @@ static void put_run(FILE *out, const char *which, const struct qg_result *r)
         fputs(*value ? value : "?", out);
     }
     fprintf(out, ", %zu cases\n", r->n_cases);
+    if (qg_cases_planned(r) > r->n_cases)
+        fprintf(out, "! %s is incomplete: %zu of %llu cases\n", which, r->n_cases,
+                (unsigned long long)qg_cases_planned(r));
 }
 
 static void put_facts(FILE *out, const struct qg_comparison *c, size_t most)
@@ -209,10 +213,13 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
         put_list(out, c, "all cases", c->n_pairs, 0, verbose);
     put_noise(out, c);
     size_t n = qg_comparison_regressions(c, on);
-    if (common == 0)
-        fputs("\nREGRESSION: the files have no case in common: nothing was compared\n", out);
+    const char *nothing = qg_comparison_void(c);
+    if (nothing)
+        fprintf(out, "\nREGRESSION: nothing was compared: %s\n", nothing);
     else if (n)
         fprintf(out, "\nREGRESSION: %zu case%s\n", n, n == 1 ? "" : "s");
+    else if (qg_cases_planned(c->head) > c->head->n_cases)
+        fputs("\nno regression so far: HEAD is incomplete\n", out);
     else
         fputs("\nno regression\n", out);
 }

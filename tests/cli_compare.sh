@@ -3,7 +3,7 @@
 # qgauge compare, end to end: exit codes, what is named.
 . "$(dirname "$0")/cli.sh"
 
-for change in nothing bits quality fail slow missing facts hostile empty; do
+for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 expect 0 'no regression' compare nothing.h5 nothing.h5
@@ -29,6 +29,18 @@ expect 1 '35 only in BASE' compare nothing.h5 missing.h5 --fail-on missing
 expect 0 'compiler differs: gcc 12.2.0  ->  clang 14' compare nothing.h5 facts.h5
 expect 1 'no case in common' compare nothing.h5 empty.h5
 expect 1 'no case in common' compare empty.h5 empty.h5
+expect 1 'nothing was compared: every case in common has other inputs' compare nothing.h5 inputs.h5
+has out.txt '280 have other inputs and are not compared'
+expect 1 'nothing was compared' compare nothing.h5 inputs.h5 --format markdown
+has out.txt '280 have other inputs and are not compared'
+grep -q 'no regression' out.txt && fail 'nothing was compared, and all is well'
+for format in text markdown; do
+    expect 1 'no regression so far: HEAD is incomplete' compare nothing.h5 incomplete.h5 \
+        --format $format
+    has out.txt 'HEAD is incomplete: 280 of 300 cases'
+    expect 0 'BASE is incomplete: 280 of 300 cases' compare incomplete.h5 nothing.h5 --format $format
+    has out.txt 'no regression$'
+done
 expect 0 'no regression' compare nothing.h5 nothing.h5 -v
 [ "$(grep -c 'qgauge repro' out.txt)" = 280 ] || fail '-v does not show every case'
 

@@ -41,6 +41,10 @@ fi
 
 expect 99 'exists already' export r.h5 --format csv -o r.csv
 "$qgauge" export r.h5 --format csv -o r.csv --force || fail '--force'
+cp r.h5 kept.h5 && ln r.h5 link.h5
+expect 2 'is the result file itself' export r.h5 --format csv -o r.h5 --force
+expect 2 'is the result file itself' export r.h5 --format csv -o ./link.h5 --force
+cmp r.h5 kept.h5 || fail 'export destroyed its input'
 expect 2 '--format csv or --format json is needed' export r.h5
 expect 99 'none.h5: No such file' export none.h5 --format csv
 "$qgauge" export r.h5 --format csv >/dev/full 2>err

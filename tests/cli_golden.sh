@@ -4,8 +4,10 @@
 . "$(dirname "$0")/cli.sh"
 
 expect 2 "say 'verify' or 'list'" golden check
-expect 2 "unknown option '--all'" golden verify --all
-expect 2 '--scheme needs a value' golden verify --scheme
+expect 2 "'--all' is not understood" golden verify --all
+expect 2 "'--scheme' needs a value" golden verify --scheme
+expect 2 "are for 'verify'" golden list --kernels
+expect 0 'usage: qgauge golden verify' golden verify --help
 expect 2 "there is no scheme 'int5'" golden verify --scheme int5
 expect 2 'there are: fp8-int4' golden list --scheme int5
 expect 1 'No such file' golden verify --golden nowhere
@@ -17,7 +19,7 @@ grep -e '^file' -e '^int4-old.h5' "$source_root/golden/data/MANIFEST.tsv" >one/M
 QG_GOLDEN_DIR=one && export QG_GOLDEN_DIR
 expect 0 ' 0 mismatches, 0 operations without a golden' golden verify --scheme int4-old
 expect 0 'int4-old.convert.c' golden verify --kernels --scheme int4-old
-expect 0 'int4-old.h5:int4-old.weight.bf16.uniform fake-quant' golden verify --verbose --scheme int4-old
+expect 0 'int4-old.h5:int4-old.weight.bf16.uniform fake-quant' golden verify -v --scheme=int4-old
 expect 0 'int4_row_quantize_zp' golden list --scheme int4-old
 expect 1 'MISSING: there is no golden' golden verify
 expect 1 '0 elements, 0 mismatches' golden verify --scheme int4

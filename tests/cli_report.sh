@@ -3,7 +3,7 @@
 # qgauge report, end to end: the page, the plots, strangers.
 . "$(dirname "$0")/cli.sh"
 
-for change in nothing fail hostile empty; do
+for change in nothing fail hostile empty incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 
@@ -26,6 +26,10 @@ done
 grep -q "$(printf 'int4\tnormal\t20.4\t1')" plain/sqnr.tsv || fail 'sqnr.tsv'
 grep -q "$(printf 'int8\t-\ttorch-model\tmodel\t123\tinf\tinf')" plain/gap.tsv || fail 'gap.tsv'
 
+grep -q incomplete plain/index.html && fail 'a whole run is called incomplete'
+PATH=$PWD/bare "$qgauge" report incomplete.h5 -o part >/dev/null 2>&1 || fail 'an interrupted run'
+has part/index.html 'incomplete: 280 of 300 cases'
+
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.
 "$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'
 has hostile/index.html '&lt;script&gt;alert(2)&lt;/script&gt;'
@@ -43,6 +47,8 @@ fi
 "$qgauge" report empty.h5 -o empty >/dev/null 2>&1 || fail 'an empty run'
 has empty/index.html '0 of 0 cases pass'
 has empty/index.html 'holds nothing that this plot shows'
+has plain/index.html 'times of every kernel'
+grep -q 'times of every kernel' empty/index.html && fail 'a table of no times'
 
 expect 99 'exists already' report fail.h5 -o plain
 "$qgauge" report fail.h5 -o plain --force >/dev/null 2>&1 || fail '--force'

@@ -32,6 +32,11 @@ export SOURCE_DATE_EPOCH=1700000000
 "$qgauge" run --suite tiny.yaml -o s1.h5 >/dev/null && "$qgauge" run --suite tiny.yaml -o s2.h5 >/dev/null
 "$qgauge" export --format csv s1.h5 >s1.csv && "$qgauge" export --format csv s2.h5 >s2.csv
 cmp -s s1.csv s2.csv || fail 'two runs differ'
+"$qgauge" run --suite tiny.yaml --no-time -o u1.h5 >/dev/null
+"$qgauge" run --suite tiny.yaml --no-time -o u2.h5 >/dev/null
+cmp u1.h5 u2.h5 || fail 'without times two runs are not the same bytes'
+"$qgauge" export --format json u1.h5 | grep -E '"(load|clock_resolution_s)"' &&
+    fail 'what differs from run to run is in the file'
 unset SOURCE_DATE_EPOCH
 
 # Mistakes in what is asked.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * make_results OUT.h5 [CHANGE]: a result file for the tests of what reads one, as a run would write
- * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, nothing.
+ * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, inputs,
+ * incomplete, nothing.
  */
 #include <math.h>
 #include <stdio.h>
@@ -104,6 +105,8 @@ static void apply_change(struct qg_record *r, uint8_t *output, double *median)
         snprintf(r->data, sizeof r->data, "<img src=x onerror=alert(3)>");
         r->verdict = QG_FAIL;
     }
+    if (is_change("inputs"))
+        r->input_hash++, r->output_hash++;
     if ((is_change("bits") || is_change("quality")) && here) {
         r->output_hash++;
         output[34] ^= 1;
@@ -175,6 +178,8 @@ int main(int argc, char **argv)
     qg_meta_set(&m, "suite", "smoke");
     qg_meta_set(&m, "seed", "7");
     qg_meta_set(&m, "time_utc", "2026-01-02T03:04:05Z");
+    if (is_change("incomplete") || is_change("nothing")) // older files do not say
+        qg_meta_set(&m, "cases_planned", is_change("incomplete") ? "300" : "280");
     check(qg_result_create(argv[1], &m, false, true, &w, &err), &err);
     for (size_t s = 0; s < sizeof schemes / sizeof *schemes && !is_change("empty"); s++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "harness/cli/cli.h"
+#include "reports/digest.h"
 #include "reports/report.h"
 
 const struct qg_command qg_command_compare;
@@ -102,7 +103,8 @@ static int run(int argc, char **argv)
         code = qg_report_error(&qg_command_compare, &err);
     } else {
         (q.markdown ? qg_compare_markdown : qg_compare_text)(c, q.on, q.verbose, stdout);
-        if (!q.exit_zero && qg_comparison_regressions(c, q.on))
+        bool incomplete = qg_cases_planned(head) > head->n_cases;
+        if (!q.exit_zero && (incomplete || qg_comparison_regressions(c, q.on)))
             code = QG_EXIT_FAIL;
     }
     qg_comparison_free(&c);
@@ -152,9 +154,8 @@ const struct qg_command qg_command_compare = {
         "'same': the interval is inside the margin. All else, and any comparison across machines, "
         "is\n"
         "undecided. Changes of a few percent need interleaved runs.\n"
-        "runs.\n"
         "\n"
-        "Exit codes: 0 no regression, 1 regression (also: no case in common), 2 usage, 99 hard "
-        "error.\n",
+        "Exit codes: 0 no regression, 1 regression (also: nothing was compared, or HEAD is of an\n"
+        "interrupted run), 2 usage, 99 hard error.\n",
     .run = run,
 };

@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "harness/cli/cli.h"
@@ -55,9 +56,17 @@ static enum qg_status put(const struct request *q, const struct qg_result *r, FI
     return QG_OK;
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static enum qg_status put_file(const struct request *q, const struct qg_result *r,
                                struct qg_error *err)
 {
+    if (is_same_file(q->in, q->out))
+        return qg_fail(err, QG_EINVAL, "%s: is the result file itself; give another name", q->out);
     FILE *out = fopen(q->out, q->force ? "w" : "wx");
     if (!out && errno == EEXIST)
         return qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", q->out);

@@ -2,6 +2,7 @@
  *
  * qgauge golden: what upstream libraries computed, and whether our definitions agree.
  */
+#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,39 +30,49 @@ static const char help[] =
     "  --golden DIR   the folder (default: $QG_GOLDEN_DIR, else golden/data of the source tree)\n"
     "  --scheme NAME  only this scheme\n"
     "  --kernels      judge the kernels as well\n"
-    "  --verbose      name each case on stderr\n"
+    "  -v, --verbose  name each case on stderr\n"
     "\n"
     "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing.\n";
 
 struct options {
     struct qg_verify_request request;
-    bool verbose, list;
+    bool verbose, list, help;
 };
 
 /* The exit code of a wrong command line, or QG_EXIT_OK. */
 static int parse(int argc, char **argv, struct options *o)
 {
+    static const struct option options[] = {
+        {"golden", required_argument, NULL, 'g'}, {"scheme", required_argument, NULL, 's'},
+        {"kernels", no_argument, NULL, 'k'},      {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},         {0}};
     const char *folder = getenv("QG_GOLDEN_DIR");
     o->request.folder = folder && *folder ? folder : QG_SOURCE_ROOT "/golden/data";
-    const char *word = argc > 1 ? argv[1] : "";
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, ":vh", options, NULL)) != -1;) {
+        if (c == 'g')
+            o->request.folder = optarg;
+        else if (c == 's')
+            o->request.scheme = optarg;
+        else if (c == 'k')
+            o->request.kernels = true;
+        else if (c == 'v')
+            o->verbose = true;
+        else if (c == 'h')
+            o->help = true;
+        else
+            return qg_usage_error(&qg_command_golden,
+                                  c == ':' ? "'%s' needs a value" : "'%s' is not understood",
+                                  argv[optind - 1]);
+    }
+    if (o->help)
+        return QG_EXIT_OK;
+    const char *word = argc - optind == 1 ? argv[optind] : "";
     o->list = strcmp(word, "list") == 0;
     if (!o->list && strcmp(word, "verify") != 0)
-        return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', not '%s'", word);
-    for (int i = 2; i < argc; i++) {
-        const char **text = strcmp(argv[i], "--golden") == 0   ? &o->request.folder
-                            : strcmp(argv[i], "--scheme") == 0 ? &o->request.scheme
-                                                               : NULL;
-        if (text && i + 1 == argc)
-            return qg_usage_error(&qg_command_golden, "%s needs a value", argv[i]);
-        if (text)
-            *text = argv[++i];
-        else if (!o->list && strcmp(argv[i], "--kernels") == 0)
-            o->request.kernels = true;
-        else if (!o->list && strcmp(argv[i], "--verbose") == 0)
-            o->verbose = true;
-        else
-            return qg_usage_error(&qg_command_golden, "unknown option '%s'", argv[i]);
-    }
+        return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', one of them");
+    if (o->list && (o->request.kernels || o->verbose))
+        return qg_usage_error(&qg_command_golden, "--kernels and --verbose are for 'verify'");
     const char *scheme = o->request.scheme;
     return scheme && !qg_take_scheme(&qg_command_golden, scheme) ? QG_EXIT_USAGE : QG_EXIT_OK;
 }
@@ -205,6 +216,10 @@ static int run(int argc, char **argv)
     int code = parse(argc, argv, &o);
     if (code != QG_EXIT_OK)
         return code;
+    if (o.help) {
+        fputs(help, stdout);
+        return QG_EXIT_OK;
+    }
     if (o.verbose)
         o.request.on_case = print_case;
     return o.list ? list(&o) : verify(&o);
