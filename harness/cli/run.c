@@ -30,7 +30,7 @@ struct request {
 };
 
 /* What a run holds on to. */
-struct session {
+struct execution {
     const struct request *q;
     struct qg_plan plan;
     struct qg_safetensors *weights;
@@ -137,13 +137,13 @@ static int parse(struct request *q, int argc, char **argv)
 
 /* --- progress -------------------------------------------------------------------------------- */
 
-static void clear_bar(const struct session *s)
+static void clear_bar(const struct execution *s)
 {
     if (s->bar)
         fputs("\r\033[K", stderr);
 }
 
-static void draw_bar(const struct session *s, const char *spelling)
+static void draw_bar(const struct execution *s, const char *spelling)
 {
     enum { WIDTH = 20 };
     if (!s->bar)
@@ -159,7 +159,7 @@ static void draw_bar(const struct session *s, const char *spelling)
     fflush(stderr);
 }
 
-static void print_case(const struct session *s, const struct qg_record *r)
+static void print_case(const struct execution *s, const struct qg_record *r)
 {
     if (r->verdict == QG_PASS)
         return;
@@ -171,7 +171,8 @@ static void print_case(const struct session *s, const struct qg_record *r)
 
 /* --- the cases ------------------------------------------------------------------------------- */
 
-static enum qg_status append(struct session *s, const struct qg_judgement *j, struct qg_error *err)
+static enum qg_status append(struct execution *s, const struct qg_judgement *j,
+                             struct qg_error *err)
 {
     const struct qg_call *got = &j->got;
     size_t n = (size_t)j->times.n_warm + j->times.n_cold;
@@ -180,7 +181,8 @@ static enum qg_status append(struct session *s, const struct qg_judgement *j, st
                             ran ? got->out[0].bytes : 0, err);
 }
 
-static enum qg_status run_case(struct session *s, const struct qg_planned *p, struct qg_error *err)
+static enum qg_status run_case(struct execution *s, const struct qg_planned *p,
+                               struct qg_error *err)
 {
     struct qg_judgement j;
     struct qg_error own;
@@ -206,7 +208,7 @@ static int pending_signal(void)
     return sigismember(&set, SIGINT) ? SIGINT : sigismember(&set, SIGTERM) ? SIGTERM : 0;
 }
 
-static enum qg_status run_cases(struct session *s, int *ret_signal, struct qg_error *err)
+static enum qg_status run_cases(struct execution *s, int *ret_signal, struct qg_error *err)
 {
     for (size_t i = 0; i < s->plan.n && !(*ret_signal = pending_signal()); i++) {
         const struct qg_planned *p = &s->plan.cases[i];
@@ -227,7 +229,7 @@ static enum qg_status run_cases(struct session *s, int *ret_signal, struct qg_er
 #define GAP_SEED 123 /* of torchao's test model, for which upstream has printed figures */
 
 /* Whether an earlier part of the run has made this comparison. */
-static bool has_gap(const struct session *s, const struct qg_scheme *scheme, const char *params,
+static bool has_gap(const struct execution *s, const struct qg_scheme *scheme, const char *params,
                     const char *source, uint64_t seed)
 {
     struct qg_gap key = {.seed = seed, .what = "weights"};
@@ -238,7 +240,7 @@ static bool has_gap(const struct session *s, const struct qg_scheme *scheme, con
 }
 
 /* The test model with one seed; the cause is looked for on upstream's own seed. */
-static enum qg_status gap_of_seed(struct session *s, const struct qg_scheme *scheme,
+static enum qg_status gap_of_seed(struct execution *s, const struct qg_scheme *scheme,
                                   const char *params, uint64_t seed, struct qg_error *err)
 {
     struct qg_gap model, weights;
@@ -252,7 +254,7 @@ static enum qg_status gap_of_seed(struct session *s, const struct qg_scheme *sch
     return qg_result_append_gap(s->writer, &weights, err);
 }
 
-static enum qg_status gap_of_model(struct session *s, const struct qg_scheme *scheme,
+static enum qg_status gap_of_model(struct execution *s, const struct qg_scheme *scheme,
                                    struct qg_error *err)
 {
     enum qg_status status = gap_of_seed(s, scheme, "", GAP_SEED, err);
@@ -263,7 +265,7 @@ static enum qg_status gap_of_model(struct session *s, const struct qg_scheme *sc
     return status;
 }
 
-static enum qg_status gap_of_tensor(struct session *s, const struct qg_case *c,
+static enum qg_status gap_of_tensor(struct execution *s, const struct qg_case *c,
                                     struct qg_error *err)
 {
     char source[384], why[256];
@@ -290,7 +292,7 @@ static enum qg_status gap_of_tensor(struct session *s, const struct qg_case *c,
 }
 
 /* Prepare against convert, for every scheme (and tensor) whose linear weights the plan converts. */
-static enum qg_status run_gaps(struct session *s, struct qg_error *err)
+static enum qg_status run_gaps(struct execution *s, struct qg_error *err)
 {
     for (size_t i = 0; i < s->plan.n && !pending_signal(); i++) {
         const struct qg_case *c = &s->plan.cases[i].c;
@@ -305,7 +307,7 @@ static enum qg_status run_gaps(struct session *s, struct qg_error *err)
 
 /* --- before and after ------------------------------------------------------------------------ */
 
-static void set_meta(const struct session *s, struct qg_meta *m)
+static void set_meta(const struct execution *s, struct qg_meta *m)
 {
     char text[256];
     *m = (struct qg_meta){0};
@@ -324,7 +326,7 @@ static void set_meta(const struct session *s, struct qg_meta *m)
     qg_meta_set(m, "seed", text);
 }
 
-static void print_start(const struct session *s)
+static void print_start(const struct execution *s)
 {
     const struct qg_plan *p = &s->plan;
     printf("qgauge %s (%s), suite %s, seed %" PRIu64 ": %zu cases\n", QG_VERSION, QG_COMMIT,
@@ -418,7 +420,7 @@ static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_C
 }
 
 /* Everything in the file, also what an earlier run left there. */
-static int summarize(const struct session *s, struct qg_error *err)
+static int summarize(const struct execution *s, struct qg_error *err)
 {
     struct qg_result *r;
     size_t n[QG_VERDICT_COUNT] = {0};
@@ -443,7 +445,7 @@ static int summarize(const struct session *s, struct qg_error *err)
 }
 
 /* A failure while the result is written: what the journal holds is kept. */
-static int keep_journal(struct session *s, const struct qg_error *err)
+static int keep_journal(struct execution *s, const struct qg_error *err)
 {
     clear_bar(s);
     qg_report_error(&qg_command_run, err);
@@ -455,7 +457,7 @@ static int keep_journal(struct session *s, const struct qg_error *err)
     return QG_EXIT_HARD;
 }
 
-static int execute(struct session *s, struct qg_error *err)
+static int execute(struct execution *s, struct qg_error *err)
 {
     struct qg_meta meta;
     int signo = 0;
@@ -507,7 +509,7 @@ static int run(int argc, char **argv)
     int code = parse(&q, argc, argv);
     if (code != QG_EXIT_OK)
         return code;
-    struct session s = {.q = &q};
+    struct execution s = {.q = &q};
     q.plan.weights_path = q.weights;
     if (q.weights && qg_safetensors_open(q.weights, &s.weights, &err) != QG_OK)
         return qg_report_error(&qg_command_run, &err);
