@@ -442,3 +442,14 @@ enum qg_status qg_report_html(const struct qg_result *r, const char *source, con
     qg_digest_free(&d);
     return status;
 }
+
+bool qg_report_file(size_t i, char *name, size_t size)
+{
+    static const char *const suffixes[] = {"tsv", "gp", "svg"};
+    const size_t n = sizeof suffixes / sizeof suffixes[0];
+    if (i < n * QG_PLOTS)
+        snprintf(name, size, "%s.%s", qg_plot_name(i / n), suffixes[i % n]);
+    else
+        snprintf(name, size, "index.html");
+    return i <= n * QG_PLOTS;
+}

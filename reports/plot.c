@@ -207,6 +207,11 @@ static const struct {
      time_data},
 };
 
+const char *qg_plot_name(size_t i)
+{
+    return plots[i].name;
+}
+
 static char *path_of(const char *dir, const char *name, const char *suffix)
 {
     size_t n = strlen(dir) + strlen(name) + strlen(suffix) + 2;
@@ -290,10 +295,6 @@ enum qg_status qg_plot_all(const struct qg_digest *d, const char *dir,
 {
     for (size_t i = 0; i < QG_PLOTS; i++) {
         size_t lines = 0;
-        char *old = path_of(dir, plots[i].name, ".svg");
-        if (old)
-            unlink(old); // a picture of another run must not stand beside these data
-        free(old);
         if (write_data(d, dir, i, &lines, err) != QG_OK ||
             copy_script(dir, plots[i].name, err) != QG_OK)
             return err->status;

@@ -23,7 +23,10 @@ struct qg_plot {
     enum qg_plot_state state;
 };
 
-/* Writes data and scripts into the folder `dir` and has gnuplot draw them. QG_EIO when a file
+/* The name of plot i < QG_PLOTS. */
+const char *qg_plot_name(size_t i);
+
+/* Writes data and scripts into the empty folder `dir` and has gnuplot draw them. QG_EIO when a file
  * cannot be written; a gnuplot that is absent or fails is a state, not an error. */
 QG_MUST_CHECK enum qg_status qg_plot_all(const struct qg_digest *d, const char *dir,
                                          struct qg_plot ret_plot[QG_PLOTS], struct qg_error *err);

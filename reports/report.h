@@ -27,9 +27,13 @@ QG_MUST_CHECK enum qg_status qg_export_json(const struct qg_result *r, FILE *out
                                             struct qg_error *err);
 
 /* html.c: DIR/index.html, which needs neither network nor scripts, with the plots of plot.h beside
- * it. `source` is the name of the result file. QG_EIO, QG_ENOMEM. */
+ * it. DIR is an empty folder, `source` the name of the result file. QG_EIO, QG_ENOMEM. */
 QG_MUST_CHECK enum qg_status qg_report_html(const struct qg_result *r, const char *source,
                                             const char *dir, struct qg_plot ret_plot[QG_PLOTS],
                                             struct qg_error *err);
+
+/* The names of all files that a report may consist of, in no folder, the page last: false past the
+ * end. */
+bool qg_report_file(size_t i, char *name, size_t size);
 
 #endif

@@ -50,8 +50,25 @@ has empty/index.html 'holds nothing that this plot shows'
 has plain/index.html 'times of every kernel'
 grep -q 'times of every kernel' empty/index.html && fail 'a table of no times'
 
+# A file that is there is kept; with --force a report replaces another as a whole or not at all.
 expect 99 'exists already' report fail.h5 -o plain
-"$qgauge" report fail.h5 -o plain --force >/dev/null 2>&1 || fail '--force'
+mkdir mine && echo mine >mine/time.gp
+expect 99 'mine/time.gp: exists already' report fail.h5 -o mine
+[ "$(cat mine/*)" = mine ] || fail 'a file of somebody else is gone'
+cp -r plain kept && touch plain/time.svg
+for limit in 1 8 48; do # blocks of 512 bytes: too few for the data, a later file, the page
+    (ulimit -f $limit && PATH=$PWD/bare exec "$qgauge" report nothing.h5 -o plain --force) >out 2>&1
+    [ $? = 99 ] || fail "a write that failed is no error: $(cat out)"
+    rm plain/time.svg && diff -r plain kept || fail 'a report that failed left something'
+    touch plain/time.svg
+    (ulimit -f $limit && PATH=$PWD/bare exec "$qgauge" report nothing.h5 -o new) >out 2>&1
+    [ ! -e new ] || fail 'a report that failed left a folder'
+done
+PATH=$PWD/bare "$qgauge" report fail.h5 -o plain --force >/dev/null 2>&1 || fail '--force'
+diff -r plain kept || fail 'not the same report, or a picture of another one'
+mkdir self && cp fail.h5 self/time.tsv
+expect 2 'is the result file itself' report self/time.tsv -o self --force
+cmp fail.h5 self/time.tsv || fail 'report destroyed its input'
 expect 99 'no/such/folder: No such file' report fail.h5 -o no/such/folder
 expect 2 'one result file and -o DIR are needed' report fail.h5
 echo hello >text.h5

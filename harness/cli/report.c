@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,15 +42,83 @@ static int parse(int argc, char **argv, struct request *q)
     return QG_EXIT_OK;
 }
 
-static enum qg_status make_folder(const struct request *q, struct qg_error *err)
+enum { PATH_SIZE = 4096 };
+
+static void join(char path[PATH_SIZE], const char *dir, const char *name)
 {
-    char page[3100];
-    snprintf(page, sizeof page, "%s/index.html", q->dir);
+    snprintf(path, PATH_SIZE, "%s/%s", dir, name);
+}
+
+/* Nothing that a report is made of may be there, unless it may be replaced; the results never. */
+static enum qg_status look_for_others(const struct request *q, struct qg_error *err)
+{
+    char name[64], path[PATH_SIZE];
+    struct stat results, there;
+    if (stat(q->in, &results) != 0)
+        return qg_fail(err, QG_EIO, "%s: %s", q->in, strerror(errno));
+    for (size_t i = 0; qg_report_file(i, name, sizeof name); i++) {
+        join(path, q->dir, name);
+        if (lstat(path, &there) != 0)
+            continue;
+        if (there.st_dev == results.st_dev && there.st_ino == results.st_ino)
+            return qg_fail(err, QG_EINVAL, "%s: is the result file itself; give another folder",
+                           path);
+        if (!q->force)
+            return qg_fail(err, QG_EIO, "%s: exists already; give another folder or --force", path);
+    }
+    return QG_OK;
+}
+
+/* Makes the folder where it is absent, and in it an empty one to work in. */
+static enum qg_status make_folders(const struct request *q, char work[PATH_SIZE],
+                                   struct qg_error *err)
+{
     if (mkdir(q->dir, 0777) != 0 && errno != EEXIST)
         return qg_fail(err, QG_EIO, "%s: %s", q->dir, strerror(errno));
-    if (!q->force && access(page, F_OK) == 0)
-        return qg_fail(err, QG_EIO, "%s: exists already; give another folder or --force", page);
+    join(work, q->dir, "report.XXXXXX");
+    return mkdtemp(work) ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", q->dir, strerror(errno));
+}
+
+/* Moves a whole report to its place. What an earlier one had and this one has not goes away. */
+static enum qg_status publish(const struct request *q, const char *work, struct qg_error *err)
+{
+    char name[64], from[PATH_SIZE], to[PATH_SIZE];
+    for (size_t i = 0; qg_report_file(i, name, sizeof name); i++) {
+        join(from, work, name);
+        join(to, q->dir, name);
+        bool done =
+            access(from, F_OK) == 0 ? rename(from, to) == 0 : unlink(to) == 0 || errno == ENOENT;
+        if (!done)
+            return qg_fail(err, QG_EIO, "%s: %s", to, strerror(errno));
+    }
     return QG_OK;
+}
+
+/* Removes the working folder, and after a failure the other one if nothing else is in it. */
+static void clear(const struct request *q, const char *work, bool failed)
+{
+    char name[64], path[PATH_SIZE];
+    for (size_t i = 0; qg_report_file(i, name, sizeof name); i++) {
+        join(path, work, name);
+        unlink(path);
+    }
+    rmdir(work);
+    if (failed)
+        rmdir(q->dir);
+}
+
+/* The report is written beside its place and moved there when it is whole. */
+static enum qg_status make_report(const struct request *q, const struct qg_result *r,
+                                  struct qg_plot plot[QG_PLOTS], struct qg_error *err)
+{
+    char work[PATH_SIZE];
+    if (look_for_others(q, err) != QG_OK || make_folders(q, work, err) != QG_OK)
+        return err->status;
+    enum qg_status status = qg_report_html(r, q->in, work, plot, err);
+    if (status == QG_OK)
+        status = publish(q, work, err);
+    clear(q, work, status != QG_OK);
+    return status;
 }
 
 /* What the reader of the terminal would otherwise only see on the page. */
@@ -77,8 +146,7 @@ static int run(int argc, char **argv)
     int code = parse(argc, argv, &q);
     if (code != QG_EXIT_OK)
         return code;
-    if (qg_result_open(q.in, &r, &err) != QG_OK || make_folder(&q, &err) != QG_OK ||
-        qg_report_html(r, q.in, q.dir, plot, &err) != QG_OK)
+    if (qg_result_open(q.in, &r, &err) != QG_OK || make_report(&q, r, plot, &err) != QG_OK)
         code = qg_report_error(&qg_command_report, &err);
     else
         tell(&q, plot);
@@ -95,7 +163,9 @@ const struct qg_command qg_command_report = {
         "Writes DIR/index.html, which needs neither network nor JavaScript, and for each plot its\n"
         "data (.tsv, columns by name), its script (.gp) and its picture (.svg); `gnuplot NAME.gp`\n"
         "in DIR draws it again. Without gnuplot the page says so and the data are there all the\n"
-        "same. The same results give the same bytes. --force replaces an earlier report.\n"
+        "same. The same results give the same bytes. Files that are there are kept, and the report "
+        "is\n"
+        "not written; --force replaces them, once the new report is whole.\n"
         "\n"
         "Prints the name of the page.\n",
     .run = run,

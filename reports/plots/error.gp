@@ -15,7 +15,8 @@ array title[panels]
 do for [p = 1:panels] { title[p] = '' }
 stats file using (title[int(column('panel')) + 1] = strcol('scheme'), 0) nooutput
 
-width = 60 + 250.0 * wide
+pitch = wide < 4 ? 760.0 / wide : 250.0 # the title is as wide as three panels
+width = 60 + pitch * wide
 height = 75 + 170.0 * deep
 set terminal svg size width, height font 'sans-serif,12' background '#ffffff' noenhanced
 set output 'error.svg'
@@ -37,8 +38,8 @@ set object 1 rectangle from first -0.5, graph 0 to first 0.5, graph 1 behind fc 
 do for [p = 0:panels - 1] {
     column_ = p % wide
     row_ = p / wide
-    set lmargin at screen (60 + 250.0 * column_) / width
-    set rmargin at screen (60 + 250.0 * column_ + 215) / width
+    set lmargin at screen (60 + pitch * column_) / width
+    set rmargin at screen (60 + pitch * (column_ + 1) - 35) / width
     set tmargin at screen 1 - (70 + 170.0 * row_) / height
     set bmargin at screen 1 - (70 + 170.0 * row_ + 110) / height
     set title title[p + 1] offset 0, -0.7

@@ -8,7 +8,7 @@ file = 'gap.tsv'
 columns = 0; low = 1e9; high = -1e9; sources = ''; equal = 0
 see(s) = s eq 'inf' ? (equal = 1) : s eq 'nan' || s eq '-inf' ? 0 : \
     (v = real(s), low = v < low ? v : low, high = v > high ? v : high)
-name(a, b) = a . ', ' . b
+name(a, b) = a ne 'torch-model' ? a . ', ' . b : b eq 'model' ? 'outputs of the model' : b
 stats file using (columns = column('column') > columns ? column('column') : columns, \
     see(strcol('sqnr_db')), n = name(strcol('source'), strcol('what')), \
     sources = strstrt(sources, "\n" . n . "\n") ? sources : (sources eq '' ? "\n" : sources) . n . "\n", 0) nooutput
@@ -33,7 +33,8 @@ array shape[6] = [7, 9, 5, 11, 13, 6]
 # Points of one source side by side, spread a little by seed so that equal ones can be counted.
 x(c, k, seed) = c + (k - (shown - 1) / 2.0) * 0.8 / shown + ((int(seed) * 7) % 11 - 5) * 0.055 / shown
 
-set terminal svg size 140 + 112 * (columns + 1), 490 + 18 * shown font 'sans-serif,13' \
+width = 140 + 112 * (columns + 1)
+set terminal svg size width < 760 ? 760 : width, 490 + 18 * shown font 'sans-serif,13' \
     background '#ffffff' noenhanced
 set output 'gap.svg'
 set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal in every bit)' \

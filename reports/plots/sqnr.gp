@@ -21,6 +21,7 @@ if (low == high) { high = low + 1 }
 margin = 8 * longest + 40
 cell = 8 * widest + 12 > 72 ? 8 * widest + 12 : 72
 width = margin + cell * (columns + 1.0) + 110
+if (width < 760) { width = 760.0 } # the title
 set terminal svg size width, 26 * (rows + 1) + 120 \
     font 'sans-serif,13' background '#ffffff' noenhanced
 set output 'sqnr.svg'
@@ -30,6 +31,7 @@ set yrange [rows + 0.5:-0.5]
 set cbrange [low:high]
 set palette defined (0 '#fdf3e3', 0.5 '#b5d3e7', 1 '#5a9fcb')
 set cblabel 'dB'
+if (rows < 4) { set cbtics (sprintf('%.1f', low) low, sprintf('%.1f', high) high) scale 0 }
 set colorbox user origin screen 1 - 90.0 / width, graph 0.05 size screen 18.0 / width, graph 0.9
 set xtics scale 0 rotate by 0
 set ytics scale 0
