@@ -228,6 +228,14 @@ static void format_data(const struct qg_case *c, char *text, size_t size)
     snprintf(text, size, "weights=%s tensor=%s", file, tensor);
 }
 
+void qg_case_data(const struct qg_case *c, char text[QG_DATA_SIZE])
+{
+    if (c->fill)
+        snprintf(text, QG_DATA_SIZE, "%s", c->fill->name);
+    else
+        snprintf(text, QG_DATA_SIZE, "%s:%s", c->file, c->tensor);
+}
+
 enum qg_status qg_case_format(const struct qg_case *c, char *text, size_t size,
                               struct qg_error *err)
 {

@@ -20,6 +20,9 @@
 #include "kernels/kernel.h"
 
 #define QG_SPELLING_SIZE 1024
+#define QG_FILE_SIZE     512
+#define QG_TENSOR_SIZE   256
+#define QG_DATA_SIZE     (QG_FILE_SIZE + QG_TENSOR_SIZE) /* room for what qg_case_data writes */
 
 struct qg_case {
     const struct qg_scheme *scheme;
@@ -27,10 +30,10 @@ struct qg_case {
     enum qg_dtype dtype;
     size_t m, rows, cols; /* m is 0 but for matmul */
     uint64_t seed;
-    const struct qg_fill *fill;          /* NULL: a tensor of a file */
-    char file[512], tensor[256];         /* "" with a fill */
-    const struct qg_safetensors *source; /* the open file and its tensor: borrowed, */
-    const struct qg_tensor *values;      /* NULL until qg_case_bind */
+    const struct qg_fill *fill;                      /* NULL: a tensor of a file */
+    char file[QG_FILE_SIZE], tensor[QG_TENSOR_SIZE]; /* "" with a fill */
+    const struct qg_safetensors *source;             /* the open file and its tensor: borrowed, */
+    const struct qg_tensor *values;                  /* NULL until qg_case_bind */
     double param[QG_MAX_PARAMS];
 };
 
@@ -41,6 +44,10 @@ QG_MUST_CHECK enum qg_status qg_case_parse(struct qg_case *ret_c, const char *sp
 /* Writes the spelling. QG_EINVAL when it is longer than `size` (names of files and tensors). */
 QG_MUST_CHECK enum qg_status qg_case_format(const struct qg_case *c, char *text, size_t size,
                                             struct qg_error *err);
+
+/* Where the data comes from: the fill's name, or "FILE:TENSOR". Never cut: two cases of different
+ * tensors have different texts. */
+void qg_case_data(const struct qg_case *c, char text[QG_DATA_SIZE]);
 
 /* Parses "256x4096" or "16x256x4096" into m, rows, cols (m = 0 for two). False when it is neither.
  */

@@ -40,7 +40,7 @@ static double stored(enum qg_dtype t, double v)
 /* Half the distance to the neighbour of y in dtype t, or 0 for binary32's own roundings. */
 static double half_step(enum qg_dtype t, double y)
 {
-    int digits = t == QG_BF16 ? 8 : t == QG_F16 ? 11 : 24;
+    int digits = qg_mantissa_bits(t) + 1;
     int lowest = t == QG_F16 ? -24 : t == QG_BF16 ? -133 : -149, e;
     frexp(y, &e);
     return ldexp(0.5, e - digits > lowest ? e - digits : lowest);

@@ -75,21 +75,11 @@ static double zeros(const struct qg_place *p)
     }
 }
 
-static double smallest_normal(enum qg_dtype t)
-{
-    return t == QG_F16 ? 0x1p-14 : 0x1p-126;
-}
-
-static int mantissa_bits(enum qg_dtype t)
-{
-    return t == QG_BF16 ? 7 : t == QG_F16 ? 10 : 23;
-}
-
 static double tiny(const struct qg_place *p)
 {
     double u = qg_rng_uniform(p->seed, p->stream + BY_EXTRA, p->i);
-    double exponent = u * (mantissa_bits(p->dtype) + 4) - mantissa_bits(p->dtype);
-    return sign(p) * smallest_normal(p->dtype) * exp2(exponent);
+    double exponent = u * (qg_mantissa_bits(p->dtype) + 4) - qg_mantissa_bits(p->dtype);
+    return sign(p) * (double)qg_smallest_normal(p->dtype) * exp2(exponent);
 }
 
 static double huge(const struct qg_place *p)
@@ -101,7 +91,7 @@ static double huge(const struct qg_place *p)
 
 static double edges(const struct qg_place *p)
 {
-    double amax = p->sigma < 0.5 ? 0.0625 : 4.0, step = ldexp(amax, -mantissa_bits(p->dtype));
+    double amax = p->sigma < 0.5 ? 0.0625 : 4.0, step = ldexp(amax, -qg_mantissa_bits(p->dtype));
     switch (pick(p, BY_GROUP, p->group, 6)) {
     case 0:
         return p->sigma * qg_rng_normal(p->seed, p->stream + BY_EXTRA, p->group);

@@ -95,11 +95,12 @@ static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
 
 /* --- weights --------------------------------------------------------------------------------- */
 
-/* Adds a tensor's comparison to a row; the norms are kept until finish_row. */
+/* Squares summed over one tensor or more. */
 struct norms {
     double signal, noise;
 };
 
+/* Adds a tensor's comparison to a row and to the norms. */
 static void add_pair(const struct pair *p, struct qg_gap *g, struct norms *sum)
 {
     const struct qg_tensor *a = &p->prepare.args.out[0], *b = &p->dequant.args.out[0];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "harness/judge.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -37,10 +38,8 @@ static enum qg_status init_record(struct qg_record *r, const struct qg_case *c,
     snprintf(r->backend, sizeof r->backend, "%s", c->kernel->backend);
     snprintf(r->variant, sizeof r->variant, "%s", c->kernel->variant);
     snprintf(r->dtype, sizeof r->dtype, "%s", qg_dtype_name(c->dtype));
-    if (c->fill)
-        snprintf(r->data, sizeof r->data, "%s", c->fill->name);
-    else
-        snprintf(r->data, sizeof r->data, "%s:%s", c->file, c->tensor);
+    static_assert(sizeof r->data >= QG_DATA_SIZE, "a record holds the names whole");
+    qg_case_data(c, r->data);
     qg_params_format(&a, r->params, sizeof r->params);
     return qg_case_format(c, r->spelling, sizeof r->spelling, err);
 }

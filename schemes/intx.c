@@ -32,11 +32,6 @@
 
 enum { EPS, SCALE_DTYPE, GROUP }; /* parameters; the last where scales are per group */
 
-float qg_smallest_normal(enum qg_dtype t)
-{
-    return t == QG_F16 ? 0x1p-14f : 0x1p-126f;
-}
-
 /* The dtype of an operation between t and s: torch promotes to the wider one. */
 static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
 {

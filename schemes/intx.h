@@ -13,7 +13,4 @@
 void qg_old_int4_fake_quant(const struct qg_args *a);
 void qg_old_int4_fake_quant_grad(const struct qg_args *a);
 
-/* The smallest positive normal number of a floating dtype. */
-float qg_smallest_normal(enum qg_dtype t);
-
 #endif

@@ -63,7 +63,7 @@ static void write_input(const struct qg_args *a)
     ((volatile char *)a->in[0].data)[5] = 1;
 }
 
-static void null_pointer(const struct qg_args *a)
+static void wild_pointer(const struct qg_args *a)
 {
     volatile int *volatile nowhere = (volatile int *)16;
     copy(a);
@@ -194,7 +194,7 @@ END_TEST
 
 START_TEST(test_crash)
 {
-    expect(null_pointer, 20, 0, QG_CRASH, "SIGSEGV");
+    expect(wild_pointer, 20, 0, QG_CRASH, "SIGSEGV");
     expect(aborts, 20, 0, QG_CRASH, "SIGABRT");
     expect(illegal, 20, 0, QG_CRASH, "SIGILL");
     expect(kills_itself, 20, 0, QG_CRASH, "signal 9");

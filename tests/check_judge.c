@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "harness/judge.h"
-#include "schemes/intx.h"
 #include "tests/suite.h"
 
 static struct qg_judgement j;

@@ -140,6 +140,13 @@ n=0
 while [ ! -e pipe.h5 ] && [ $n -lt 100 ]; do sleep 0.05; n=$((n + 1)); done
 expect 0 'int8' export --format csv pipe.h5
 
+# Two tensors whose long path and names differ only at their end are two tensors.
+long=$(printf 'd%.0s' 1 2 3 4 5 6 7 8 9 10)
+long=$long$long$long$long$long$long$long$long$long$long$long$long$long$long$long$long$long$long$long
+mkdir -p "$long/$long"
+"$tensors" write "$long/$long/m" a.weight BF16 2x128 1,2,3 b.weight BF16 2x128 1,2,3
+expect 0 '; 2 comparisons' run --weights "$long/$long/m" --match '^int4.convert' --no-time -o long.h5
+
 # doctor
 expect 0 'HDF5 1.' doctor
 for word in OpenBLAS gnuplot governor clock_resolution_s noise 'round to nearest'; do

@@ -3,6 +3,7 @@
  * qgauge run: every case of a suite, one after the other, into a result file.
  */
 #define _GNU_SOURCE /* getopt_long */
+#include <assert.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
@@ -268,12 +269,13 @@ static enum qg_status gap_of_model(struct execution *s, const struct qg_scheme *
 static enum qg_status gap_of_tensor(struct execution *s, const struct qg_case *c,
                                     struct qg_error *err)
 {
-    char source[384], why[256];
+    char source[QG_DATA_SIZE], why[256];
     struct qg_args a = {.scheme = c->scheme};
     struct qg_call call;
     struct qg_gap gap;
     struct qg_gap_detail detail;
-    snprintf(source, sizeof source, "%s:%s", c->file, c->tensor);
+    static_assert(sizeof gap.source >= QG_DATA_SIZE, "a comparison holds the names whole");
+    qg_case_data(c, source);
     qg_params_default(&a, c->scheme);
     // What the scheme refuses has said so as a SKIP of its case.
     if (has_gap(s, c->scheme, "", source, 0) ||

@@ -36,8 +36,8 @@ struct scale {
 
 static struct scale scale_of(float amax, enum qg_dtype t, const struct grid *grid)
 {
-    float smallest = t == QG_F16 ? 0x1p-14f : 0x1p-126f, low = -(float)(1 << (grid->bits - 1));
-    float eps = grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : smallest;
+    float low = -(float)(1 << (grid->bits - 1));
+    float eps = grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : qg_smallest_normal(t);
     float exact = qg_max(qg_round_as(t, amax / (-low - 0.5f)), eps);
     float scale = qg_round_as(grid->scale, exact);
     return (struct scale){scale, qg_round_as(grid->scale, 1.0f / scale), low, -low - 1.0f};
@@ -238,7 +238,7 @@ static struct token token_of(const struct qg_tensor *x, size_t at, size_t k, flo
         max = qg_max(max, span.max);
     }
     float scale = qg_round_as(t, qg_round_as(t, max - min) / 255.0f);
-    scale = qg_max(scale, t == QG_F16 ? 0x1p-14f : 0x1p-126f);
+    scale = qg_max(scale, qg_smallest_normal(t));
     float zero = qg_round_as(t, -128.0f - qg_rint(qg_round_as(t, min / scale)));
     zero = zero != zero ? qg_round_as(t, nan) : qg_limit(zero, -128.0f, 127.0f);
     return (struct token){scale, qg_round_as(t, 1.0f / scale), zero};

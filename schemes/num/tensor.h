@@ -54,6 +54,18 @@ QG_FN size_t qg_bytes(const struct qg_tensor *t)
     return qg_count(t) * qg_dtype_bytes(t->dtype);
 }
 
+/* Of F32, BF16 and F16: the smallest positive normal number, and the stored bits of the mantissa.
+ */
+QG_FN float qg_smallest_normal(enum qg_dtype t)
+{
+    return t == QG_F16 ? 0x1p-14f : 0x1p-126f;
+}
+
+QG_FN int qg_mantissa_bits(enum qg_dtype t)
+{
+    return t == QG_BF16 ? 7 : t == QG_F16 ? 10 : 23;
+}
+
 /* x rounded to a floating dtype and back: R_t(x), to nearest even. For F32 it is x itself. */
 QG_FN float qg_round(enum qg_dtype t, float x)
 {
