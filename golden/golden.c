@@ -230,15 +230,18 @@ static hid_t memory_type(hid_t data, enum qg_dtype t)
     bool negative = whole && H5Tget_sign(type) != H5T_SGN_NONE;
     H5Tclose(type);
     if (size != qg_dtype_bytes(t) || real != (t == QG_F32) ||
-        (!real && (!whole || negative != (t == QG_I8))))
+        (!real && (!whole || negative != (t == QG_I8 || t == QG_I16 || t == QG_I32))))
         return H5I_INVALID_HID;
     return t == QG_F32                   ? H5T_NATIVE_FLOAT
            : t == QG_BF16 || t == QG_F16 ? H5T_NATIVE_UINT16
            : t == QG_I8                  ? H5T_NATIVE_INT8
+           : t == QG_I16                 ? H5T_NATIVE_INT16
+           : t == QG_I32                 ? H5T_NATIVE_INT32
                                          : H5T_NATIVE_UINT8;
 }
 
-static const char *const dtype_words[] = {"F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8"};
+static const char *const dtype_words[] = {"F32",     "BF16", "F16", "F8_E4M3", "F8_E5M2",
+                                          "F8_E8M0", "I8",   "U8",  "I16",     "I32"};
 
 static bool read_dtype(hid_t data, enum qg_dtype *ret_t)
 {

@@ -24,7 +24,8 @@
  *                            a float64: compute_error, what torchao's function of that name gives
  *                            for the two outputs, in dB
  *
- * Datasets hold bits: BF16 and F16 as uint16, F32 as float32, F8_* and U8 as uint8, I8 as int8,
+ * Datasets hold bits: BF16 and F16 as uint16, F32 as float32, F8_* and U8 as uint8, I8, I16
+ * and I32 as int8, int16 and int32,
  * each with a string attribute "dtype". They are chunked, gzip-compressed (those of several bytes
  * shuffled before) and carry Fletcher32 checksums. Strings are of fixed length. A dataset may have
  * several names (hard links).

@@ -19,7 +19,9 @@ enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args, 
                              struct qg_error *err)
 {
     struct qg_call c = {.args = *args};
-    size_t n = qg_count(&args->out[0]);
+    size_t n = 0;
+    for (int i = 0; i < args->n_out; i++)
+        n += qg_count(&args->out[i]);
     if (back(c.args.in, c.args.n_in, c.in, err) != QG_OK ||
         back(c.args.out, c.args.n_out, c.out, err) != QG_OK ||
         qg_buffer_alloc(&c.work, qg_work_floats(args) * sizeof(float), err) != QG_OK ||

@@ -24,6 +24,10 @@ static int64_t place(const struct qg_tensor *t, size_t i)
         break;
     case QG_I8:
         return ((const int8_t *)t->data)[i];
+    case QG_I16:
+        return ((const int16_t *)t->data)[i];
+    case QG_I32:
+        return ((const int32_t *)t->data)[i];
     default:
         return ((const uint8_t *)t->data)[i];
     }
@@ -87,17 +91,6 @@ void qg_compare(const struct qg_tensor *want, const struct qg_tensor *got, const
         if (!right && d->wrong++ == 0)
             d->first_wrong = (int64_t)d->count;
     }
-}
-
-uint64_t qg_codes_changed(const struct qg_tensor *want, const struct qg_tensor *got, bool nibbles)
-{
-    uint64_t changed = 0;
-    const uint8_t *a = want->data, *b = got->data;
-    for (size_t i = 0; i < qg_count(want); i++) {
-        uint8_t x = a[i] ^ b[i];
-        changed += nibbles ? (uint64_t)((x & 15) != 0) + ((x >> 4) != 0) : x != 0;
-    }
-    return changed;
 }
 
 double qg_sqnr_db(const struct qg_tensor *x, const struct qg_tensor *y, double *nmse)

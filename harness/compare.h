@@ -31,9 +31,6 @@ extern const struct qg_diff qg_no_diff;
 void qg_compare(const struct qg_tensor *want, const struct qg_tensor *got, const double *exact,
                 const double *bound, struct qg_diff *d);
 
-/* How many codes differ between two code planes; nibbles when bits is 4 and the plane is U8. */
-uint64_t qg_codes_changed(const struct qg_tensor *want, const struct qg_tensor *got, bool nibbles);
-
 /* 20 log10(|x| / |x - y|) in double, inf when equal, NaN when either holds a non-finite value or x
  * is all zero. nmse, when wanted: |x - y|^2 / |x|^2. */
 double qg_sqnr_db(const struct qg_tensor *x, const struct qg_tensor *y, double *nmse);

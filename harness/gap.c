@@ -93,6 +93,12 @@ static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
     return QG_OK;
 }
 
+bool qg_gap_has(const struct qg_scheme *s)
+{
+    const struct qg_operand_def *w = &s->operand[QG_WEIGHT];
+    return w->fake_quant && w->convert && w->dequant && s->matmul;
+}
+
 /* --- weights --------------------------------------------------------------------------------- */
 
 /* Squares summed over one tensor or more. */

@@ -17,6 +17,9 @@ struct qg_gap_detail {
     struct qg_trace prepare, convert; /* the latter holds convert's steps, then dequant's */
 };
 
+/* Whether the scheme has both paths: many upstream formats are never trained. */
+bool qg_gap_has(const struct qg_scheme *s);
+
 /* torchao's test model M with `seed` (harness/torch_model.h), bf16: `ret_model` compares the
  * outputs of the prepared and the converted model, also as torchao's compute_error prints it (every
  * step rounded to bf16); `ret_weights` compares all weights, and names the cause when one parameter

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "schemes/num/int4.h"
-
 #define MOSTLY 0.9 /* of the results (MISTRUSTED), of the bound (MARGINAL) */
 #define FEW    10  /* results that are all the same show nothing yet */
 
@@ -96,6 +94,28 @@ static enum qg_status convert_original(const struct qg_case *c, struct qg_judgem
     return QG_OK;
 }
 
+/* Learned scales begin as what convert finds in the tensor. */
+static enum qg_status fill_learned(const struct qg_case *c, struct qg_judgement *j,
+                                   struct qg_error *err)
+{
+    struct qg_args *g = &j->got.args, a = {.scheme = c->scheme};
+    char why[256];
+    memcpy(a.param, c->param, sizeof a.param);
+    if (!qg_args_init(&a, c->scheme, QG_CONVERT, g->operand, c->dtype, 0, c->rows, c->cols, why,
+                      sizeof why))
+        return qg_fail(err, QG_EINVAL, "%s", why);
+    if (qg_call_alloc(&j->source, &a, false, err) != QG_OK)
+        return err->status;
+    memcpy(j->source.args.in[0].data, j->original.data, qg_bytes(&j->original));
+    qg_definition(c->scheme, g->operand, QG_CONVERT)(&j->source.args);
+    for (int i = 0; i < g->n_in; i++)
+        for (int p = 0; p < j->source.args.n_out; p++)
+            if (strcmp(g->in[i].name, j->source.args.out[p].name) == 0)
+                for (size_t k = 0; k < qg_count(&g->in[i]); k++)
+                    qg_put(&g->in[i], k, qg_get(&j->source.args.out[p], k));
+    return QG_OK;
+}
+
 static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *j,
                                   struct qg_error *err)
 {
@@ -109,7 +129,8 @@ static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *
         return err->status;
     if (g->op == QG_FAKE_QUANT_GRAD)
         fill_beside(c, g, &g->in[1]);
-    return QG_OK;
+    return c->scheme->operand[g->operand].learned && g->op != QG_CONVERT ? fill_learned(c, j, err)
+                                                                         : QG_OK;
 }
 
 /* --- expected -------------------------------------------------------------------------------- */
@@ -126,33 +147,37 @@ static void run_definition(const struct qg_case *c, struct qg_judgement *j)
 
 /* --- uniformity ------------------------------------------------------------------------------ */
 
-struct values { /* the elements of an output; nibbles one by one */
+struct values { /* the elements of an output; of convert's first output the codes, one by one */
+    const struct qg_args *a;
     const struct qg_tensor *t;
-    bool nibbles;
+    bool codes;
     size_t n;
 };
 
 static struct values values_of(const struct qg_args *a, const struct qg_tensor *t)
 {
-    int code_bits = a->scheme->operand[a->operand].code_bits;
-    bool nibbles = a->op == QG_CONVERT && code_bits == 4 && t->dtype == QG_U8;
-    return (struct values){t, nibbles, qg_count(t) * (nibbles ? 2 : 1)};
+    bool floats = t->dtype == QG_E4M3 || t->dtype == QG_E5M2;
+    bool codes = a->op == QG_CONVERT && t == &a->out[0] && !floats;
+    return (struct values){a, t, codes, codes ? a->rows * a->cols : qg_count(t)};
 }
 
 static float value_at(const struct values *v, size_t i)
 {
-    return v->nibbles ? (float)qg_int4_get(v->t->data, i) : qg_get(v->t, i);
+    return v->codes ? (float)qg_code(v->a, i) : qg_get(v->t, i);
 }
 
-/* The largest and smallest value that an element can take. */
+/* The largest and smallest value that an element can take; of codes only integers in two's
+ * complement are known to have such. */
 static bool saturated(const struct qg_args *a, const struct values *v, float x)
 {
     enum qg_dtype t = v->t->dtype;
-    int code_bits = a->scheme->operand[a->operand].code_bits;
+    const struct qg_operand_def *d = &a->scheme->operand[a->operand];
     float top = t == QG_F16 ? 65504.0f : t == QG_BF16 ? 0x1.fep127f : 0x1.fffffep127f;
-    if (v->nibbles || t == QG_I8)
-        return x == -ldexpf(1, code_bits - 1) || x == ldexpf(1, code_bits - 1) - 1;
-    return fabsf(x) == top;
+    if (!v->codes)
+        return fabsf(x) == top;
+    unsigned code = (unsigned)x & ((1u << d->code_bits) - 1u);
+    return !d->code &&
+           (code == 1u << (d->code_bits - 1) || code == (1u << (d->code_bits - 1)) - 1u);
 }
 
 /* The most frequent value if it fills more than half of the elements (Boyer and Moore's vote). */
@@ -265,7 +290,7 @@ static bool measure_steps(const struct qg_judgement *j, struct qg_call *planes, 
             qg_call_alloc(calls[i], &a, false, &err) != QG_OK)
             return false;
         struct qg_tensor *codes = i ? &calls[i]->args.in[0] : &calls[i]->args.out[0];
-        if (codes->dtype != QG_U8 && codes->dtype != QG_I8)
+        if (g->scheme->operand[g->operand].code || (codes->dtype != QG_U8 && codes->dtype != QG_I8))
             return false;
         if (i == 0)
             calls[i]->args.in[0].data = g->in[0].data;
@@ -349,7 +374,8 @@ static void compare_outputs(const struct qg_case *c, struct qg_judgement *j, str
     j->wrong_out = -1;
     for (int i = 0; i < g->n_out; i++) {
         uint64_t before = d->wrong, at = d->count;
-        qg_compare(&w->out[i], &g->out[i], bounded ? w->exact : NULL, bounded ? w->bound : NULL, d);
+        qg_compare(&w->out[i], &g->out[i], bounded ? w->exact + at : NULL,
+                   bounded ? w->bound + at : NULL, d);
         if (before == 0 && d->wrong > 0) {
             j->wrong_out = i;
             j->wrong_at = (size_t)d->first_wrong - at;
@@ -411,9 +437,9 @@ static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
     r->max_ulp = d.max_ulp;
     r->bound_used = d.bound_used;
     if (j->got.args.op == QG_CONVERT) {
-        struct values v = values_of(&j->got.args, &j->got.args.out[0]);
-        r->codes = v.n;
-        r->codes_changed = qg_codes_changed(&j->want.args.out[0], &j->got.args.out[0], v.nibbles);
+        r->codes = (uint64_t)j->got.args.rows * j->got.args.cols;
+        for (size_t i = 0; i < r->codes; i++)
+            r->codes_changed += qg_code(&j->want.args, i) != qg_code(&j->got.args, i);
     }
     if (r->verdict != QG_PASS)
         return;

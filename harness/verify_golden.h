@@ -30,7 +30,7 @@ struct qg_verify_codes {
     const struct qg_scheme *scheme;
     enum qg_operand operand;
     bool seen[256];
-    int reached, possible; /* distinct codes, of 16, 256 or (e4m3 without its NaNs) 254 */
+    int reached, possible; /* distinct codes, of as many as the operand says */
 };
 
 struct qg_verify {
@@ -46,7 +46,7 @@ struct qg_verify {
 struct qg_verify_wrong {
     const struct qg_golden_case *golden;
     const struct qg_args *args;  /* with all parameters */
-    const struct qg_args *judge; /* of the definition: exact and bound, where there are any */
+    const double *exact, *bound; /* of the tensor, by the definition; NULL where every bit counts */
     const struct qg_kernel *kernel;
     const struct qg_tensor *want, *got;
     size_t index;

@@ -42,14 +42,22 @@ static inline double qg_sum_bound(const struct qg_sum *s, size_t terms, size_t d
     return s->magnitude + bound < 0x1p128 ? bound : (double)INFINITY;
 }
 
-/* Stores y as element i of out[0], and what a judge wants to know of it. */
-static inline void qg_emit(const struct qg_args *a, size_t i, float y, double exact, double bound)
+/* Stores y as element i of out[n], and what a judge wants to know of it. */
+static inline void qg_emit_to(const struct qg_args *a, int n, size_t i, float y, double exact,
+                              double bound)
 {
-    qg_put(&a->out[0], i, y);
+    qg_put(&a->out[n], i, y);
+    while (n-- > 0)
+        i += qg_count(&a->out[n]);
     if (a->exact)
         a->exact[i] = exact;
     if (a->bound)
         a->bound[i] = bound;
+}
+
+static inline void qg_emit(const struct qg_args *a, size_t i, float y, double exact, double bound)
+{
+    qg_emit_to(a, 0, i, y, exact, bound);
 }
 
 /* Column n of y = x . w^T for one row w[K] of weights: the exact sum, rounded to binary32 (the

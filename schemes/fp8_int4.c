@@ -531,14 +531,18 @@ static const struct qg_param old_params[] = {
 };
 
 static const struct qg_plane weight_planes[] = {
-    {"codes", QG_U8, 0, {QG_EXT_ROWS, QG_EXT_NIBBLE}, "two's complement nibbles, even element low"},
-    {"scales", QG_E4M3, 0, {QG_EXT_GROUPS, QG_EXT_ROWS}, "of the group's e4m3 codes, [K/g, N]"},
-    {"row_scales", QG_F32, 0, {QG_EXT_ROWS}, "of the row's weights"},
+    {"codes",
+     QG_U8,
+     0,
+     {&qg_ext_rows, &qg_ext_nibble},
+     "two's complement nibbles, even element low"},
+    {"scales", QG_E4M3, 0, {&qg_ext_groups, &qg_ext_rows}, "of the group's e4m3 codes, [K/g, N]"},
+    {"row_scales", QG_F32, 0, {&qg_ext_rows}, "of the row's weights"},
     {NULL},
 };
 static const struct qg_plane activation_planes[] = {
-    {"codes", QG_E4M3, 0, {QG_EXT_ROWS, QG_EXT_COLS}, "one e4m3 per element"},
-    {"scales", QG_F32, 0, {QG_EXT_ROWS}, "one per row"},
+    {"codes", QG_E4M3, 0, {&qg_ext_rows, &qg_ext_cols}, "one e4m3 per element"},
+    {"scales", QG_F32, 0, {&qg_ext_rows}, "one per row"},
     {NULL},
 };
 
@@ -554,9 +558,10 @@ static const char nonfinite[] =
     {                                                                       \
         fake, grad, convert_weight, dequant_weight, group, weight_planes, 4 \
     }
-#define ACTIVATION(fake, grad)                                                              \
-    {                                                                                       \
-        fake, grad, convert_activation, dequant_activation, whole_row, activation_planes, 8 \
+#define ACTIVATION(fake, grad)                                                               \
+    {                                                                                        \
+        fake, grad, convert_activation, dequant_activation, whole_row, activation_planes, 8, \
+            .codes = 254                                                                     \
     }
 
 const struct qg_scheme qg_schemes_fp8_int4[] = {

@@ -268,9 +268,17 @@ static void matmul(const struct qg_args *a)
 }
 
 static const struct qg_plane planes[] = {
-    {"codes", QG_U8, 0, {QG_EXT_ROWS, QG_EXT_NIBBLE}, "two's complement nibbles, even element low"},
-    {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_GROUPS, QG_EXT_ROWS}, "one per group, [K/g, N]"},
-    {"zeros", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_GROUPS, QG_EXT_ROWS}, "min + 8 scale, [K/g, N]"},
+    {"codes",
+     QG_U8,
+     0,
+     {&qg_ext_rows, &qg_ext_nibble},
+     "two's complement nibbles, even element low"},
+    {"scales",
+     QG_INPUT,
+     SCALE_DTYPE + 1,
+     {&qg_ext_groups, &qg_ext_rows},
+     "one per group, [K/g, N]"},
+    {"zeros", QG_INPUT, SCALE_DTYPE + 1, {&qg_ext_groups, &qg_ext_rows}, "min + 8 scale, [K/g, N]"},
     {NULL},
 };
 

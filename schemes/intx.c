@@ -370,16 +370,16 @@ static const char *refuse(const struct qg_args *a)
                  "AssertionError in convert); choose a group that divides K or pad K";
 }
 
-#define PLANES(extent, what)                                                              \
-    {                                                                                     \
-        {"codes", QG_I8, 0, {QG_EXT_ROWS, QG_EXT_COLS}, what},                            \
-            {"scales", QG_INPUT, SCALE_DTYPE + 1, {QG_EXT_ROWS, extent}, "row-major"},    \
-            {"zeros", QG_I8, 0, {QG_EXT_ROWS, extent}, "zero points, row-major"}, {NULL}, \
+#define PLANES(extent, what)                                                               \
+    {                                                                                      \
+        {"codes", QG_I8, 0, {&qg_ext_rows, &qg_ext_cols}, what},                           \
+            {"scales", QG_INPUT, SCALE_DTYPE + 1, {&qg_ext_rows, extent}, "row-major"},    \
+            {"zeros", QG_I8, 0, {&qg_ext_rows, extent}, "zero points, row-major"}, {NULL}, \
     }
-static const struct qg_plane axis_planes[] = PLANES(QG_EXT_ONE, "one code per byte");
+static const struct qg_plane axis_planes[] = PLANES(&qg_ext_one, "one code per byte");
 static const struct qg_plane group_planes[] =
-    PLANES(QG_EXT_GROUPS, "one code per byte, also for 4 bits");
-static const struct qg_plane token_planes[] = PLANES(QG_EXT_ONE, "one code per byte, asymmetric");
+    PLANES(&qg_ext_groups, "one code per byte, also for 4 bits");
+static const struct qg_plane token_planes[] = PLANES(&qg_ext_one, "one code per byte, asymmetric");
 
 /* Symmetric: per row (PerAxis(0)) or per group; asymmetric: per token. */
 #define PER_ROW                                                                  \

@@ -41,7 +41,8 @@ const struct qg_scheme *qg_scheme_find(const char *name)
 static const char *const op_words[] = {"fake-quant", "fake-quant-grad", "convert", "dequant",
                                        "matmul"};
 static const char *const operand_words[] = {"weight", "activation", "embedding"};
-static const char *const dtype_words[] = {"F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8"};
+static const char *const dtype_words[] = {"F32",     "BF16", "F16", "F8_E4M3", "F8_E5M2",
+                                          "F8_E8M0", "I8",   "U8",  "I16",     "I32"};
 
 const char *const qg_scale_dtypes[] = {"input", "bf16", "f16", "f32", NULL};
 static const enum qg_dtype scale_dtypes[] = {QG_INPUT, QG_BF16, QG_F16, QG_F32};
@@ -198,6 +199,42 @@ size_t qg_groups(const struct qg_args *a)
     return (a->cols + g - 1) / g;
 }
 
+static size_t count_rows(const struct qg_args *a)
+{
+    return a->rows;
+}
+
+static size_t count_cols(const struct qg_args *a)
+{
+    return a->cols;
+}
+
+static size_t count_nibble(const struct qg_args *a)
+{
+    return a->cols / 2;
+}
+
+static size_t count_one(const struct qg_args *a)
+{
+    (void)a;
+    return 1;
+}
+
+const struct qg_extent qg_ext_rows = {"R", count_rows}, qg_ext_cols = {"K", count_cols},
+                       qg_ext_nibble = {"K/2", count_nibble}, qg_ext_groups = {"K/g", qg_groups},
+                       qg_ext_one = {"1", count_one};
+
+unsigned qg_code(const struct qg_args *a, size_t i)
+{
+    const struct qg_operand_def *d = &a->scheme->operand[a->operand];
+    const uint8_t *codes = a->out[0].data;
+    if (d->code)
+        return d->code(a, i);
+    if (d->planes[0].shape[1] != &qg_ext_nibble)
+        return codes[i];
+    return codes[i / a->cols * (a->cols / 2) + i % a->cols / 2] >> (i % a->cols % 2 * 4) & 15u;
+}
+
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand)
 {
     int n = 0;
@@ -223,48 +260,50 @@ static struct qg_tensor plane_tensor(const struct qg_args *a, const struct qg_pl
         t.dtype = scale_dtypes[(int)a->param[p->dtype_param - 1]];
     if (t.dtype == QG_INPUT)
         t.dtype = a->dtype;
-    const size_t extent[] = {
-        [QG_EXT_ROWS] = a->rows,        [QG_EXT_COLS] = a->cols, [QG_EXT_NIBBLE] = a->cols / 2,
-        [QG_EXT_GROUPS] = qg_groups(a), [QG_EXT_ONE] = 1,
-    };
-    for (int d = 0; d < QG_MAX_RANK && p->shape[d] != QG_EXT_END; d++)
-        t.shape[t.rank++] = extent[p->shape[d]];
+    for (int d = 0; d < QG_MAX_RANK && p->shape[d]; d++)
+        t.shape[t.rank++] = p->shape[d]->of(a);
     return t;
+}
+
+/* Appends tensors for `planes`, which may be NULL. */
+static void add_planes(const struct qg_args *a, const struct qg_plane *planes, struct qg_tensor *t,
+                       int *n)
+{
+    for (; planes && planes->name; planes++)
+        t[(*n)++] = plane_tensor(a, planes);
 }
 
 static void set_tensors(struct qg_args *a)
 {
     struct qg_tensor x = matrix("x", a->dtype, a->rows, a->cols);
-    const struct qg_plane *planes = a->scheme->operand[a->operand].planes;
-    struct qg_tensor *plane = NULL; // where the planes go
+    const struct qg_operand_def *d = &a->scheme->operand[a->operand];
     a->n_in = a->n_out = 0;
     switch (a->op) {
     case QG_FAKE_QUANT:
         a->in[a->n_in++] = x;
+        add_planes(a, d->learned, a->in, &a->n_in);
         a->out[a->n_out++] = matrix("y", a->dtype, a->rows, a->cols);
         return;
     case QG_FAKE_QUANT_GRAD:
         a->in[a->n_in++] = x;
         a->in[a->n_in++] = matrix("g", a->dtype, a->rows, a->cols);
+        add_planes(a, d->learned, a->in, &a->n_in);
         a->out[a->n_out++] = matrix("dx", a->dtype, a->rows, a->cols);
+        add_planes(a, d->learned_grad, a->out, &a->n_out);
         return;
     case QG_CONVERT:
         a->in[a->n_in++] = x;
-        plane = a->out;
-        break;
+        add_planes(a, d->planes, a->out, &a->n_out);
+        return;
     case QG_DEQUANT:
         a->out[a->n_out++] = matrix("y", a->dtype, a->rows, a->cols);
-        plane = a->in;
-        break;
+        add_planes(a, d->planes, a->in, &a->n_in);
+        return;
     default:
         a->in[a->n_in++] = matrix("x", a->dtype, a->m, a->cols);
         a->out[a->n_out++] = matrix("y", a->dtype, a->m, a->rows);
-        plane = a->in + 1;
+        add_planes(a, d->planes, a->in, &a->n_in);
     }
-    int n = qg_plane_count(a->scheme, a->operand);
-    for (int i = 0; i < n; i++)
-        plane[i] = plane_tensor(a, &planes[i]);
-    *(plane == a->out ? &a->n_out : &a->n_in) += n;
 }
 
 bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
@@ -296,6 +335,11 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
                  dtype < QG_DTYPE_COUNT ? qg_dtype_name(dtype) : "that");
         return false;
     }
+    if (s->dtypes && !(s->dtypes >> dtype & 1)) {
+        snprintf(why, why_size, "scheme '%s' does not take %s, upstream refuses it", s->name,
+                 qg_dtype_name(dtype));
+        return false;
+    }
     if (rows == 0 || cols == 0 || (op == QG_MATMUL && m == 0)) {
         snprintf(why, why_size, "the tensor is empty (%zu x %zu)", op == QG_MATMUL && !m ? m : rows,
                  cols);
@@ -312,7 +356,7 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     }
     const struct qg_plane *codes = s->operand[operand].planes;
     if (op != QG_FAKE_QUANT && op != QG_FAKE_QUANT_GRAD && codes &&
-        codes[0].shape[1] == QG_EXT_NIBBLE && cols % 2) {
+        codes[0].shape[1] == &qg_ext_nibble && cols % 2) {
         snprintf(why, why_size, "K = %zu is odd: two 4-bit codes share a byte; pad K to even",
                  cols);
         return false;

@@ -45,22 +45,25 @@ struct qg_param {
     bool integer;               /* a number without a fraction */
 };
 
-/* How a plane's extent follows from the quantized tensor [R,K] and the group g. */
-enum qg_extent {
-    QG_EXT_END,
-    QG_EXT_ROWS,   /* R */
-    QG_EXT_COLS,   /* K */
-    QG_EXT_NIBBLE, /* K/2: two codes to a byte; K must be even */
-    QG_EXT_GROUPS, /* ceil(K/g) */
-    QG_EXT_ONE,    /* 1 */
+/* How a plane's extent follows from the quantized tensor [R,K] and the group g. A scheme with an
+ * extent of its own keeps it in its own file. */
+struct qg_extent {
+    const char *symbol; /* "K/2", for people */
+    size_t (*of)(const struct qg_args *a);
 };
+
+extern const struct qg_extent qg_ext_rows, /* R */
+    qg_ext_cols,                           /* K */
+    qg_ext_nibble,                         /* K/2: two codes to a byte; K must be even */
+    qg_ext_groups,                         /* ceil(K/g) */
+    qg_ext_one;                            /* 1 */
 
 /* A tensor that convert writes. */
 struct qg_plane {
     const char *name;    /* "codes", "scales", "zeros", ... */
     enum qg_dtype dtype; /* QG_INPUT: the dtype of the quantized tensor */
     int dtype_param;     /* > 0: param[dtype_param - 1] decides, see qg_scale_dtypes */
-    enum qg_extent shape[QG_MAX_RANK];
+    const struct qg_extent *shape[QG_MAX_RANK]; /* NULL ends */
     const char *packing; /* in words, for people and for `list --format json` */
 };
 
@@ -72,7 +75,16 @@ struct qg_operand_def {
     qg_op_fn *fake_quant, *fake_quant_grad, *convert, *dequant;
     size_t (*group)(const struct qg_args *a); /* elements of a row that share a scale */
     const struct qg_plane *planes;            /* ends with name NULL */
-    int code_bits; /* how many bits of planes[0], the codes, carry information: 4 or 8 */
+    int code_bits; /* how many bits of a code carry information: 1 to 8 */
+
+    /* Where planes[0] is neither one code per byte nor two's complement nibbles, even element low:
+     * the code of element i of [R,K], 0 .. 255, from what convert wrote. */
+    unsigned (*code)(const struct qg_args *a, size_t i);
+    /* Where scales are learned: the planes that are further inputs of fake-quant and its gradient,
+     * and their gradients, which follow dx. NULL for all others. */
+    const struct qg_plane *learned, *learned_grad;
+    bool spans_rows; /* elements of several rows may share a scale */
+    int codes; /* how many different codes convert can write; 0: all 2^code_bits (e4m3: 254) */
 };
 
 struct qg_scheme {
@@ -82,6 +94,7 @@ struct qg_scheme {
     const char *nonfinite; /* what NaN, inf and all-zero groups become: part of the definition */
     const struct qg_param *params; /* ends with name NULL */
     const char *const *variants;   /* parameter sets worth a row beside the default, or NULL */
+    unsigned dtypes; /* what upstream quantizes, as bits 1 << QG_F32 ...; 0: F32, BF16 and F16 */
     struct qg_operand_def operand[QG_OPERAND_COUNT];
     qg_op_fn *matmul;                               /* of the converted weight */
     const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
@@ -113,11 +126,11 @@ struct qg_args {
     int n_in, n_out;
     float *work; /* scratch of qg_work_floats() floats, for kernels and definitions alike */
 
-    /* Wanted from a definition of matmul or fake-quant-grad, or NULL: one double per element of
-     * out[0]. `exact` is the value before the final store, with sums in exact arithmetic; a correct
-     * implementation's value before the store differs from it by at most `bound`, whatever the
-     * order of its sums, as long as no term passes through more than `depth` additions (0: any
-     * order). A bound of 0 asks for the very bits. */
+    /* Wanted from a definition of matmul or fake-quant-grad, or NULL: one double per element of all
+     * outputs, one after the other. `exact` is the value before the final store, with sums in exact
+     * arithmetic; a correct implementation's value before the store differs from it by at most
+     * `bound`, whatever the order of its sums, as long as no term passes through more than `depth`
+     * additions (0: any order). A bound of 0 asks for the very bits. */
     double *exact, *bound;
     size_t depth;
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
@@ -155,6 +168,9 @@ qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum
 /* Elements that share a scale along K, and how many groups a row has. */
 size_t qg_group(const struct qg_args *a);
 size_t qg_groups(const struct qg_args *a);
+
+/* The code of element i of [R,K] as convert wrote it, its lowest code_bits bits or the byte. */
+unsigned qg_code(const struct qg_args *a, size_t i);
 
 /* Number of planes of an operand, 0 when it is not converted. */
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);

@@ -93,12 +93,19 @@ static void expect_tensor(const struct qg_safetensors *f, const struct qg_tensor
  */
 START_TEST(round_trip)
 {
-    static const char *const names[] = {
-        "F32", "BF16", "a \"quoted\" \\ name", "\xc3\xa9t\xc3\xa9", "", "model.layers.0.weight",
-        "U8"};
-    static const size_t shapes[][QG_MAX_RANK] = {{3, 5}, {7},    {0, 4},   {1, 2, 3, 1},
-                                                 {1},    {3, 3}, {2, 1, 5}};
-    static const int ranks[] = {2, 1, 2, 4, 0, 2, 3};
+    static const char *const names[] = {"F32",
+                                        "BF16",
+                                        "a \"quoted\" \\ name",
+                                        "\xc3\xa9t\xc3\xa9",
+                                        "",
+                                        "model.layers.0.weight",
+                                        "U8",
+                                        "words",
+                                        "I32",
+                                        "scales"};
+    static const size_t shapes[][QG_MAX_RANK] = {{3, 5}, {7},       {0, 4}, {1, 2, 3, 1}, {1},
+                                                 {3, 3}, {2, 1, 5}, {5},    {2},          {4, 4}};
+    static const int ranks[] = {2, 1, 2, 4, 0, 2, 3, 1, 1, 2};
     static unsigned char data[64];
     struct qg_tensor tensors[QG_DTYPE_COUNT];
     struct qg_error err;

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 WORDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
-         torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8", torch.uint8: "U8"}
+         torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.float8_e8m0fnu: "F8_E8M0",
+         torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32"}
 _BITS = {torch.bfloat16: (torch.int16, np.uint16), torch.float16: (torch.int16, np.uint16),
-         torch.float8_e4m3fn: (torch.uint8, np.uint8)}
+         **{t: (torch.uint8, np.uint8) for t in
+            (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)}}
 
 
 def bits(tensor):

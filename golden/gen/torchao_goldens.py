@@ -1,14 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Makes golden/data from torchao, PyTorch's autograd and FBGEMM's quantizers. See README.md.
-
-    python torchao_goldens.py [--out DIR] [--date YYYY-MM-DD] [--only FILE]
-"""
-import argparse
-import datetime
-import glob
-import os
-import sys
-
+"""What torchao, PyTorch's autograd and FBGEMM's quantizers make of int4, fp8-int4 and int8."""
 import upstream  # first: it sets up Triton's interpreter
 from upstream import DERIVED, FBGEMM, FBGEMM_TRITON, TORCHAO, float8_cast
 
@@ -547,33 +538,3 @@ FILES = {
     "int8-int4.h5": grouped_file("int8-int4", 4),
     "torch_model.h5": write_model,
 }
-
-
-def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--out", default=os.path.join(here, "..", "data"))
-    p.add_argument("--date", default=datetime.date.today().isoformat())
-    p.add_argument("--only", choices=FILES, action="append")
-    args = p.parse_args()
-    os.makedirs(args.out, exist_ok=True)
-    manifest = os.path.join(args.out, "MANIFEST.tsv")
-    lines = {}
-    if args.only and os.path.exists(manifest):
-        with open(manifest) as f:
-            lines = {line.split("\t")[0]: line.rstrip("\n") for line in f.readlines()[1:]}
-    for name in args.only or FILES:
-        print(name, file=sys.stderr)
-        file = File(args.out, name, args.date)
-        FILES[name](file)
-        lines[name] = file.close()
-    with open(manifest, "w") as f:
-        f.write("file\tsha256\tbytes\tlibrary\tdate\n")
-        f.writelines(lines[name] + "\n" for name in sorted(lines))
-    stray = {os.path.basename(p) for p in glob.glob(os.path.join(args.out, "*.h5"))} - set(lines)
-    if stray:
-        sys.exit(f"not made here: {', '.join(sorted(stray))}; delete them")
-
-
-if __name__ == "__main__":
-    main()

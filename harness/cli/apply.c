@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "harness/call.h"
+#include "harness/case.h"
 #include "harness/cli/cli.h"
 #include "harness/io/safetensors.h"
 #include "kernels/kernel.h"
@@ -21,6 +22,7 @@ struct request {
     enum qg_operand operand;
     enum qg_dtype dtype; /* QG_DTYPE_COUNT: not given */
     bool overwrite;
+    size_t rows, cols; /* of the quantized tensor, where the planes do not tell; 0: not given */
     double param[QG_MAX_PARAMS];
 };
 
@@ -141,13 +143,23 @@ static enum qg_status extents_of_codes(const struct request *q, const struct qg_
     char shape[96];
     const struct qg_plane *codes = &q->scheme->operand[q->operand].planes[0];
     const struct qg_tensor *t = find(q, f, codes->name, err);
+    bool nibble = codes->shape[1] == &qg_ext_nibble;
     if (!t)
         return err->status;
+    if (q->rows) {
+        *ret_rows = q->rows;
+        *ret_cols = q->cols;
+        return QG_OK;
+    }
+    if (codes->shape[0] != &qg_ext_rows || (codes->shape[1] != &qg_ext_cols && !nibble))
+        return qg_fail(err, QG_EINVAL,
+                       "the shape of '%s' does not tell that of the weight; say it: --shape NxK",
+                       codes->name);
     if (t->rank != 2)
         return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' has shape %s; codes have two dimensions",
                        q->in, codes->name, shape_text(t, shape));
     *ret_rows = t->shape[0];
-    *ret_cols = t->shape[1] * (codes->shape[1] == QG_EXT_NIBBLE ? 2 : 1);
+    *ret_cols = t->shape[1] * (nibble ? 2 : 1);
     return QG_OK;
 }
 
@@ -394,6 +406,15 @@ static bool check_supported(const struct request *q)
     return false;
 }
 
+static bool set_shape(struct request *q, const char *word)
+{
+    size_t m;
+    if (qg_shape_parse(word, &m, &q->rows, &q->cols) && m == 0)
+        return true;
+    qg_usage_error(&qg_command_apply, "'%s' is not a shape: write 256x1024, rows by columns", word);
+    return false;
+}
+
 enum {
     OPT_SCHEME = 256,
     OPT_OP,
@@ -402,6 +423,7 @@ enum {
     OPT_VARIANT,
     OPT_SET,
     OPT_DTYPE,
+    OPT_SHAPE,
     OPT_FORCE
 };
 
@@ -413,6 +435,7 @@ static const struct option options[] = {
     {"variant", required_argument, NULL, OPT_VARIANT},
     {"set", required_argument, NULL, OPT_SET},
     {"dtype", required_argument, NULL, OPT_DTYPE},
+    {"shape", required_argument, NULL, OPT_SHAPE},
     {"force", no_argument, NULL, OPT_FORCE},
     {"input", required_argument, NULL, 'i'},
     {"output", required_argument, NULL, 'o'},
@@ -439,6 +462,8 @@ static bool take(struct request *q, struct words *w, int option)
         return set_operand(q, optarg);
     case OPT_DTYPE:
         return set_dtype(q, optarg);
+    case OPT_SHAPE:
+        return set_shape(q, optarg);
     case OPT_SET:
         if (w->n_set == 2 * QG_MAX_PARAMS) {
             qg_usage_error(&qg_command_apply, "more than %d --set", 2 * QG_MAX_PARAMS);
@@ -482,6 +507,8 @@ static bool check_request(struct request *q, const struct words *w)
         return qg_usage_error(c, "--variant needs --backend"), false;
     if (q->dtype != QG_DTYPE_COUNT && q->op != QG_DEQUANT)
         return qg_usage_error(c, "--dtype is for dequant; %s keeps the dtype of x", w->op), false;
+    if (q->rows && q->op != QG_DEQUANT && q->op != QG_MATMUL)
+        return qg_usage_error(c, "--shape is for dequant and matmul of planes"), false;
     struct qg_args a;
     qg_params_default(&a, q->scheme);
     for (int i = 0; i < w->n_set; i++)
@@ -556,6 +583,7 @@ const struct qg_command qg_command_apply = {
         "  --dtype TYPE       of dequant's y, where no plane has the dtype of the quantized "
         "tensor:\n"
         "                     F32, BF16 (default) or F16\n"
+        "  --shape NxK        of the weight, where its planes do not tell (packed blocks)\n"
         "  --force            overwrite the output file\n"
         "\n"
         "Exit codes: 0 done, 1 the input does not fit (or there is no such kernel), 2 usage,\n"

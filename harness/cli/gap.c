@@ -115,6 +115,10 @@ static enum qg_status model_row(const struct qg_scheme *s, const char *params,
     struct qg_gap model, weights, other, other_weights;
     struct qg_gap_detail detail;
     double db[MAX_SEEDS];
+    if (!qg_gap_has(s)) {
+        printf("%-16s no prepare path upstream: nothing to compare\n", s->name);
+        return QG_OK;
+    }
     size_t n = 0, equal = 0;
     if (qg_gap_model(s, params, o->seed, &model, &weights, &detail, err) != QG_OK)
         return err->status;
@@ -150,7 +154,7 @@ static enum qg_status each_variant(const struct qg_scheme *s, const struct optio
 {
     if (row(s, o->set ? o->set : "", o, err) != QG_OK)
         return err->status;
-    for (int i = 0; !o->set && s->variants && s->variants[i]; i++)
+    for (int i = 0; !o->set && qg_gap_has(s) && s->variants && s->variants[i]; i++)
         if (row(s, s->variants[i], o, err) != QG_OK)
             return err->status;
     return QG_OK;
@@ -297,7 +301,7 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
     const struct qg_scheme *s;
     size_t used = 0;
     for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
-        if (!o->scheme || strcmp(s->name, o->scheme) == 0)
+        if (qg_gap_has(s) && (!o->scheme || strcmp(s->name, o->scheme) == 0))
             status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &used, &err);
     weights_close(&w);
     if (status != QG_OK)

@@ -119,8 +119,8 @@ static void print_wrong(const struct qg_verify_wrong *w, void *user)
     print_bits(w->got, w->index);
     printf(", want ");
     print_bits(w->want, w->index);
-    if (w->judge->exact)
-        printf(", exact %.17g, bound %.3g", w->judge->exact[w->index], w->judge->bound[w->index]);
+    if (w->exact)
+        printf(", exact %.17g, bound %.3g", w->exact[w->index], w->bound[w->index]);
     printf("\n  %s %zu x %zu", c->dtype, a->rows, a->cols);
     print_params(a);
     printf("\n  by %s, %s%s%s\n", c->library, c->function, c->note[0] ? "; " : "", c->note);

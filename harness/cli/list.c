@@ -53,21 +53,10 @@ static bool group_must_divide(const struct qg_scheme *s, enum qg_operand operand
     return p && !probe(&a, s, operand, (size_t)p->def + 2);
 }
 
-static const char *extent_symbol(enum qg_operand operand, enum qg_extent e)
+static const char *extent_symbol(enum qg_operand operand, const struct qg_extent *e)
 {
     static const char *const rows[] = {"N", "M", "V"};
-    switch (e) {
-    case QG_EXT_ROWS:
-        return rows[operand];
-    case QG_EXT_COLS:
-        return "K";
-    case QG_EXT_NIBBLE:
-        return "K/2";
-    case QG_EXT_GROUPS:
-        return "K/g";
-    default:
-        return "1";
-    }
+    return e == &qg_ext_rows ? rows[operand] : e->symbol;
 }
 
 static void dtype_text(const struct qg_scheme *s, const struct qg_plane *p, char *text, size_t size)
@@ -127,7 +116,7 @@ static void add_plane(cJSON *array, const struct qg_scheme *s, enum qg_operand o
     cJSON_AddStringToObject(o, "name", p->name);
     cJSON_AddStringToObject(o, "dtype", dtype);
     cJSON *shape = cJSON_AddArrayToObject(o, "shape");
-    for (int d = 0; d < QG_MAX_RANK && p->shape[d] != QG_EXT_END; d++)
+    for (int d = 0; d < QG_MAX_RANK && p->shape[d]; d++)
         add_text(shape, extent_symbol(operand, p->shape[d]));
     cJSON_AddStringToObject(o, "packing", p->packing);
 }
@@ -270,7 +259,7 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
         char dtype[64], shape[64];
         dtype_text(s, plane, dtype, sizeof dtype);
         size_t n = (size_t)snprintf(shape, sizeof shape, "[");
-        for (int d = 0; d < QG_MAX_RANK && plane->shape[d] != QG_EXT_END; d++)
+        for (int d = 0; d < QG_MAX_RANK && plane->shape[d]; d++)
             n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%s", d ? ", " : "",
                                   extent_symbol(operand, plane->shape[d]));
         printf("    %-12s %-14s %-9s  %s\n", plane->name, dtype, strcat(shape, "]"),

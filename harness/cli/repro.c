@@ -41,7 +41,8 @@ static void print_index(const struct qg_tensor *t, size_t i)
 }
 
 /* The element of the quantized tensor [R,K] that an element of an output belongs to: itself, the
- * first of its byte, or the first of its group. */
+ * first of its byte, or the first of its group. A block that holds codes and scales together is
+ * taken to be evenly filled. */
 static size_t element_of(const struct qg_args *a, int out, size_t at)
 {
     const struct qg_tensor *t = &a->out[out];
@@ -51,13 +52,13 @@ static size_t element_of(const struct qg_args *a, int out, size_t at)
     size_t row = 0, col = 0;
     for (int d = t->rank; d-- > 0; at /= t->shape[d]) {
         size_t i = at % t->shape[d];
-        row += plane->shape[d] == QG_EXT_ROWS ? i : 0;
-        col += plane->shape[d] == QG_EXT_COLS     ? i
-               : plane->shape[d] == QG_EXT_NIBBLE ? 2 * i
-               : plane->shape[d] == QG_EXT_GROUPS ? i * qg_group(a)
-                                                  : 0;
+        row += plane->shape[d] == &qg_ext_rows ? i : 0;
+        col += plane->shape[d] == &qg_ext_rows     ? 0
+               : plane->shape[d] == &qg_ext_groups ? i * qg_group(a)
+                                                   : i * a->cols / t->shape[d];
     }
-    return row * a->cols + col;
+    size_t element = row * a->cols + col;
+    return element < a->rows * a->cols ? element : 0;
 }
 
 /* The definition's steps for one element: it runs once more, with a trace. */
@@ -90,9 +91,11 @@ static void print_wrong(struct qg_judgement *j)
     puts("");
     print_value("got", got, j->wrong_at);
     print_value("want", want, j->wrong_at);
-    if (w->exact && j->wrong_out == 0)
-        printf("  %-10s %.17g, bound %.3g\n", "exact", w->exact[j->wrong_at],
-               w->bound[j->wrong_at]);
+    size_t at = j->wrong_at; // among all outputs
+    for (int i = 0; i < j->wrong_out; i++)
+        at += qg_count(&w->out[i]);
+    if (w->exact)
+        printf("  %-10s %.17g, bound %.3g\n", "exact", w->exact[at], w->bound[at]);
     if (w->op == QG_FAKE_QUANT || w->op == QG_FAKE_QUANT_GRAD || w->op == QG_CONVERT)
         print_value("x", &w->in[0], element_of(w, j->wrong_out, j->wrong_at));
     if (w->op != QG_MATMUL && w->op != QG_FAKE_QUANT_GRAD)

@@ -299,7 +299,7 @@ static enum qg_status run_gaps(struct execution *s, struct qg_error *err)
     for (size_t i = 0; i < s->plan.n && !pending_signal(); i++) {
         const struct qg_case *c = &s->plan.cases[i].c;
         if (c->kernel->operand != QG_WEIGHT || c->kernel->op != QG_CONVERT ||
-            !qg_definition(c->scheme, QG_WEIGHT, QG_FAKE_QUANT))
+            !qg_gap_has(c->scheme))
             continue;
         if ((c->values ? gap_of_tensor(s, c, err) : gap_of_model(s, c->scheme, err)) != QG_OK)
             return err->status;

@@ -396,7 +396,14 @@ static void inputs(const struct qg_args *a, float *x, float *scales)
     }
 }
 
-const struct qg_product qg_product_fp8_int4 = {weights, inputs, true};
+/* First the scale of x, then that of the weight's row. */
+static float finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+{
+    return qg_get(&a->in[3], row) * (x_scale * sum);
+}
+
+static const struct qg_product product = {weights, inputs, finish};
+QG_MATMUL(product)
 
 /* --- the rows -------------------------------------------------------------------------------- */
 
@@ -446,7 +453,7 @@ static void nocast_grad_activation(const struct qg_args *a)
     BITS(s, QG_WEIGHT, QG_CONVERT, convert_weight),             \
         BITS(s, QG_WEIGHT, QG_DEQUANT, dequant_weight),         \
         BITS(s, QG_ACTIVATION, QG_CONVERT, convert_activation), \
-        BITS(s, QG_ACTIVATION, QG_DEQUANT, dequant_activation)
+        BITS(s, QG_ACTIVATION, QG_DEQUANT, dequant_activation), QG_MATMUL_ROWS(s, product)
 
 const struct qg_kernel qg_kernels_fp8_int4_c[] = {
     BITS("fp8-int4", QG_WEIGHT, QG_FAKE_QUANT, cast_fake_weight),

@@ -180,7 +180,8 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
     }
 }
 
-const struct qg_product qg_product_int4 = {weights, qg_inputs_plain, false};
+static const struct qg_product product = {weights, qg_inputs_plain, NULL};
+QG_MATMUL(product)
 
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
@@ -209,5 +210,7 @@ const struct qg_kernel qg_kernels_int4_c[] = {
     ROW("int4-old", QG_FAKE_QUANT_GRAD, qg_old_int4_fake_quant_grad_c),
     ROW("int4-old", QG_CONVERT, convert),
     ROW("int4-old", QG_DEQUANT, dequant),
+    QG_MATMUL_ROWS("int4", product),
+    QG_MATMUL_ROWS("int4-old", product),
     {.scheme = NULL},
 };

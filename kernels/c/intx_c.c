@@ -350,8 +350,10 @@ static void dynamic_inputs(const struct qg_args *a, float *x, float *scales)
     QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) x[i] = qg_round_as(T, x[i]));
 }
 
-const struct qg_product qg_product_intx = {weights, qg_inputs_plain, false};
-const struct qg_product qg_product_int8_int4 = {weights, dynamic_inputs, false};
+static const struct qg_product plain = {weights, qg_inputs_plain, NULL};
+static const struct qg_product dynamic = {weights, dynamic_inputs, NULL};
+QG_MATMUL(plain)
+QG_MATMUL(dynamic)
 
 #define ROW(s, what, o, f)                                                            \
     {                                                                                 \
@@ -372,5 +374,8 @@ const struct qg_kernel qg_kernels_intx_c[] = {
     ROW("int8-int4", QG_ACTIVATION, QG_FAKE_QUANT_GRAD, token_fake_quant_grad),
     ROW("int8-int4", QG_ACTIVATION, QG_CONVERT, token_convert),
     ROW("int8-int4", QG_ACTIVATION, QG_DEQUANT, dequant),
+    QG_MATMUL_ROWS("int8", plain),
+    QG_MATMUL_ROWS("int8-g32", plain),
+    QG_MATMUL_ROWS("int8-int4", dynamic),
     {.scheme = NULL},
 };

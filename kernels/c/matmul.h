@@ -1,26 +1,58 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a scheme must provide to be multiplied by any backend of this folder or of blas/: its
- * operands as the binary32 numbers that enter the product.
+ * Matmul for every scheme that multiplies numbers: a family of kernels says what enters the product
+ * and gets its rows on the backends c and blas.
+ *
+ *     static const struct qg_product product = {weights, qg_inputs_plain, NULL};
+ *     QG_MATMUL(product)
+ *     const struct qg_kernel qg_kernels_...[] = {..., QG_MATMUL_ROWS("int4", product), ...};
  */
 #ifndef QG_MATMUL_H
 #define QG_MATMUL_H
 
-#include "schemes/scheme.h"
+#include "kernels/kernel.h"
 
 struct qg_product {
-    /* Weights at .. at+n of row `row`, from the planes in[1..]. */
+    /* Weights at .. at+n of row `row`, from the planes in[1..], as they enter the product. */
     void (*weights)(const struct qg_args *a, size_t row, size_t at, size_t n, float *w);
-    /* All of x[m,K], from in[0]; with `scaled` also one scale per row. */
+    /* All of x[m,K], from in[0]; also one scale per row where `finish` wants it. */
     void (*inputs)(const struct qg_args *a, float *x, float *scales);
-    /* y = row scale of the weight, in[3], times (scale of x times the sum), rounded after each. */
-    bool scaled;
+    /* What becomes of the sum in column `row` before the store; NULL: nothing. */
+    float (*finish)(const struct qg_args *a, size_t row, float x_scale, float sum);
 };
-
-extern const struct qg_product qg_product_int4, qg_product_fp8_int4, qg_product_intx,
-    qg_product_int8_int4;
 
 /* x as it is. */
 void qg_inputs_plain(const struct qg_args *a, float *x, float *scales);
+
+/* out[0] = x . w^T in plain C, and by OpenBLAS; most additions that a term passes through in the
+ * former, while nobody knows for the latter. */
+void qg_multiply(const struct qg_args *a, const struct qg_product *p);
+size_t qg_multiply_depth(size_t k);
+void qg_multiply_blas(const struct qg_args *a, const struct qg_product *p);
+
+#define QG_MATMUL(product)                              \
+    static void product##_c(const struct qg_args *a)    \
+    {                                                   \
+        qg_multiply(a, &product);                       \
+    }                                                   \
+    static void product##_blas(const struct qg_args *a) \
+    {                                                   \
+        qg_multiply_blas(a, &product);                  \
+    }
+
+#define QG_MATMUL_ROWS(s, product)                                                            \
+    {.scheme = s,                                                                             \
+     .backend = "c",                                                                          \
+     .variant = "",                                                                           \
+     .op = QG_MATMUL,                                                                         \
+     .operand = QG_WEIGHT,                                                                    \
+     .claim = QG_WITHIN_BOUND,                                                                \
+     .traits = QG_REORDERS,                                                                   \
+     .depth = qg_multiply_depth,                                                              \
+     .fn = product##_c},                                                                      \
+    {                                                                                         \
+        .scheme = s, .backend = "blas", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT, \
+        .claim = QG_WITHIN_BOUND, .traits = QG_FUSES | QG_REORDERS, .fn = product##_blas      \
+    }
 
 #endif

@@ -10,6 +10,7 @@
 #include "schemes/num/bf16.h"
 #include "schemes/num/fp16.h"
 #include "schemes/num/fp8.h"
+#include "schemes/num/mx.h"
 #include "schemes/num/round.h"
 
 #define QG_MAX_RANK 4
@@ -20,8 +21,11 @@ enum qg_dtype {
     QG_F16,
     QG_E4M3,
     QG_E5M2,
+    QG_E8M0,
     QG_I8,
     QG_U8,
+    QG_I16,
+    QG_I32,
     QG_DTYPE_COUNT,
     QG_INPUT /* in tables only: the dtype of the tensor that is quantized */
 };
@@ -37,7 +41,7 @@ struct qg_tensor {
 /* Bytes per element. */
 QG_FN size_t qg_dtype_bytes(enum qg_dtype t)
 {
-    return t == QG_F32 ? 4 : t == QG_BF16 || t == QG_F16 ? 2 : 1;
+    return t == QG_F32 || t == QG_I32 ? 4 : t == QG_BF16 || t == QG_F16 || t == QG_I16 ? 2 : 1;
 }
 
 /* Number of elements; 1 for rank 0. The creator of the view has checked that this does not wrap. */
@@ -80,7 +84,7 @@ QG_FN float qg_round(enum qg_dtype t, float x)
     return x;
 }
 
-/* Element i, exactly. */
+/* Element i, exactly (int32 beyond 2^24: rounded; words of packed codes are read as words). */
 QG_FN float qg_get(const struct qg_tensor *t, size_t i)
 {
     switch (t->dtype) {
@@ -94,15 +98,22 @@ QG_FN float qg_get(const struct qg_tensor *t, size_t i)
         return qg_e4m3_decode(((const qg_e4m3 *)t->data)[i]);
     case QG_E5M2:
         return qg_e5m2_decode(((const qg_e5m2 *)t->data)[i]);
+    case QG_E8M0:
+        return qg_e8m0_decode(((const qg_e8m0 *)t->data)[i]);
     case QG_I8:
         return ((const int8_t *)t->data)[i];
+    case QG_I16:
+        return ((const int16_t *)t->data)[i];
+    case QG_I32:
+        return (float)((const int32_t *)t->data)[i];
     default:
         return ((const uint8_t *)t->data)[i];
     }
 }
 
 /* Stores x as element i, rounded once to the tensor's dtype. For integer dtypes x must be an
- * integer in range; a NaN is stored as 0, which is what x86 and CUDA make of the cast. */
+ * integer in range; a NaN is stored as 0, which is what x86 and CUDA make of the cast. For E8M0 x
+ * must be a power of two in range, or NaN. */
 QG_FN void qg_put(const struct qg_tensor *t, size_t i, float x)
 {
     switch (t->dtype) {
@@ -121,8 +132,17 @@ QG_FN void qg_put(const struct qg_tensor *t, size_t i, float x)
     case QG_E5M2:
         ((qg_e5m2 *)t->data)[i] = qg_e5m2_encode(x);
         break;
+    case QG_E8M0:
+        ((qg_e8m0 *)t->data)[i] = qg_e8m0_encode(x);
+        break;
     case QG_I8:
         ((int8_t *)t->data)[i] = (int8_t)(x == x ? x : 0);
+        break;
+    case QG_I16:
+        ((int16_t *)t->data)[i] = (int16_t)(x == x ? x : 0);
+        break;
+    case QG_I32:
+        ((int32_t *)t->data)[i] = (int32_t)(x == x ? x : 0);
         break;
     default:
         ((uint8_t *)t->data)[i] = (uint8_t)(x == x ? x : 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The plain C matmul, which all schemes share, and its rows for those that bring nothing else.
+ * The plain C matmul, which all schemes that multiply dequantized numbers share.
  */
 #include "kernels/c/matmul.h"
 
@@ -50,16 +50,15 @@ static float dot(size_t n, const float *restrict x, const float *restrict w)
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
-/* Most additions that a product passes through in multiply. */
-static size_t depth(size_t k)
+size_t qg_multiply_depth(size_t k)
 {
     // In a lane, then five rounds, then one addition per chunk of the row.
     size_t chunk = qg_smaller(k, QG_CHUNK);
     return (chunk + LANES - 1) / LANES + 5 + (k + QG_CHUNK - 1) / QG_CHUNK;
 }
 
-/* out[0] = x . w^T with thirty-two partial sums to a chunk; weights are unpacked once per row. */
-static void multiply(const struct qg_args *a, const struct qg_product *p)
+/* Thirty-two partial sums to a chunk; weights are unpacked once per row. */
+void qg_multiply(const struct qg_args *a, const struct qg_product *p)
 {
     float *x = a->work, *scales = x + a->m * a->cols, *sums = scales + a->m, w[QG_CHUNK];
     p->inputs(a, x, scales);
@@ -72,43 +71,8 @@ static void multiply(const struct qg_args *a, const struct qg_product *p)
                 sums[m] += dot(n, x + m * a->cols + at, w);
         }
         for (size_t m = 0; m < a->m; m++) {
-            float y = p->scaled ? qg_get(&a->in[3], row) * (scales[m] * sums[m]) : sums[m];
+            float y = p->finish ? p->finish(a, row, scales[m], sums[m]) : sums[m];
             qg_put(&a->out[0], m * a->rows + row, y);
         }
     }
 }
-
-static void int4(const struct qg_args *a)
-{
-    multiply(a, &qg_product_int4);
-}
-static void fp8_int4(const struct qg_args *a)
-{
-    multiply(a, &qg_product_fp8_int4);
-}
-static void intx(const struct qg_args *a)
-{
-    multiply(a, &qg_product_intx);
-}
-static void int8_int4(const struct qg_args *a)
-{
-    multiply(a, &qg_product_int8_int4);
-}
-
-#define ROW(s, f)                                                                          \
-    {                                                                                      \
-        .scheme = s, .backend = "c", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT, \
-        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = depth, .fn = f           \
-    }
-
-const struct qg_kernel qg_kernels_matmul_c[] = {
-    ROW("int4", int4),
-    ROW("int4-old", int4),
-    ROW("fp8-int4", fp8_int4),
-    ROW("fp8-int4-old", fp8_int4),
-    ROW("fp8-int4-nocast", fp8_int4),
-    ROW("int8", intx),
-    ROW("int8-g32", intx),
-    ROW("int8-int4", int8_int4),
-    {.scheme = NULL},
-};
