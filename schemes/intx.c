@@ -4,7 +4,7 @@
  * quantized in bf16 arithmetic, which is why codes differ from an exact division in up to 9 % of
  * int8 cases. R(.) is a rounding to the dtype.
  *
- *     s = max(R(max|w| / 127.5), eps)            symmetric; 7.5 for int4
+ *     s = max(R(max|w| / 127.5), eps)            symmetric; (2^bits - 1) / 2 for other widths
  *     q = clamp(round(R(w R(1/s))), -128, 127)   the reciprocal is an operation of its own
  *     w' = R(q s)
  *
@@ -13,7 +13,12 @@
  * scale-dtype holds the scale in binary32, where the products of prepare and convert round
  * differently.
  *
- * Activations (int8-int4 only) are asymmetric int8 per token (row), zero included in the range:
+ * One bit (codes -1 and 0) is a corner of the formula and no useful format: |w| / s is at most 1/2,
+ * which rounds to 0, so every weight becomes 0, unless 1/s is subnormal and rounds up. Convert
+ * takes it, QAT refuses it.
+ *
+ * Activations (int8-int4, intx-dynamic) are asymmetric int8 per token (row), zero included in the
+ * range:
  *
  *     s = max(R(R(max - min) / 255), eps),  zp = clamp(-128 - round(R(min / s)), -128, 127)
  *     q = clamp(R(round(R(x R(1/s))) + zp), -128, 127),  x' = R((q - zp) s)
@@ -30,7 +35,7 @@
 #include "schemes/dot.h"
 #include "schemes/num/int4.h"
 
-enum { EPS, SCALE_DTYPE, GROUP }; /* parameters; the last where scales are per group */
+enum { EPS, SCALE_DTYPE, GROUP, BITS }; /* parameters; the last two where a scheme has them */
 
 /* The dtype of an operation between t and s: torch promotes to the wider one. */
 static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
@@ -43,9 +48,12 @@ static float lowest(int bits)
     return -(float)(1 << (bits - 1));
 }
 
+/* How wide a symmetric code is: the parameter "bits" where there is one. */
 static int code_bits(const struct qg_args *a)
 {
-    return a->scheme->operand[a->operand].code_bits;
+    const struct qg_param *bits = qg_param_find(a->scheme, "bits");
+    return bits ? (int)a->param[bits - a->scheme->params]
+                : a->scheme->operand[a->operand].code_bits;
 }
 
 /* Symmetric codes of one width. */
@@ -352,6 +360,22 @@ static const struct qg_param group_params[] = {
     {NULL},
 };
 
+#define BITS_PARAMS(bits)                                                                     \
+    {                                                                                         \
+        SHARED_PARAMS,                                                                        \
+            [GROUP] = {"group", "elements of a row that share a scale; 0: the whole row",     \
+                       32,      0,                                                            \
+                       4096,    NULL,                                                         \
+                       true},                                                                 \
+            [BITS] = {                                                                        \
+                "bits", "bits of a weight's code; QAT takes 2 to 8", bits, 1, 8, NULL, true}, \
+        {                                                                                     \
+            NULL                                                                              \
+        }                                                                                     \
+    }
+static const struct qg_param intx_params[] = BITS_PARAMS(4);
+static const struct qg_param dynamic_params[] = BITS_PARAMS(8);
+
 static size_t whole_row(const struct qg_args *a)
 {
     return a->cols;
@@ -359,7 +383,7 @@ static size_t whole_row(const struct qg_args *a)
 
 static size_t group_param(const struct qg_args *a)
 {
-    return (size_t)a->param[GROUP];
+    return a->param[GROUP] > 0 ? (size_t)a->param[GROUP] : a->cols;
 }
 
 static const char *refuse(const struct qg_args *a)
@@ -368,6 +392,25 @@ static const char *refuse(const struct qg_args *a)
                ? NULL
                : "the group does not divide K; upstream raises (ValueError in prepare, "
                  "AssertionError in convert); choose a group that divides K or pad K";
+}
+
+static const char *refuse_bits(const struct qg_args *a)
+{
+    bool prepares = a->op == QG_FAKE_QUANT || a->op == QG_FAKE_QUANT_GRAD;
+    if (prepares && a->operand != QG_ACTIVATION && a->param[BITS] < 2)
+        return "QAT takes 2 to 8 bits, upstream asserts; 1 bit is converted only";
+    if (prepares && a->operand != QG_ACTIVATION && qg_group(a) < 2)
+        return "QAT takes groups of at least 2, upstream asserts; a group of 1 is converted only";
+    return refuse(a);
+}
+
+/* With 1 bit |x| / s is at most 1/2, which rounds to 0; with 2 bits it is at most 3/2. */
+static const char *few_bits(const struct qg_args *a)
+{
+    return a->operand == QG_ACTIVATION || a->param[BITS] > 2
+               ? NULL
+               : "with 1 bit all but a few elements become 0, with 2 those within a third of the "
+                 "largest";
 }
 
 #define PLANES(extent, what)                                                               \
@@ -405,6 +448,8 @@ static const char token_nonfinite[] = NONFINITE
     " Activations with -inf: the zero point is NaN, held as -2^31 in prepare's int32 (as on "
     "x86; values inf) and as 0 in convert's int8 (values NaN).";
 
+static const char *const widths[] = {"bits=2", "bits=3", "bits=6", "bits=2 group=0", NULL};
+
 const struct qg_scheme qg_schemes_intx[] = {
     {.name = "int8",
      .summary = "int8 weight-only, symmetric per row, for linear and embedding (unsloth int8)",
@@ -430,5 +475,25 @@ const struct qg_scheme qg_schemes_intx[] = {
      .operand = {[QG_WEIGHT] = GROUPED(4), [QG_ACTIVATION] = PER_TOKEN, [QG_EMBEDDING] = PER_ROW},
      .matmul = dynamic_matmul,
      .refuse = refuse},
+    {.name = "intx",
+     .summary = "weight-only, 1 to 8 bits, symmetric per group or per row, linear and embedding",
+     .upstream = "ao:torchao/quantization/quant_api.py IntxWeightOnlyConfig",
+     .nonfinite = nonfinite,
+     .params = intx_params,
+     .variants = widths,
+     .operand = {[QG_WEIGHT] = GROUPED(8), [QG_EMBEDDING] = GROUPED(8)},
+     .matmul = matmul,
+     .refuse = refuse_bits,
+     .uniform = few_bits},
+    {.name = "intx-dynamic",
+     .summary = "int8 per-token activations x weights of 1 to 8 bits, per group or per row",
+     .upstream = "ao:torchao/quantization/quant_api.py Int8DynamicActivationIntxWeightConfig",
+     .nonfinite = token_nonfinite,
+     .params = dynamic_params,
+     .variants = widths,
+     .operand = {[QG_WEIGHT] = GROUPED(8), [QG_ACTIVATION] = PER_TOKEN},
+     .matmul = dynamic_matmul,
+     .refuse = refuse_bits,
+     .uniform = few_bits},
     {NULL},
 };

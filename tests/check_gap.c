@@ -15,9 +15,18 @@ static const struct {
     const char *scheme, *params;
     double printed;
 } upstream[] = {
-    {"fp8-int4", "", 22.375}, {"fp8-int4-nocast", "", 19.25}, {"fp8-int4-old", "", 15.5},
-    {"int4", "", 45.5},       {"int4-old", "", 15.0625},      {"int4", "dequant=two-step", 44.75},
-    {"int8", "", INFINITY},   {"int8-g32", "", INFINITY},     {"int8-int4", "", INFINITY},
+    {"fp8-int4", "", 22.375},
+    {"fp8-int4-nocast", "", 19.25},
+    {"fp8-int4-old", "", 15.5},
+    {"int4", "", 45.5},
+    {"int4-old", "", 15.0625},
+    {"int4", "dequant=two-step", 44.75},
+    {"int8", "", INFINITY},
+    {"int8-g32", "", INFINITY},
+    {"int8-int4", "", INFINITY},
+    {"intx", "bits=2", INFINITY},
+    {"intx", "bits=7 group=0", INFINITY},
+    {"intx-dynamic", "bits=3", INFINITY},
 };
 
 START_TEST(prints_what_upstream_printed)

@@ -318,6 +318,10 @@ START_TEST(refuses_with_a_sentence)
                   "does not divide");
     check_refusal("int4", "ragged=short", QG_CONVERT, QG_WEIGHT, QG_BF16, 2, 199, "odd");
     check_refusal("int8-g32", "", QG_FAKE_QUANT, QG_EMBEDDING, QG_F32, 2, 40, "ValueError");
+    check_refusal("intx", "bits=1", QG_FAKE_QUANT, QG_WEIGHT, QG_BF16, 2, 64,
+                  "QAT takes 2 to 8 bits");
+    check_refusal("intx", "group=1", QG_FAKE_QUANT, QG_WEIGHT, QG_BF16, 2, 64,
+                  "groups of at least 2");
     check_refusal("fp8-int4", "", QG_MATMUL, QG_WEIGHT, QG_BF16, 2, 130, "does not divide K");
     check_refusal("int8", "", QG_CONVERT, QG_WEIGHT, QG_BF16, 0, 128, "empty");
     check_refusal("int8", "", QG_CONVERT, QG_WEIGHT, QG_I8, 4, 128, "F32, BF16 or F16");

@@ -35,20 +35,31 @@ def ties_asymmetric(r, n, g, t):
     return x - r.integers(0, 9, (n, 1)) * s
 
 
-def ties_symmetric4(r, n, g, t):
-    """max|x| = 7.5 s and ties of the grid -8..7, on the side of the clip too."""
-    s = _power(r, n)
-    x = (r.integers(-8, 8, (n, g)) + 0.5) * s
-    x[:, 0] = 7.5 * s[:, 0] * r.choice([-1, 1], n)
-    return np.clip(x, -7.5 * s, 7.5 * s)
+def ties_symmetric(bits):
+    """max|x| = (2^bits - 1) / 2 s and ties of the grid of 2^bits codes, on the side of the clip too."""
+    half = 2 ** (bits - 1)
+
+    def make(r, n, g, t):
+        s = _power(r, n)
+        x = (r.integers(-half, half, (n, g)) + 0.5) * s
+        x[:, 0] = (half - 0.5) * s[:, 0] * r.choice([-1, 1], n)
+        return np.clip(x, (0.5 - half) * s, (half - 0.5) * s)
+
+    return make
 
 
-def ties_symmetric8(r, n, g, t):
-    """max|x| = 127.5 s and ties of the grid -128..127."""
-    s = _power(r, n)
-    x = (r.integers(-128, 128, (n, g)) + 0.5) * s
-    x[:, 0] = 127.5 * s[:, 0] * r.choice([-1, 1], n)
-    return np.clip(x, -127.5 * s, 127.5 * s)
+def codes(bits):
+    """max|x| = (2^bits - 1) / 2 s, and all codes of the grid one after the other, the lowest as the tie below
+    it."""
+    half = 2 ** (bits - 1)
+
+    def make(r, n, g, t):
+        s = _power(r, n)
+        x = np.arange(n * (g - 1)).reshape(n, g - 1) % (2 * half) - half
+        extreme = (half - 0.5) * r.choice([-1, 1], (n, 1))
+        return np.hstack([extreme, np.where(x == -half, 0.5 - half, x)]) * s
+
+    return make
 
 
 def ties_e4m3(r, n, g, t):
@@ -149,10 +160,11 @@ def nonfinite(r, n, g, t):
 
 KINDS = {
     "normal": normal(1.0), "normal-0.02": normal(0.02), "normal-1e-3": normal(1e-3),
-    "uniform": uniform, "ties-asymmetric": ties_asymmetric, "ties-symmetric4": ties_symmetric4,
-    "ties-symmetric8": ties_symmetric8, "ties-e4m3": ties_e4m3, "zeros": zeros, "constant": constant,
+    "uniform": uniform, "ties-asymmetric": ties_asymmetric, "ties-e4m3": ties_e4m3, "zeros": zeros, "constant": constant,
     "outlier": outlier, "positive": positive, "tiny": tiny, "small": small, "huge": huge,
     "edges": edges, "repeated": repeated, "few": few, "nonfinite": nonfinite,
+    **{f"ties-symmetric{bits}": ties_symmetric(bits) for bits in range(1, 9)},
+    **{f"codes-{bits}": codes(bits) for bits in range(1, 9)},
 }
 
 

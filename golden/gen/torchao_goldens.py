@@ -1,31 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What torchao, PyTorch's autograd and FBGEMM's quantizers make of int4, fp8-int4 and int8."""
+"""What torchao, PyTorch's autograd and FBGEMM's quantizers make of int4 and fp8-int4."""
 import upstream  # first: it sets up Triton's interpreter
 from upstream import DERIVED, FBGEMM, FBGEMM_TRITON, TORCHAO, float8_cast
 
 import numpy as np
 import torch
-from torchao.quantization import (
-    Float8DynamicActivationInt4WeightConfig,
-    Int4WeightOnlyConfig,
-    Int8DynamicActivationIntxWeightConfig,
-    IntxWeightOnlyConfig,
-    quantize_,
-)
-from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao.quantization import Float8DynamicActivationInt4WeightConfig, Int4WeightOnlyConfig
+from torchao.quantization.granularity import PerGroup
 from torchao.quantization.qat import IntxFakeQuantizeConfig
 from torchao.quantization.qat.fake_quantize_config import (
     Int4WeightFakeQuantizeConfig,
     _infer_fake_quantize_configs,
 )
 from torchao.quantization.qat.fake_quantizer import FakeQuantizerBase
-from torchao.quantization.quant_primitives import (
-    MappingType,
-    choose_qparams_affine,
-    dequantize_affine,
-    quantize_affine,
-)
-from torchao.quantization.utils import _get_per_token_block_size
 
 import exact
 import inputs
@@ -397,144 +384,10 @@ def fp8_variants_file(file):
             fp8_activation_side(sets, at, x, "fbgemm", 1e-12)
 
 
-# --- intx ---------------------------------------------------------------------------------------
-
-
-def intx_convert(x, config, embedding):
-    """The weight's IntxUnpackedToInt8Tensor, by quantize_ on a module."""
-    n, k = x.shape
-    module = torch.nn.Embedding(n, k) if embedding else torch.nn.Linear(k, n, bias=False)
-    module.weight = torch.nn.Parameter(x.clone(), requires_grad=False)
-    quantize_(module, config, filter_fn=lambda m, name: m is module)
-    return module
-
-
-def intx_weight(sets, scheme, operand, dtype, kind, rows, cols, group=None, default_group=None, bits=8,
-                scale_dtype=None, eps=None, multiply=None, kind_of_gradient=None):
-    """group None: PerAxis(0). multiply: kind of the input of a matmul, or None."""
-    granularity = PerGroup(group) if group else PerAxis(0)
-    params = parameters(eps=eps, scale_dtype=scale_dtype, group=group if group != default_group else None)
-    at, x = sets.start(scheme, operand, dtype, kind, params, rows, cols, group or cols)
-    dynamic = scheme == "int8-int4" and operand == "weight"
-    target = {8: torch.int8, 4: torch.int4}[bits]
-    held = SCALE_DTYPES.get(scale_dtype)
-    if dynamic:
-        config = Int8DynamicActivationIntxWeightConfig(target, granularity, weight_scale_dtype=held)
-    else:
-        config = IntxWeightOnlyConfig(target, granularity, scale_dtype=held)
-    base = type(config).__name__
-    if held or eps:
-        fake = FakeQuantizerBase.from_config(IntxFakeQuantizeConfig(
-            target, granularity, is_symmetric=True, scale_precision=held, eps=eps))
-        name = f"IntxFakeQuantizer({bits} bits, {granularity}, scale_precision={held}, eps={eps})"
-    else:
-        fake = fake_quantizers(config)[1]
-        name = f"IntxFakeQuantizer of {base}({bits} bits, {granularity})"
-    sets.prepare(at, x, fake, name)
-    if kind not in ("nonfinite", "huge"):
-        sets.gradient(at, x, fake, name, kind=kind_of_gradient)
-    if eps:
-        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        block = (1, group or cols)
-        s, z = choose_qparams_affine(x, MappingType.SYMMETRIC, block, torch.int8, low, high, eps=eps,
-                                     zero_point_dtype=torch.int8, keepdim=True)
-        planes = {"codes": quantize_affine(x, block, s, z, torch.int8, low, high), "scales": s, "zeros": z}
-        sets.file.op(at, "convert", (TORCHAO, "choose_qparams_affine, quantize_affine", ""), {"x": x}, planes)
-        return
-    module = intx_convert(x, config, operand == "embedding")
-    q = module.weight
-    planes = {"codes": q.qdata, "scales": q.scale, "zeros": q.zero_point}
-    sets.file.op(at, "convert", (TORCHAO, f"quantize_({base}) on {type(module).__name__}", ""),
-                 {"x": x}, planes)
-    sets.file.op(at, "dequant", (TORCHAO, "IntxUnpackedToInt8Tensor.dequantize", ""), planes,
-                 {"y": q.dequantize()})
-    if multiply:
-        a = inputs.matrix(multiply, 5, cols, cols, dtype, sets.seed)
-        matmul_op(sets, at, a, planes, module(a), TORCHAO, f"forward of a Linear after quantize_({base})", "")
-
-
-def token_activation(sets, dtype, kind, rows=8, cols=200, kind_of_gradient=None):
-    at, x = sets.start("int8-int4", "activation", dtype, kind, "", rows, cols, cols)
-    fake, _ = fake_quantizers(Int8DynamicActivationIntxWeightConfig(torch.int4, PerGroup(32)))
-    name = "IntxFakeQuantizer of Int8DynamicActivationIntxWeightConfig (per token)"
-    sets.prepare(at, x, fake, name)
-    if kind not in ("nonfinite", "huge"):
-        sets.gradient(at, x, fake, name, kind=kind_of_gradient)
-    block = _get_per_token_block_size(x)
-    s, z = choose_qparams_affine(x, MappingType.ASYMMETRIC, block, torch.int8, -128, 127,
-                                 zero_point_dtype=torch.int8)
-    codes = quantize_affine(x, block, s, z, torch.int8, -128, 127)
-    planes = {"codes": codes, "scales": s.reshape(-1, 1), "zeros": z.reshape(-1, 1)}
-    sets.file.op(at, "convert", (TORCHAO, "choose_qparams_affine, quantize_affine",
-                                 "as in _apply_int8_act_asym_per_token_quant_dequant"), {"x": x}, planes)
-    y = dequantize_affine(codes, block, s, z, torch.int8, -128, 127, output_dtype=dtype)
-    sets.file.op(at, "dequant", (TORCHAO, "dequantize_affine", ""), planes, {"y": y})
-
-
-def int8_file(file):
-    sets = Sets(file)
-    for dtype in (BF16, F32, F16):
-        for operand in ("weight", "embedding"):
-            linear = operand == "weight"
-            intx_weight(sets, "int8", operand, dtype, "normal-0.02", 16, 512,
-                        multiply="normal" if linear else None)
-            for kind in COMMON + ["normal-1e-3", "ties-symmetric8"]:
-                intx_weight(sets, "int8", operand, dtype, kind, 8, 128 if linear else 64)
-        for cols in (7, 333):
-            intx_weight(sets, "int8", "weight", dtype, "normal", 9, cols, multiply="normal")
-        for word in other_scale_dtypes(dtype):
-            for kind in short(dtype) + ["normal"]:
-                intx_weight(sets, "int8", "weight", dtype, kind, 4, 128, scale_dtype=word,
-                            multiply="normal" if kind == "normal" else None)
-        for eps in (2.0**-7, 2.0**-23, 1e-6):
-            for kind in ("normal-1e-3", "small"):
-                intx_weight(sets, "int8", "weight", dtype, kind, 4, 128, eps=eps)
-        for kind in inputs.GRADIENTS:
-            intx_weight(sets, "int8", "weight", dtype, "normal-0.02", 4, 128, kind_of_gradient=kind)
-
-
-def grouped_file(scheme, bits):
-    def write(file):
-        sets = Sets(file)
-        p = {"default_group": 32, "bits": bits}
-        for dtype in (BF16, F32, F16):
-            linear = scheme == "int8-int4"  # int8-g32 has an embedding with the same arithmetic
-            intx_weight(sets, scheme, "weight", dtype, "normal-0.02", 16, 512, 32, multiply="normal", **p)
-            intx_weight(sets, scheme, "weight", dtype, "normal", 4, 32, 32, multiply="nonfinite", **p)
-            for kind in COMMON + ["normal-1e-3", "ties-symmetric8" if bits == 8 else "ties-symmetric4"]:
-                intx_weight(sets, scheme, "weight", dtype, kind, 8, 128, 32, **p)
-                if linear:
-                    token_activation(sets, dtype, kind)
-            for kind in ("normal", "tiny", "nonfinite", "ties-symmetric8", "zeros"):
-                if linear:  # the embedding is int8 per row
-                    intx_weight(sets, scheme, "embedding", dtype, kind, 8, 96)
-                else:
-                    intx_weight(sets, scheme, "embedding", dtype, kind, 8, 96, 32, **p)
-            for group in (64, 128, 256):
-                for kind in short(dtype):
-                    intx_weight(sets, scheme, "weight", dtype, kind, 4, 256, group, **p)
-            for word in other_scale_dtypes(dtype):
-                for kind in short(dtype) + ["normal"]:
-                    intx_weight(sets, scheme, "weight", dtype, kind, 4, 128, 32, scale_dtype=word,
-                                multiply="normal" if kind == "normal" else None, **p)
-            for kind in ("normal-1e-3", "small"):
-                intx_weight(sets, scheme, "weight", dtype, kind, 8, 128, 32, eps=2.0**-7, **p)
-            for kind in inputs.GRADIENTS:
-                intx_weight(sets, scheme, "weight", dtype, "normal-0.02", 4, 128, 32,
-                            kind_of_gradient=kind, **p)
-                if linear:
-                    token_activation(sets, dtype, "normal", 4, kind_of_gradient=kind)
-
-    return write
-
-
 FILES = {
     "fp8-int4.h5": fp8_int4_file,
     "fp8-int4-variants.h5": fp8_variants_file,
     "int4.h5": int4_file,
     "int4-old.h5": int4_old_file,
-    "int8.h5": int8_file,
-    "int8-g32.h5": grouped_file("int8-g32", 8),
-    "int8-int4.h5": grouped_file("int8-int4", 4),
     "torch_model.h5": write_model,
 }

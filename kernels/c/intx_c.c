@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plain C kernels of int8, int8-g32 and int8-int4. A tensor is a flat run of groups, since groups
- * divide rows: as many whole groups as fit are worked on at once, a group that is longer than that
- * in two passes.
+ * Plain C kernels of int8, int8-g32, int8-int4, intx and intx-dynamic. A tensor is a flat run of
+ * groups, since groups divide rows: as many whole groups as fit are worked on at once, a group that
+ * is longer than that in two passes.
  *
  * R(.), a rounding to the dtype of an operation that promotes, is left out where a store to a
  * narrower or equal dtype follows: it is then the identity or the same rounding twice.
@@ -13,7 +13,7 @@
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
-enum { EPS, SCALE_DTYPE, GROUP };
+enum { EPS, SCALE_DTYPE, GROUP, BITS };
 
 static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
 {
@@ -47,8 +47,10 @@ static struct scale scale_of(float amax, enum qg_dtype t, const struct grid *gri
 static struct grid grid_of(const struct qg_args *a)
 {
     const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32};
-    return (struct grid){qg_group(a), a->scheme->operand[a->operand].code_bits, a->param[EPS],
-                         held[(int)a->param[SCALE_DTYPE]]};
+    int bits = a->scheme->operand[a->operand].code_bits;
+    if (qg_param_find(a->scheme, "bits"))
+        bits = (int)a->param[BITS];
+    return (struct grid){qg_group(a), bits, a->param[EPS], held[(int)a->param[SCALE_DTYPE]]};
 }
 
 /* A walk over the groups of a tensor in pieces of at most QG_CHUNK elements: whole groups, or parts
@@ -362,6 +364,11 @@ QG_MATMUL(dynamic)
 #define SYMMETRIC(s, what)                                                                      \
     ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, fake_quant_grad), \
         ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
+#define TOKENS(s)                                                         \
+    ROW(s, QG_ACTIVATION, QG_FAKE_QUANT, token_fake_quant),               \
+        ROW(s, QG_ACTIVATION, QG_FAKE_QUANT_GRAD, token_fake_quant_grad), \
+        ROW(s, QG_ACTIVATION, QG_CONVERT, token_convert),                 \
+        ROW(s, QG_ACTIVATION, QG_DEQUANT, dequant)
 
 const struct qg_kernel qg_kernels_intx_c[] = {
     SYMMETRIC("int8", QG_WEIGHT),
@@ -370,12 +377,15 @@ const struct qg_kernel qg_kernels_intx_c[] = {
     SYMMETRIC("int8-g32", QG_EMBEDDING),
     SYMMETRIC("int8-int4", QG_WEIGHT),
     SYMMETRIC("int8-int4", QG_EMBEDDING),
-    ROW("int8-int4", QG_ACTIVATION, QG_FAKE_QUANT, token_fake_quant),
-    ROW("int8-int4", QG_ACTIVATION, QG_FAKE_QUANT_GRAD, token_fake_quant_grad),
-    ROW("int8-int4", QG_ACTIVATION, QG_CONVERT, token_convert),
-    ROW("int8-int4", QG_ACTIVATION, QG_DEQUANT, dequant),
+    TOKENS("int8-int4"),
+    SYMMETRIC("intx", QG_WEIGHT),
+    SYMMETRIC("intx", QG_EMBEDDING),
+    SYMMETRIC("intx-dynamic", QG_WEIGHT),
+    TOKENS("intx-dynamic"),
     QG_MATMUL_ROWS("int8", plain),
     QG_MATMUL_ROWS("int8-g32", plain),
     QG_MATMUL_ROWS("int8-int4", dynamic),
+    QG_MATMUL_ROWS("intx", plain),
+    QG_MATMUL_ROWS("intx-dynamic", dynamic),
     {.scheme = NULL},
 };
