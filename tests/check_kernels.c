@@ -137,12 +137,16 @@ static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
     }
 }
 
-/* Fills any tensor; bytes of integer and e4m3 tensors are random. */
+/* Fills any tensor; the bits of integers and of what takes one byte are random. */
 static void fill_tensor(const struct qg_tensor *t, enum fill fill, uint64_t seed)
 {
     for (size_t i = 0; i < qg_count(t); i++) {
         if (qg_dtype_bytes(t->dtype) == 1)
             ((uint8_t *)t->data)[i] = (uint8_t)qg_rng_bits(seed, 3, i);
+        else if (t->dtype == QG_I16)
+            ((uint16_t *)t->data)[i] = (uint16_t)qg_rng_bits(seed, 3, i);
+        else if (t->dtype == QG_I32)
+            ((uint32_t *)t->data)[i] = (uint32_t)qg_rng_bits(seed, 3, i);
         else
             qg_put(t, i, value(fill, t->dtype, seed, i));
     }

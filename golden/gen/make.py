@@ -14,6 +14,7 @@ import sys
 FAMILIES = [
     "torchao_goldens",
     "intx_goldens",
+    "checkpoint_goldens",
 ]
 
 
