@@ -67,3 +67,17 @@ enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, con
     }
     return QG_OK;
 }
+
+enum qg_status qg_call_make(const struct qg_scheme *s, const char *params, enum qg_op op,
+                            enum qg_operand operand, enum qg_dtype t, size_t m, size_t rows,
+                            size_t cols, struct qg_call *ret_c, struct qg_error *err)
+{
+    struct qg_args a = {0};
+    char why[256];
+    qg_params_default(&a, s);
+    if (qg_params_parse(&a, s, params, err) != QG_OK)
+        return err->status;
+    if (!qg_args_init(&a, s, op, operand, t, m, rows, cols, why, sizeof why))
+        return qg_fail(err, QG_EINVAL, "scheme '%s': %s", s->name, why);
+    return qg_call_alloc(ret_c, &a, false, err);
+}

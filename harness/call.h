@@ -26,4 +26,11 @@ void qg_call_free(struct qg_call *c);
 QG_MUST_CHECK enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s,
                                              const char *text, struct qg_error *err);
 
+/* One operation of a scheme with parameters as above on a tensor of rows x cols (and m rows of x),
+ * with memory. QG_EINVAL, with the reason, when the scheme refuses. */
+QG_MUST_CHECK enum qg_status qg_call_make(const struct qg_scheme *s, const char *params,
+                                          enum qg_op op, enum qg_operand operand, enum qg_dtype t,
+                                          size_t m, size_t rows, size_t cols, struct qg_call *ret_c,
+                                          struct qg_error *err);
+
 #endif

@@ -28,21 +28,6 @@ float qg_compute_error_bf16(const qg_bf16 *x, const qg_bf16 *y, size_t n)
 
 /* --- one operation of the scheme on tensors of ours ------------------------------------------ */
 
-/* Sets up `op` of the scheme for a tensor of `rows` x `cols` (and m rows of x), with memory. */
-static enum qg_status prepare_call(const struct qg_scheme *s, const char *params, enum qg_op op,
-                                   enum qg_operand operand, enum qg_dtype t, size_t m, size_t rows,
-                                   size_t cols, struct qg_call *ret_c, struct qg_error *err)
-{
-    struct qg_args a = {0};
-    char why[256];
-    qg_params_default(&a, s);
-    if (qg_params_parse(&a, s, params, err) != QG_OK)
-        return err->status;
-    if (!qg_args_init(&a, s, op, operand, t, m, rows, cols, why, sizeof why))
-        return qg_fail(err, QG_EINVAL, "scheme '%s': %s", s->name, why);
-    return qg_call_alloc(ret_c, &a, false, err);
-}
-
 static void compute(const struct qg_call *c)
 {
     qg_definition(c->args.scheme, c->args.operand, c->args.op)(&c->args);
@@ -80,9 +65,9 @@ static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
 {
     struct pair p = {0};
     size_t n = w->shape[0], k = w->shape[1];
-    if (prepare_call(s, params, QG_FAKE_QUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.prepare, err) ||
-        prepare_call(s, params, QG_CONVERT, QG_WEIGHT, w->dtype, 0, n, k, &p.convert, err) ||
-        prepare_call(s, params, QG_DEQUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.dequant, err)) {
+    if (qg_call_make(s, params, QG_FAKE_QUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.prepare, err) ||
+        qg_call_make(s, params, QG_CONVERT, QG_WEIGHT, w->dtype, 0, n, k, &p.convert, err) ||
+        qg_call_make(s, params, QG_DEQUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.dequant, err)) {
         pair_free(&p);
         return err->status;
     }
@@ -230,7 +215,7 @@ static enum qg_status prepared_layer(const struct pair *p, const char *params, q
         return QG_OK;
     }
     struct qg_call c;
-    if (prepare_call(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
+    if (qg_call_make(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
                      err))
         return err->status;
     set_input(&c, 0, h);
@@ -246,7 +231,7 @@ static enum qg_status converted_layer(const struct pair *p, const char *params, 
 {
     const struct qg_args *w = &p->convert.args;
     struct qg_call c;
-    if (prepare_call(w->scheme, params, QG_MATMUL, QG_WEIGHT, QG_BF16, 1, w->rows, w->cols, &c,
+    if (qg_call_make(w->scheme, params, QG_MATMUL, QG_WEIGHT, QG_BF16, 1, w->rows, w->cols, &c,
                      err))
         return err->status;
     set_input(&c, 0, h);

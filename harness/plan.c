@@ -27,7 +27,7 @@ struct entry {
 struct suite {
     char *about;
     double time, timeout;
-    unsigned cold, gap, gap_seeds;
+    unsigned cold, gap, gap_seeds, atlas;
     uint64_t *seed;
     struct entry *cases;
     unsigned cases_count;
@@ -43,7 +43,7 @@ struct words {
 struct grammar {
     struct words schemes, ops, operands, backends, dtypes, fills, yes_no;
     cyaml_schema_value_t text, entry, top;
-    cyaml_schema_field_t entry_fields[10], fields[9];
+    cyaml_schema_field_t entry_fields[10], fields[10];
 };
 
 static void add_word(struct words *w, const char *word, int64_t value)
@@ -117,6 +117,7 @@ static void build_grammar(struct grammar *g)
         CYAML_FIELD_FLOAT("timeout", CYAML_FLAG_OPTIONAL, struct suite, timeout),
         YES_NO(cold),
         YES_NO(gap),
+        YES_NO(atlas),
         CYAML_FIELD_UINT("gap_seeds", CYAML_FLAG_OPTIONAL, struct suite, gap_seeds),
         CYAML_FIELD_UINT_PTR("seed", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct suite, seed),
         CYAML_FIELD_SEQUENCE("cases", CYAML_FLAG_POINTER, struct suite, cases, &g->entry, 1,
@@ -198,7 +199,8 @@ static const struct words *words_of(const struct grammar *g, const char *field)
         const struct words *words;
     } all[] = {{"schemes", &g->schemes},   {"ops", &g->ops},       {"operands", &g->operands},
                {"backends", &g->backends}, {"dtypes", &g->dtypes}, {"fills", &g->fills},
-               {"cold", &g->yes_no},       {"timed", &g->yes_no},  {"gap", &g->yes_no}};
+               {"cold", &g->yes_no},       {"timed", &g->yes_no},  {"gap", &g->yes_no},
+               {"atlas", &g->yes_no}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i].field, field) == 0)
             return all[i].words;
@@ -623,6 +625,7 @@ enum qg_status qg_plan_load(const char *suite, const struct qg_plan_options *opt
     p.bench = (struct qg_bench){s->time, s->cold != 0};
     p.timeout_s = s->timeout > 0 ? s->timeout : DEFAULT_TIMEOUT;
     p.gap = s->gap != 0;
+    p.atlas = s->atlas != 0;
     p.gap_seeds = s->gap_seeds;
     enum qg_status status = check_numbers(s, path, err);
     if (status == QG_OK)

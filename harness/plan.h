@@ -8,6 +8,7 @@
  *     timeout: 20         # seconds until a kernel is killed
  *     gap: yes            # also compare prepare with convert for every scheme named
  *     gap_seeds: 20       # on so many random models besides torchao's own; left out: none
+ *     atlas: yes          # also compare schemes that claim one format
  *     seed: 7
  *     cases:              # each entry is a product of its lists; what is left out means all
  *       - schemes: [int4, int8]
@@ -42,7 +43,7 @@ struct qg_plan {
     uint64_t seed;
     struct qg_bench bench;
     double timeout_s;
-    bool gap;
+    bool gap, atlas;
     unsigned gap_seeds;
     struct qg_planned *cases;
     size_t n;

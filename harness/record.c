@@ -78,6 +78,20 @@ const struct qg_field qg_gap_fields[] = {
     GAP(first, QG_FIELD_I64),        GAP(cause, QG_FIELD_TEXT),  {NULL},
 };
 
+#define ATLAS(field, kind) FIELD(struct qg_atlas, field, #field, kind)
+
+const struct qg_field qg_atlas_fields[] = {
+    ATLAS(format, QG_FIELD_TEXT),       ATLAS(left, QG_FIELD_TEXT),
+    ATLAS(right, QG_FIELD_TEXT),        ATLAS(source, QG_FIELD_TEXT),
+    ATLAS(seed, QG_FIELD_U64),          ATLAS(count, QG_FIELD_U64),
+    ATLAS(differ, QG_FIELD_U64),        ATLAS(same_value, QG_FIELD_U64),
+    ATLAS(scale, QG_FIELD_U64),         ATLAS(clip, QG_FIELD_U64),
+    ATLAS(tie, QG_FIELD_U64),           ATLAS(rounding, QG_FIELD_U64),
+    ATLAS(other, QG_FIELD_U64),         ATLAS(blocks, QG_FIELD_U64),
+    ATLAS(blocks_scaled, QG_FIELD_U64), ATLAS(first, QG_FIELD_I64),
+    ATLAS(rule, QG_FIELD_TEXT),         {NULL},
+};
+
 const char *qg_verdict_name(enum qg_verdict v)
 {
     static const char *const names[QG_VERDICT_COUNT] = {
@@ -131,6 +145,7 @@ void qg_result_free(struct qg_result **r)
         return;
     free((*r)->cases);
     free((*r)->gaps);
+    free((*r)->atlas);
     free((*r)->samples);
     free((*r)->output);
     free(*r);

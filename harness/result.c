@@ -172,6 +172,7 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
                           CHUNK_BYTES / sizeof(double), r->samples) &&
               put_dataset(file, "outputs", H5T_NATIVE_UINT8, r->n_output, CHUNK_BYTES, r->output) &&
               put_rows(file, "gap", qg_gap_fields, sizeof *r->gaps, r->n_gaps, r->gaps) &&
+              put_rows(file, "atlas", qg_atlas_fields, sizeof *r->atlas, r->n_atlas, r->atlas) &&
               H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0;
     ssize_t n = ok ? H5Fget_file_image(file, NULL, 0) : -1;
     void *image = n > 0 ? malloc((size_t)n) : NULL;
@@ -381,7 +382,7 @@ static herr_t one_attribute(hid_t group, const char *name, const H5A_info_t *inf
     return walk->what ? 1 : 0;
 }
 
-static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m,
+static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m, int *ret_version,
                                struct qg_error *err)
 {
     int version = 0;
@@ -398,20 +399,25 @@ static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m,
     else if (H5Aiterate2(group, H5_INDEX_NAME, H5_ITER_INC, NULL, one_attribute, &walk) != 0)
         status = bad(path, "meta", walk.what ? walk.what : "is damaged", err);
     drop(group);
+    *ret_version = version;
     return status;
 }
 
 static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
                               struct qg_error *err)
 {
-    void *cases = NULL, *gaps = NULL, *samples = NULL, *output = NULL;
-    enum qg_status status = get_meta(file, path, &r->meta, err);
+    void *cases = NULL, *gaps = NULL, *atlas = NULL, *samples = NULL, *output = NULL;
+    int version;
+    enum qg_status status = get_meta(file, path, &r->meta, &version, err);
     if (status == QG_OK)
         status = get_rows(file, path, "cases", qg_record_fields, sizeof *r->cases, &cases,
                           &r->n_cases, err);
     if (status == QG_OK)
         status =
             get_rows(file, path, "gap", qg_gap_fields, sizeof *r->gaps, &gaps, &r->n_gaps, err);
+    if (status == QG_OK && version >= 2)
+        status = get_rows(file, path, "atlas", qg_atlas_fields, sizeof *r->atlas, &atlas,
+                          &r->n_atlas, err);
     if (status == QG_OK)
         status = get_dataset(file, path, "samples", H5T_NATIVE_DOUBLE, NULL, &samples,
                              &r->n_samples, err);
@@ -420,6 +426,7 @@ static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
             get_dataset(file, path, "outputs", H5T_NATIVE_UINT8, NULL, &output, &r->n_output, err);
     r->cases = cases;
     r->gaps = gaps;
+    r->atlas = atlas;
     r->samples = samples;
     r->output = output;
     return status;

@@ -13,6 +13,8 @@
  *     /samples   float64 [n]: all timing samples; /cases.samples_at and .samples_n cut it up
  *     /outputs   uint8 [n]: the first output of each case up to 64 KiB; .output_at, .output_n
  *     /gap       one compound row per prepare/convert comparison: qg_gap_fields
+ *     /atlas     one compound row per pair of schemes that claim one format: qg_atlas_fields
+ *                (since version 2)
  *
  * Absent numbers are NaN. Only result.c includes <hdf5.h>.
  */
@@ -25,7 +27,7 @@
 
 #include "harness/base/error.h"
 
-#define QG_SCHEMA_VERSION 1
+#define QG_SCHEMA_VERSION 2
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
 #define QG_META_ITEMS     64
@@ -88,8 +90,26 @@ struct qg_gap {
     char cause[256]; /* the named cause, or "" */
 };
 
-/* The fields of the two rows, in the order of the structs: what the file's compound types, CSV and
- * JSON are made from. Fields of the timings are named warm_median_s and so on. */
+/* Two schemes that claim one format, on the same weights: how many codes differ, and why. Every
+ * code that differs counts in the first of these that applies. */
+struct qg_atlas {
+    char format[24], left[96], right[96]; /* "mxfp4", "mxfp4 scale=floor", "mxfp4-ggml" */
+    char source[800];                     /* fill name, or "FILE:TENSOR" */
+    uint64_t seed;
+    uint64_t count, differ; /* codes, and how many differ */
+    uint64_t same_value;    /* both stand for the same value: +0 and -0 */
+    uint64_t scale;         /* the block has another scale */
+    uint64_t clip;          /* x lies beyond both values: one of them has no larger code */
+    uint64_t tie;           /* both values are equally far from x */
+    uint64_t rounding;      /* so nearly equally far that roundings on the way decide */
+    uint64_t other;
+    uint64_t blocks, blocks_scaled; /* blocks, and how many have another scale */
+    int64_t first;                  /* index of the first code that differs, or -1 */
+    char rule[320];                 /* what the two do differently, in words */
+};
+
+/* The fields of the three rows, in the order of the structs: what the file's compound types, CSV
+ * and JSON are made from. Fields of the timings are named warm_median_s and so on. */
 enum qg_field_kind {
     QG_FIELD_TEXT,
     QG_FIELD_U32,
@@ -104,7 +124,8 @@ struct qg_field {
     size_t offset, size; /* in the struct; of a whole text or of one number */
     size_t count;        /* numbers in an array, else 1 */
 };
-extern const struct qg_field qg_record_fields[], qg_gap_fields[]; /* end with name NULL */
+extern const struct qg_field qg_record_fields[], qg_gap_fields[],
+    qg_atlas_fields[]; /* end with name NULL */
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {
@@ -150,6 +171,11 @@ QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const 
 QG_MUST_CHECK enum qg_status qg_result_append_gap(struct qg_result_writer *w,
                                                   const struct qg_gap *g, struct qg_error *err);
 
+/* The same for a pair of schemes: whether it is there, by pair, source and seed; appending. */
+bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a);
+QG_MUST_CHECK enum qg_status qg_result_append_atlas(struct qg_result_writer *w,
+                                                    const struct qg_atlas *a, struct qg_error *err);
+
 /* Writes PATH, removes the journal, frees *w and sets it to NULL, also on failure (the journal then
  * stays). */
 QG_MUST_CHECK enum qg_status qg_result_close(struct qg_result_writer **w, struct qg_error *err);
@@ -161,9 +187,10 @@ void qg_result_abandon(struct qg_result_writer **w);
 
 struct qg_result {
     struct qg_meta meta;
-    size_t n_cases, n_gaps, n_samples, n_output;
+    size_t n_cases, n_gaps, n_atlas, n_samples, n_output;
     struct qg_record *cases;
     struct qg_gap *gaps;
+    struct qg_atlas *atlas;
     double *samples;
     uint8_t *output;
 };

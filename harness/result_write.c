@@ -19,14 +19,14 @@ struct qg_result_writer {
     int fd;
     bool overwrite, started; /* started: the journal names its run */
     struct qg_result all;    /* what the journal holds */
-    size_t room_cases, room_gaps, room_samples, room_output;
+    size_t room_cases, room_gaps, room_atlas, room_samples, room_output;
 };
 
-enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP };
+enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP, ENTRY_ATLAS };
 
 /* The first entry of a journal. */
 struct run_entry {
-    uint32_t schema, record_bytes, gap_bytes, spare;
+    uint32_t schema, record_bytes, gap_bytes, atlas_bytes;
     struct qg_meta meta;
 };
 
@@ -75,6 +75,15 @@ static enum qg_status keep_gap(struct qg_result_writer *w, const struct qg_gap *
     return QG_OK;
 }
 
+static enum qg_status keep_atlas(struct qg_result_writer *w, const struct qg_atlas *a,
+                                 struct qg_error *err)
+{
+    if (!reserve((void **)&w->all.atlas, &w->room_atlas, w->all.n_atlas, 1, sizeof *a))
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    w->all.atlas[w->all.n_atlas++] = *a;
+    return QG_OK;
+}
+
 /* Whether a record from a journal says of itself what an entry of that many bytes can hold. */
 static bool case_fits(const struct qg_record *r, size_t bytes)
 {
@@ -90,7 +99,8 @@ static bool run_fits(const struct run_entry *run, size_t bytes)
 {
     return bytes == sizeof *run && run->schema == QG_SCHEMA_VERSION &&
            run->record_bytes == sizeof(struct qg_record) &&
-           run->gap_bytes == sizeof(struct qg_gap) && run->meta.n <= QG_META_ITEMS;
+           run->gap_bytes == sizeof(struct qg_gap) && run->atlas_bytes == sizeof(struct qg_atlas) &&
+           run->meta.n <= QG_META_ITEMS;
 }
 
 static enum qg_status resume_entry(void *context, uint32_t kind, const void *payload, size_t bytes,
@@ -117,6 +127,11 @@ static enum qg_status resume_entry(void *context, uint32_t kind, const void *pay
         struct qg_gap g = *(const struct qg_gap *)payload;
         qg_result_tidy(&g, qg_gap_fields);
         return keep_gap(w, &g, err);
+    }
+    if (w->started && kind == ENTRY_ATLAS && bytes == sizeof(struct qg_atlas)) {
+        struct qg_atlas a = *(const struct qg_atlas *)payload;
+        qg_result_tidy(&a, qg_atlas_fields);
+        return keep_atlas(w, &a, err);
     }
     return qg_fail(err, QG_EFORMAT, "was written by another version; remove it to start again");
 }
@@ -146,6 +161,7 @@ static enum qg_status start_journal(struct qg_result_writer *w, const struct qg_
     run->schema = QG_SCHEMA_VERSION;
     run->record_bytes = sizeof(struct qg_record);
     run->gap_bytes = sizeof(struct qg_gap);
+    run->atlas_bytes = sizeof(struct qg_atlas);
     run->meta = *meta;
     w->all.meta = *meta;
     w->started = true;
@@ -250,6 +266,29 @@ enum qg_status qg_result_append_gap(struct qg_result_writer *w, const struct qg_
     return keep_gap(w, &kept, err);
 }
 
+bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a)
+{
+    for (size_t i = 0; i < w->all.n_atlas; i++) {
+        const struct qg_atlas *b = &w->all.atlas[i];
+        if (strcmp(a->format, b->format) == 0 && strcmp(a->left, b->left) == 0 &&
+            strcmp(a->right, b->right) == 0 && strcmp(a->source, b->source) == 0 &&
+            a->seed == b->seed)
+            return true;
+    }
+    return false;
+}
+
+enum qg_status qg_result_append_atlas(struct qg_result_writer *w, const struct qg_atlas *a,
+                                      struct qg_error *err)
+{
+    struct qg_atlas kept = *a;
+    qg_result_tidy(&kept, qg_atlas_fields);
+    const struct qg_piece piece = {&kept, sizeof kept};
+    if (qg_journal_append(w->fd, w->journal, ENTRY_ATLAS, &piece, 1, err) != QG_OK)
+        return err->status;
+    return keep_atlas(w, &kept, err);
+}
+
 void qg_result_abandon(struct qg_result_writer **w)
 {
     if (!*w)
@@ -258,6 +297,7 @@ void qg_result_abandon(struct qg_result_writer **w)
         close((*w)->fd);
     free((*w)->all.cases);
     free((*w)->all.gaps);
+    free((*w)->all.atlas);
     free((*w)->all.samples);
     free((*w)->all.output);
     free((*w)->path);

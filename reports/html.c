@@ -244,6 +244,52 @@ static void put_gap_table(FILE *out, const struct qg_result *r)
                 r->n_gaps - MOST_GAPS);
 }
 
+/* A share of codes that differ, as a bar would show it: "62 %", nothing for none. */
+static void put_share(FILE *out, uint64_t part, uint64_t whole)
+{
+    fputs("<td>", out);
+    if (part)
+        fprintf(out, "%.3g %%", 100.0 * (double)part / (double)whole);
+    fputs("</td>", out);
+}
+
+static void put_atlas_row(FILE *out, const struct qg_atlas *a)
+{
+    fputs("<tr>", out);
+    put_cell(out, a->format);
+    put_cell(out, a->left);
+    put_cell(out, a->right);
+    put_cell(out, a->source);
+    fprintf(out, "<td>%.4f %%</td><td>%.4f %%</td>", 100.0 * (double)a->differ / (double)a->count,
+            100.0 * (double)a->blocks_scaled / (double)a->blocks);
+    const uint64_t part[] = {a->scale, a->tie, a->rounding, a->clip, a->same_value, a->other};
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
+        put_share(out, part[i], a->differ);
+    fputs("<td class=\"text wrap\">", out);
+    put(out, a->rule);
+    fputs("</td></tr>\n", out);
+}
+
+static void put_atlas(FILE *out, const struct qg_result *r)
+{
+    if (!r->n_atlas)
+        return;
+    fputs(
+        "<h2 id=\"atlas\">Atlas: schemes that claim one format</h2>\n"
+        "<p>Both sides quantize the same weights. Of the codes that differ, each counts once: its "
+        "block has another scale; x lies exactly half-way (a tie), or would but for a rounding on "
+        "the way; one side clips; both codes stand for one value; or none of these.</p>\n"
+        "<div class=\"wide\"><table><tr><th>format</th><th class=\"text\">left</th>"
+        "<th class=\"text\">right</th><th class=\"text\">weights</th><th>codes differ</th>"
+        "<th>scales differ</th><th>by scale</th><th>ties</th><th>near ties</th><th>clip</th>"
+        "<th>same value</th><th>other</th><th class=\"text\">what they do differently</th></tr>\n",
+        out);
+    for (size_t i = 0; i < r->n_atlas; i++)
+        if (r->atlas[i].count && r->atlas[i].blocks)
+            put_atlas_row(out, &r->atlas[i]);
+    fputs("</table></div>\n", out);
+}
+
 static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
 {
     const struct qg_record *c = qg_digest_timed(d, row, how);
@@ -404,6 +450,8 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
     fputs("<nav><a href=\"#bad\">not passing</a><a href=\"#verdicts\">verdicts</a>", out);
     for (size_t i = 0; i < QG_PLOTS; i++)
         fprintf(out, "<a href=\"#%s\">%s</a>", plot[i].name, plot[i].name);
+    if (d->r->n_atlas)
+        fputs("<a href=\"#atlas\">atlas</a>", out);
     fputs("<a href=\"#facts\">facts</a><a href=\"#guide\">how to read</a></nav>\n", out);
     put_lost(out, &d->row, "schemes");
     put_lost(out, &d->data, "kinds of data");
@@ -417,6 +465,7 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
         if (strcmp(plot[i].name, "gap") == 0)
             put_gap_table(out, d->r);
     }
+    put_atlas(out, d->r);
     put_meta(out, d->r);
     fprintf(out, "%s</body>\n</html>\n", guide);
 }

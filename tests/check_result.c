@@ -105,6 +105,19 @@ static struct qg_gap gap(void)
     return g;
 }
 
+static struct qg_atlas atlas(unsigned i)
+{
+    struct qg_atlas a;
+    memset(&a, 0xa5, sizeof a);
+    strcpy(a.format, "mxfp4");
+    snprintf(a.left, sizeof a.left, "left scale=%u", i);
+    strcpy(a.right, "right");
+    strcpy(a.source, "normal");
+    strcpy(a.rule, "ties");
+    a.seed = i, a.first = -1;
+    return a;
+}
+
 static void write_file(const char *path, unsigned n)
 {
     struct qg_result_writer *w;
@@ -114,6 +127,11 @@ static void write_file(const char *path, unsigned n)
     for (unsigned i = 0; i < n; i++)
         ck_ok(append(w, i));
     ck_ok(qg_result_append_gap(w, &g, &err));
+    for (unsigned i = 0; i < 2; i++) {
+        struct qg_atlas a = atlas(i), other = atlas(i + 1);
+        ck_ok(qg_result_append_atlas(w, &a, &err));
+        ck_assert(qg_result_has_atlas(w, &a) && !qg_result_has_atlas(w, &other));
+    }
     ck_ok(qg_result_close(&w, &err));
     ck_assert_ptr_null(w);
 }
@@ -173,6 +191,7 @@ START_TEST(test_round_trip)
     struct qg_result *r = open_file("r.h5");
     ck_assert_uint_eq(r->n_cases, 70);
     ck_assert_uint_eq(r->n_gaps, 1);
+    ck_assert_uint_eq(r->n_atlas, 2);
     ck_assert_uint_eq(r->n_samples, 70 * 8);
     ck_assert_uint_eq(r->n_output, 70 * 100);
     ck_assert_uint_eq(r->meta.n, 4);
@@ -187,6 +206,10 @@ START_TEST(test_round_trip)
     }
     struct qg_gap g = gap();
     same_row(qg_gap_fields, &g, r->gaps);
+    for (unsigned i = 0; i < 2; i++) {
+        struct qg_atlas a = atlas(i);
+        same_row(qg_atlas_fields, &a, &r->atlas[i]);
+    }
     qg_result_free(&r);
     ck_assert_ptr_null(r);
     write_file("empty.h5", 0);
@@ -200,9 +223,10 @@ END_TEST
 /* The fields cover the structs: no byte belongs to no field, but for padding of a few bytes. */
 START_TEST(test_fields_are_complete)
 {
-    const struct qg_field *tables[] = {qg_record_fields, qg_gap_fields};
-    const size_t sizes[] = {sizeof(struct qg_record), sizeof(struct qg_gap)};
-    for (int t = 0; t < 2; t++) {
+    const struct qg_field *tables[] = {qg_record_fields, qg_gap_fields, qg_atlas_fields};
+    const size_t sizes[] = {sizeof(struct qg_record), sizeof(struct qg_gap),
+                            sizeof(struct qg_atlas)};
+    for (int t = 0; t < 3; t++) {
         size_t end = 0;
         for (const struct qg_field *f = tables[t]; f->name; f++) {
             ck_assert_msg(f->offset >= end && f->offset < end + 8, "a hole before %s", f->name);

@@ -14,10 +14,9 @@
 
 #include "harness/case.h"
 #include "harness/call.h"
+#include "harness/checkpoint.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
-#include "harness/io/safetensors.h"
-#include "harness/select.h"
 
 enum { MAX_SEEDS = 1000 };
 
@@ -178,76 +177,9 @@ static int gap_of_model(const struct qg_command *c, const struct options *o)
 
 /* --- a checkpoint ---------------------------------------------------------------------------- */
 
-/* The tensors that can be compared, in memory of their own (a mapped file may shrink or be
- * unaligned), cast to --dtype when that was asked for. */
-struct weights {
-    struct qg_safetensors *file;
-    struct qg_tensor *tensor;
-    size_t n, left_out;
-};
-
-static void weights_close(struct weights *w)
-{
-    for (size_t i = 0; i < w->n; i++)
-        free(w->tensor[i].data);
-    free(w->tensor);
-    qg_safetensors_close(&w->file);
-}
-
-static enum qg_status load(const struct weights *w, const struct qg_tensor *t, enum qg_dtype dtype,
-                           struct qg_tensor *ret_t, struct qg_error *err)
-{
-    struct qg_tensor from = *t, to = *t;
-    to.dtype = dtype == QG_INPUT ? t->dtype : dtype;
-    from.data = malloc(qg_bytes(&from));
-    to.data = malloc(qg_bytes(&to));
-    enum qg_status status = from.data && to.data
-                                ? qg_safetensors_load(w->file, t, from.data, err)
-                                : qg_fail(err, QG_ENOMEM, "no memory for '%s'", t->name);
-    for (size_t i = 0; status == QG_OK && i < qg_count(t); i++)
-        qg_put(&to, i, qg_get(&from, i));
-    free(from.data);
-    if (status != QG_OK)
-        free(to.data);
-    else
-        *ret_t = to;
-    return status;
-}
-
-static enum qg_status weights_open(const struct options *o, struct weights *w, struct qg_error *err)
-{
-    regex_t wanted;
-    if (qg_regex_compile(&wanted, o->tensors, err) != QG_OK)
-        return err->status;
-    enum qg_status status = qg_safetensors_open(o->weights, &w->file, err);
-    size_t n = w->file ? qg_safetensors_count(w->file) : 0;
-    w->tensor = calloc(n + 1, sizeof *w->tensor);
-    if (status == QG_OK && !w->tensor)
-        status = qg_fail(err, QG_ENOMEM, "no memory for a list of %zu tensors", n);
-    for (size_t i = 0; i < n && status == QG_OK; i++) {
-        const struct qg_tensor *t = qg_safetensors_at(w->file, i);
-        if (!qg_regex_fits(&wanted, t->name))
-            continue;
-        if (!qg_is_weight(t) || qg_count(t) == 0) {
-            w->left_out++;
-            continue;
-        }
-        status = load(w, t, o->dtype, &w->tensor[w->n], err);
-        w->n += status == QG_OK;
-    }
-    regfree(&wanted);
-    if (w->left_out)
-        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
-                w->left_out);
-    if (status == QG_OK && !w->n)
-        qg_fail(err, status = QG_EABSENT, "no tensor of '%s' can be used; --tensors is '%s'",
-                o->weights, o->tensors ? o->tensors : "");
-    return status;
-}
-
 /* One scheme over all tensors: what it refuses, the sum, and a closer look at the worst tensor. */
 static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *params,
-                                     const struct weights *w, bool verbose, size_t *ret_used,
+                                     const struct qg_checkpoint *w, bool verbose, size_t *ret_used,
                                      struct qg_error *err)
 {
     struct qg_gap g, worst = {.sqnr_db = INFINITY};
@@ -296,14 +228,17 @@ static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *para
 static int gap_of_checkpoint(const struct qg_command *c, const struct options *o)
 {
     struct qg_error err;
-    struct weights w = {0};
-    enum qg_status status = weights_open(o, &w, &err);
+    struct qg_checkpoint w;
+    enum qg_status status = qg_checkpoint_open(o->weights, o->tensors, o->dtype, &w, &err);
+    if (w.left_out)
+        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
+                w.left_out);
     const struct qg_scheme *s;
     size_t used = 0;
     for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
         if (qg_gap_has(s) && (!o->scheme || strcmp(s->name, o->scheme) == 0))
             status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &used, &err);
-    weights_close(&w);
+    qg_checkpoint_close(&w);
     if (status != QG_OK)
         return qg_report_error(c, &err);
     return used ? QG_EXIT_OK : QG_EXIT_SKIP;

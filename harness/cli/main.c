@@ -63,7 +63,7 @@ int qg_report_error(const struct qg_command *c, const struct qg_error *err)
 
 const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name)
 {
-    char all[512] = "";
+    char all[2048] = "";
     size_t n = 0;
     if (qg_scheme_find(name))
         return qg_scheme_find(name);

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/atlas.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/gap.h"
@@ -307,6 +308,45 @@ static enum qg_status run_gaps(struct execution *s, struct qg_error *err)
     return QG_OK;
 }
 
+/* --- the atlas ------------------------------------------------------------------------------- */
+
+static bool plan_has(const struct qg_plan *p, const char *scheme)
+{
+    for (size_t i = 0; i < p->n; i++)
+        if (strcmp(p->cases[i].c.scheme->name, scheme) == 0)
+            return true;
+    return false;
+}
+
+/* Every pair whose schemes both run, on weights of one fill. */
+static enum qg_status atlas_of_fill(struct execution *s, const char *fill, struct qg_error *err)
+{
+    struct qg_tensor w;
+    struct qg_atlas a;
+    enum qg_status status = qg_atlas_weights(fill, s->plan.seed, &w, err);
+    if (status != QG_OK)
+        return status;
+    const struct qg_atlas_pair *p;
+    for (size_t i = 0; status == QG_OK && (p = qg_atlas_at(i)) && !pending_signal(); i++) {
+        if (!plan_has(&s->plan, p->left) || !plan_has(&s->plan, p->right))
+            continue;
+        status = qg_atlas_compare(p, &w, fill, s->plan.seed, &a, err);
+        if (status == QG_OK && !qg_result_has_atlas(s->writer, &a))
+            status = qg_result_append_atlas(s->writer, &a, err);
+    }
+    free(w.data);
+    return status;
+}
+
+/* A suite's atlas is drawn on data of its own; for a checkpoint there is `qgauge atlas`. */
+static enum qg_status run_atlas(struct execution *s, struct qg_error *err)
+{
+    if (s->q->weights)
+        return QG_OK;
+    enum qg_status status = atlas_of_fill(s, "normal", err);
+    return status == QG_OK ? atlas_of_fill(s, "ties", err) : status;
+}
+
 /* --- before and after ------------------------------------------------------------------------ */
 
 static void set_meta(const struct execution *s, struct qg_meta *m)
@@ -418,6 +458,8 @@ static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_C
             printf(" %zu %s", counts[v], qg_verdict_name((enum qg_verdict)v));
     if (r->n_gaps)
         printf("; %zu comparisons of prepare with convert", r->n_gaps);
+    if (r->n_atlas)
+        printf("; %zu of schemes that claim one format", r->n_atlas);
     puts("");
 }
 
@@ -470,7 +512,9 @@ static int execute(struct execution *s, struct qg_error *err)
     s->start = qg_clock_now();
     const char *term = getenv("TERM");
     s->bar = isatty(2) && term && strcmp(term, "dumb") != 0;
-    if (run_cases(s, &signo, err) != QG_OK || (s->plan.gap && !signo && run_gaps(s, err) != QG_OK))
+    if (run_cases(s, &signo, err) != QG_OK ||
+        (s->plan.gap && !signo && run_gaps(s, err) != QG_OK) ||
+        (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK))
         return keep_journal(s, err);
     if (signo && s->done == 0) {
         qg_result_abandon(&s->writer);

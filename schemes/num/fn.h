@@ -21,6 +21,10 @@
 #define QG_FN static inline
 #endif
 
+#ifdef QG_NUDGE /* the definitions, for `qgauge census` */
+#include "schemes/num/nudge.h"
+#endif
+
 /* The 32 bits of a float, and the float of 32 bits. Exact; NaN payloads survive. */
 QG_FN uint32_t qg_f32_bits(float f)
 {
@@ -66,6 +70,33 @@ QG_FN float qg_div(float a, float b)
 QG_FN float qg_fma(float a, float b, float c)
 {
     return __fmaf_rn(a, b, c);
+}
+#elif defined QG_NUDGE
+QG_FN float qg_mul(float a, float b)
+{
+    float r = a * b;
+    return qg_nudge_state ? qg_nudge(r, (double)a * b - r) : r;
+}
+QG_FN float qg_add(float a, float b)
+{
+    float r = a + b;
+    return qg_nudge_state ? qg_nudge(r, qg_nudge_rest(a, b, r)) : r;
+}
+QG_FN float qg_sub(float a, float b)
+{
+    float r = a - b;
+    return qg_nudge_state ? qg_nudge(r, qg_nudge_rest(a, -b, r)) : r;
+}
+QG_FN float qg_div(float a, float b)
+{
+    float r = a / b;
+    double rest = (double)a - (double)r * b;
+    return qg_nudge_state ? qg_nudge(r, b < 0 ? -rest : rest) : r;
+}
+QG_FN float qg_fma(float a, float b, float c)
+{
+    float r = fmaf(a, b, c);
+    return qg_nudge_state ? qg_nudge(r, qg_nudge_rest((double)a * b, c, r)) : r;
 }
 #else
 QG_FN float qg_mul(float a, float b)

@@ -73,10 +73,20 @@ QG_FN int qg_mantissa_bits(enum qg_dtype t)
 /* x rounded to a floating dtype and back: R_t(x), to nearest even. For F32 it is x itself. */
 QG_FN float qg_round(enum qg_dtype t, float x)
 {
-    if (t == QG_BF16)
-        return qg_bf16_decode(qg_bf16_encode(x));
-    if (t == QG_F16)
-        return qg_fp16_decode(qg_fp16_encode(x));
+    if (t == QG_BF16) {
+        qg_bf16 q = qg_bf16_encode(x);
+#ifdef QG_NUDGE
+        q.v = qg_nudge_code(q.v, qg_bf16_decode(q), x);
+#endif
+        return qg_bf16_decode(q);
+    }
+    if (t == QG_F16) {
+        qg_fp16 q = qg_fp16_encode(x);
+#ifdef QG_NUDGE
+        q.v = qg_nudge_code(q.v, qg_fp16_decode(q), x);
+#endif
+        return qg_fp16_decode(q);
+    }
     if (t == QG_E4M3)
         return qg_e4m3_decode(qg_e4m3_encode(x));
     if (t == QG_E5M2)
