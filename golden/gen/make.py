@@ -13,6 +13,7 @@ import sys
 # Each module has FILES: a dictionary from the name of a file to the function that fills it.
 FAMILIES = [
     "torchao_goldens",
+    "bnb_goldens",
     "intx_goldens",
     "checkpoint_goldens",
 ]
