@@ -323,6 +323,8 @@ START_TEST(refuses_with_a_sentence)
     check_refusal("intx", "group=1", QG_FAKE_QUANT, QG_WEIGHT, QG_BF16, 2, 64,
                   "groups of at least 2");
     check_refusal("fp8-int4", "", QG_MATMUL, QG_WEIGHT, QG_BF16, 2, 130, "does not divide K");
+    check_refusal("q4_0", "", QG_CONVERT, QG_WEIGHT, QG_F32, 2, 48, "rows are whole blocks");
+    check_refusal("q8_1", "", QG_DEQUANT, QG_ACTIVATION, QG_F32, 2, 64, "no dequant for activ");
     check_refusal("int8", "", QG_CONVERT, QG_WEIGHT, QG_BF16, 0, 128, "empty");
     check_refusal("int8", "", QG_CONVERT, QG_WEIGHT, QG_I8, 4, 128, "F32, BF16 or F16");
     check_refusal("int8", "", QG_CONVERT, QG_ACTIVATION, QG_F32, 4, 128,

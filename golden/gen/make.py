@@ -15,6 +15,7 @@ FAMILIES = [
     "torchao_goldens",
     "bnb_goldens",
     "intx_goldens",
+    "gguf_goldens",
     "checkpoint_goldens",
 ]
 

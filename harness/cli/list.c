@@ -45,12 +45,20 @@ static const struct qg_param *group_param(const struct qg_scheme *s, enum qg_ope
     return NULL;
 }
 
+/* Elements that share a scale, with default parameters; 0: the row. */
+static size_t group_size(const struct qg_scheme *s, enum qg_operand operand)
+{
+    struct qg_args a = {.scheme = s, .operand = operand, .cols = (size_t)1 << 20};
+    qg_params_default(&a, s);
+    return qg_group(&a) == a.cols ? 0 : qg_group(&a);
+}
+
 /* Whether K must be a multiple of the group (with default parameters). */
 static bool group_must_divide(const struct qg_scheme *s, enum qg_operand operand)
 {
-    const struct qg_param *p = group_param(s, operand);
+    size_t group = group_size(s, operand);
     struct qg_args a;
-    return p && !probe(&a, s, operand, (size_t)p->def + 2);
+    return group && !probe(&a, s, operand, group + 2);
 }
 
 static const char *extent_symbol(enum qg_operand operand, const struct qg_extent *e)
@@ -133,9 +141,12 @@ static void add_operand(cJSON *operands, const struct qg_scheme *s, enum qg_oper
         add_plane(planes, s, operand, &s->operand[operand].planes[i]);
     const struct qg_param *p = group_param(s, operand);
     cJSON *group = cJSON_AddObjectToObject(o, "group");
-    cJSON_AddStringToObject(group, "rule", p ? "parameter" : "row");
+    size_t size = group_size(s, operand);
+    cJSON_AddStringToObject(group, "rule", p ? "parameter" : size ? "fixed" : "row");
     if (p)
         cJSON_AddStringToObject(group, "parameter", p->name);
+    else if (size)
+        cJSON_AddNumberToObject(group, "elements", (double)size);
     cJSON_AddBoolToObject(group, "must_divide_k", group_must_divide(s, operand));
     cJSON_AddNumberToObject(o, "code_bits", s->operand[operand].code_bits);
 }
@@ -249,9 +260,11 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
     for (int op = 0; op < QG_OP_COUNT; op++)
         if (qg_definition(s, operand, (enum qg_op)op))
             printf(" %s", qg_op_name((enum qg_op)op));
+    const char *rule = group_must_divide(s, operand) ? ", which must divide K" : "";
     if (p)
-        printf("\n    one scale per group of g elements (parameter %s)%s\n", p->name,
-               group_must_divide(s, operand) ? ", which must divide K" : "");
+        printf("\n    one scale per group of g elements (parameter %s)%s\n", p->name, rule);
+    else if (group_size(s, operand))
+        printf("\n    one scale per %zu elements%s\n", group_size(s, operand), rule);
     else
         puts("\n    one scale per row");
     for (int i = 0; i < qg_plane_count(s, operand); i++) {

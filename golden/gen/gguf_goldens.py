@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""The formats of ggml and GGUF files: one plane of blocks per tensor, made by ggml's own library."""
+import numpy as np
+import torch
+
+import ggml
+import inputs
+from store import WORDS
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+# --- inputs of our own --------------------------------------------------------------------------
+# (r, n, g, t) -> [n, g], as in inputs.py: n blocks of g elements for dtype t.
+
+
+def _signs(r, n):
+    return r.choice([-1.0, 1.0], (n, 1))
+
+
+def levels(top, half):
+    """Every level of a grid and (half) every tie between two, in turn; the extreme is `top` steps."""
+    def kind(r, n, g, t):
+        x = (np.arange(n * g).reshape(n, g) % (2 * top) - top) + (0.5 if half else 0.0)
+        x[:, r.integers(0, g)] = top
+        return x * _signs(r, n) * 2.0 ** r.integers(-6, 4, (n, 1))
+    return kind
+
+
+def levels_from(low, top, half):
+    """The same between a minimum and a maximum `top` steps above it."""
+    def kind(r, n, g, t):
+        x = np.arange(n * g).reshape(n, g) % top + (0.5 if half else 0.0)
+        x[:, 0], x[:, g - 1] = 0, top
+        return (x + r.integers(low, 3, (n, 1))) * 2.0 ** r.integers(-6, 4, (n, 1))
+    return kind
+
+
+def both_extremes(r, n, g, t):
+    """The largest magnitude with both signs, in either order."""
+    x = r.standard_normal((n, g))
+    for row in x:
+        i, j = sorted(r.choice(g, 2, replace=False))
+        row[i] = r.choice([-1, 1]) * 4
+        row[j] = -row[i]
+    return x
+
+
+def single(r, n, g, t):
+    """One element that is not zero, of any size; zeros of both signs."""
+    x = np.where(r.integers(0, 2, (n, g)) == 1, 0.0, -0.0)
+    x[np.arange(n), r.integers(0, g, n)] = r.choice([-1, 1], n) * 10.0 ** r.uniform(-6, 4, n)
+    return x
+
+
+def half_edges(r, n, g, t):
+    """Scales at the ends of binary16 for divisors in use: 65504, 65520, 2^-14, 2^-24, 2^-25."""
+    ends = np.array([65504, 65519.9, 65520, 66000, 2.0**-14, 2.0**-24, 1.5 * 2.0**-24, 2.0**-25, 2.0**-25 * 1.01])
+    divisors = np.array([127, 8, 16, 15, 31, 1, 945, 4064])
+    top = np.array([e * d for d in divisors for e in ends])
+    top = np.where(top > float(torch.finfo(t).max), 65504, top)[np.arange(n) % (len(ends) * len(divisors))]
+    x = r.uniform(-1, 1, (n, g)) * top[:, None]
+    x[:, 0] = top * r.choice([-1, 1], n)
+    x[::2] = np.abs(x[::2])  # so that max - min is max
+    x[::2, 1] = 0
+    return x
+
+
+def smallest(r, n, g, t):
+    """Where 1/d or 127/amax overflows, and around."""
+    edge = 2.0 ** -r.integers(118, 150, (n, 1)).astype(float)
+    x = r.uniform(-1, 1, (n, g)) * edge
+    x[:, 0] = edge[:, 0]
+    return x
+
+
+OWN = {"ties-127": levels(127, True), "levels-127": levels(127, False),
+       "ties-8": levels(8, True), "ties-16": levels(16, True),
+       "ties-15-up": levels_from(-9, 15, True), "ties-31-up": levels_from(-20, 31, True),
+       "both-extremes": both_extremes, "single": single, "half-edges": half_edges, "smallest": smallest}
+inputs.KINDS.update(OWN)
+
+
+# --- sets ---------------------------------------------------------------------------------------
+
+
+def rounded(y, dtype):
+    return torch.from_numpy(y).to(dtype)
+
+
+def note_of(dtype, *parts):
+    widened = [] if dtype == F32 else ["binary32 in ggml: x widened, y rounded by torch"]
+    return "; ".join([p for p in parts if p] + widened)
+
+
+class Sets:
+    """Inputs of one kind, shape and dtype are the same in all sets, and stored once."""
+
+    def __init__(self, file):
+        self.file, self.seed = file, 1
+
+    def start(self, scheme, operand, dtype, kind, params, rows, cols, block, by=""):
+        at = ".".join(p for p in (scheme, operand, WORDS[dtype].lower(), kind, f"{rows}x{cols}", by, params) if p)
+        self.file.group(at, scheme=scheme, operand=operand, dtype=WORDS[dtype], params=params, seed=self.seed)
+        return at, inputs.matrix(kind, rows, cols, block, dtype, self.seed)
+
+    def weight(self, scheme, dtype, kind, rows=None, cols=None, multiply=()):
+        """convert and dequant; for each (act, kind of x) of `multiply` a matmul."""
+        name = scheme.removesuffix("-ggml")
+        block = ggml.BLOCKS[name][0]
+        cols = cols or max(block, 128)
+        at, x = self.start(scheme, "weight", dtype, kind, "", rows or 1024 // cols, cols, block)
+        blocks, called, note = ggml.quantize(name, x)
+        y, other = ggml.dequantize(name, blocks, cols)
+        planes = {"blocks": torch.from_numpy(blocks)}
+        self.file.op(at, "convert", (ggml.NAME, called, note_of(dtype, note)), {"x": x}, planes)
+        self.file.op(at, "dequant", (ggml.NAME, f"dequantize_row_{name}", note_of(dtype, other)), planes,
+                     {"y": rounded(y, dtype)})
+        for act, inner in multiply:
+            self.matmul(scheme, dtype, kind, act, inner, blocks, cols)
+
+    def matmul(self, scheme, dtype, kind, act, inner, blocks, cols):
+        name = scheme.removesuffix("-ggml")
+        partner = ggml.partner(name)
+        params = f"act={act}" if act == "ref" else ""
+        at, x = self.start(scheme, "weight", dtype, inner, params, 5, cols, cols, f"by-{kind}")
+        quantize = ggml.quantize_reference if act == "ref" else ggml.quantize_cpu
+        quantized, how = quantize(partner, x)
+        y, called = ggml.dot(name, blocks, quantized, cols)
+        self.file.op(at, "matmul", (ggml.NAME, f"{how}, {called}", note_of(dtype)),
+                     {"x": x, "blocks": torch.from_numpy(blocks)}, {"y": rounded(y, dtype)})
+
+    def activation(self, scheme, name, dtype, kind, act):
+        """`name`: the partner."""
+        block = ggml.BLOCKS[name][0]
+        cols = max(block, 128)
+        at, x = self.start(scheme, "activation", dtype, kind, "act=ref" if act == "ref" else "", 1024 // cols,
+                           cols, block)
+        blocks, called = (ggml.quantize_reference if act == "ref" else ggml.quantize_cpu)(name, x)
+        planes = {"blocks": torch.from_numpy(blocks)}
+        note = "the sums of zero blocks are 0 because the memory was" if name == "q8_K" else ""
+        self.file.op(at, "convert", (ggml.NAME, called, note_of(dtype, note)), {"x": x}, planes)
+        if name == "q8_1" or act == "ref":
+            return  # ggml does not dequantize q8_1; one quantizer's blocks are enough to decode
+        y, other = ggml.dequantize(name, blocks, cols)
+        self.file.op(at, "dequant", (ggml.NAME, f"dequantize_row_{name}", note_of(dtype, other)), planes,
+                     {"y": rounded(y, dtype)})
+
+
+SHORT = ["normal-0.02", "few", "huge", "tiny"]
+FULL = ["normal", "zeros", "constant", "outlier", "positive", "small", "repeated", "edges", *SHORT,
+        "both-extremes", "single", "half-edges", "smallest", "nonfinite"]
+
+
+def legacy_file(file):
+    sets = Sets(file)
+    ties = {"q8_0": ["ties-127", "levels-127"], "q4_0": ["ties-8"], "q5_0": ["ties-16"], "q4_1": ["ties-15-up"],
+            "q5_1": ["ties-31-up"]}
+    products = [("x86", "normal"), ("ref", "few")]
+    for scheme in ties:
+        for kind in FULL + ties[scheme]:
+            sets.weight(scheme, F32, kind)
+        for dtype in (BF16, F16):
+            for kind in SHORT + ties[scheme]:
+                sets.weight(scheme, dtype, kind, 2, 64)
+        for dtype in (F32, BF16, F16):
+            sets.weight(scheme, dtype, "normal-0.02", 7, 32, products)
+            sets.weight(scheme, dtype, "normal", 6, 512, products)
+            sets.weight(scheme, dtype, "outlier", 6, 512, products)
+    for scheme, partner in (("q8_0", "q8_0"), ("q8_1", "q8_1"), ("q4_0", "q8_0"), ("q4_1", "q8_1"),
+                            ("q5_0", "q8_0"), ("q5_1", "q8_1")):
+        own = scheme == partner
+        for act in ("x86", "ref"):
+            for kind in (FULL if own else SHORT) + ["ties-127", "levels-127"]:
+                sets.activation(scheme, partner, F32, kind, act)
+            for kind in SHORT + ["ties-127"] if own else []:
+                for dtype in (BF16, F16):
+                    sets.activation(scheme, partner, dtype, kind, act)
+
+
+def k_file(file):
+    sets = Sets(file)
+    for kind in FULL + ["levels-127"]:
+        sets.activation("q8_K", "q8_K", F32, kind, "")
+    for kind in SHORT:
+        for dtype in (BF16, F16):
+            sets.activation("q8_K", "q8_K", dtype, kind, "")
+
+
+FILES = {
+    "gguf-k.h5": k_file,
+    "gguf-legacy.h5": legacy_file,
+}
