@@ -31,13 +31,13 @@
  * fp8-int4-nocast is prepare without the e4m3 roundings; fp8-int4-old is the prepare before #2937:
  * symmetric int4 with max|w| / 7.5, eps 2^-7, and activations that are not rounded to e4m3.
  */
-#include "schemes/interval.h"
+#include "schemes/fp8.h"
 #include "schemes/intx.h"
 #include "schemes/num/int4.h"
 
 enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
-enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
 
+/* In the order of enum qg_fp8_quantizer. */
 static const char *const row_words[] = {"fbgemm", "fbgemm-cpu", "mslk", NULL};
 static const char *const product_words[] = {"e4m3", "exact", NULL};
 static const char *const grad_words[] = {"torch", "ideal", NULL};
@@ -60,48 +60,31 @@ static const char *refuse(const struct qg_args *a)
                  "check; choose another scheme for this layer or pad K";
 }
 
-static float round_e4m3(float x)
-{
-    return qg_round(QG_E4M3, x);
-}
-
-static float amax_of(const struct qg_tensor *x, size_t at, size_t n)
-{
-    float amax = 0.0f;
-    for (size_t i = at; i < at + n; i++)
-        amax = qg_max(amax, qg_abs(qg_get(x, i)));
-    return amax;
-}
-
 /* --- prepare --------------------------------------------------------------------------------- */
 
-/* One row through e4m3 and back: y = R(e4m3(clamp(x / s)) s) with s = R(bound(max|x|) / 448). No
- * lower bound for activations: an all-zero row is 0/0 = NaN. `cast` leaves the e4m3 rounding out.
+/* The row quantizer of stage 1, and of activations, which have no lower bound: a zero row is NaN.
  */
-static float fake_scale(const struct qg_tensor *x, size_t at, size_t k, float lower_bound)
+static struct qg_fp8_fake fake_row(const struct qg_args *a, bool cast)
 {
-    return qg_round(x->dtype, qg_div(qg_max(amax_of(x, at, k), lower_bound), QG_E4M3_MAX));
-}
-
-static float fake_e4m3(float x, float scale, bool cast)
-{
-    float q = qg_clamp(qg_div(x, scale), -QG_E4M3_MAX, QG_E4M3_MAX);
-    return cast ? round_e4m3(q) : q;
+    float lower_bound = a->operand == QG_WEIGHT ? qg_round(a->dtype, 1e-12f) : 0.0f;
+    return (struct qg_fp8_fake){lower_bound, cast, a->param[GRAD] != 0};
 }
 
 static void fake_activation(const struct qg_args *a, bool cast)
 {
-    const struct qg_tensor *x = &a->in[0];
-    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        float scale = fake_scale(x, at, a->cols, 0.0f);
-        for (size_t i = at; i < at + a->cols; i++) {
-            float q = fake_e4m3(qg_get(x, i), scale, cast);
-            qg_put(&a->out[0], i, qg_mul(q, scale));
-            qg_note(a, i, "scale", scale);
-            qg_note(a, i, "code", q);
-            qg_note(a, i, "y", qg_get(&a->out[0], i));
-        }
-    }
+    struct qg_fp8_fake f = fake_row(a, cast);
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols)
+        qg_fp8_fake_quant(&f, a, at, a->cols);
+}
+
+/* Stage 1 of the row at `at`; its scale. */
+static float fake_stage1(const struct qg_fp8_fake *f, const struct qg_args *a, size_t at, float *w8)
+{
+    float scale = qg_fp8_fake_scale(f, &a->in[0], at, a->cols);
+    for (size_t k = 0; k < a->cols; k++)
+        w8[k] = qg_round(a->dtype,
+                         qg_mul(qg_fp8_fake_code(f, qg_get(&a->in[0], at + k), scale), scale));
+    return scale;
 }
 
 /* Stage 2 of a group of the weights w8 that stage 1 left. */
@@ -141,14 +124,10 @@ static void fake_stage2(const struct qg_args *a, size_t at, float scale8, const 
 
 static void fake_weight(const struct qg_args *a, bool cast)
 {
-    const struct qg_tensor *w = &a->in[0];
-    enum qg_dtype t = w->dtype;
+    struct qg_fp8_fake f = fake_row(a, cast);
     float *w8 = a->work;
-    for (size_t row = 0; row < a->rows; row++) {
-        size_t at = row * a->cols;
-        float scale8 = fake_scale(w, at, a->cols, qg_round(t, 1e-12f));
-        for (size_t k = 0; k < a->cols; k++)
-            w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
+        float scale8 = fake_stage1(&f, a, at, w8);
         for (size_t k = 0; k < a->cols; k += group(a))
             fake_stage2(a, at + k, scale8, w8 + k);
     }
@@ -156,88 +135,7 @@ static void fake_weight(const struct qg_args *a, bool cast)
 
 /* --- the gradient of prepare ----------------------------------------------------------------- */
 
-/* Autograd's steps in its order, each rounded as there. Only the order inside a sum is not known:
- * from there on values are intervals. */
-
-/* The gradient that leaves the e4m3 cast. PyTorch differentiates a cast by casting the gradient to
- * the source's dtype (pytorch:tools/autograd/derivatives.yaml, _to_copy), and the source of the
- * cast back to binary32 is e4m3: unscaled, so gradients below 2^-10 vanish. Of weights N(0, 0.02)
- * under gradients N(0, 1e-3) 99.9 % receive exactly 0; only the row's largest receive anything.
- * grad=ideal passes them through. */
-static struct qg_interval cast_grad(const struct qg_args *a, bool cast, struct qg_interval g)
-{
-    return cast && a->param[GRAD] == 0 ? qg_interval_round(QG_E4M3, g) : g;
-}
-
-/* torch.sgn: 0 for zeros of either sign; NaN stays. */
-static float sgn(float x)
-{
-    return x > 0 ? 1.0f : x < 0 ? -1.0f : x == 0 ? 0.0f : x;
-}
-
-/* What element x of a group or row receives of the gradient of max|x|: amax divides by the number
- * of ties (an integer that is rounded to the dtype) and multiplies with its mask, abs with the
- * sign. */
-static struct qg_interval amax_grad(enum qg_dtype t, struct qg_interval damax, double ties, float x,
-                                    float amax)
-{
-    struct qg_interval share = qg_interval_div(t, damax, qg_round(t, (float)ties));
-    return qg_interval_mul(t, qg_interval_mul(t, share, qg_abs(x) == amax ? 1.0f : 0.0f), sgn(x));
-}
-
-/* One element of a row y = R(c s), c = e4m3(clamp(v)), v = x/s. */
-struct e4m3_step {
-    float v, c;
-    struct qg_interval gamma; /* behind the cast and the clamp, given dL/dy */
-};
-
-static struct e4m3_step step_e4m3(const struct qg_args *a, float x, float scale,
-                                  struct qg_interval h, bool cast)
-{
-    struct e4m3_step e = {.v = qg_div(x, scale), .c = fake_e4m3(x, scale, cast)};
-    if (e.v >= -QG_E4M3_MAX && e.v <= QG_E4M3_MAX)
-        e.gamma = cast_grad(a, cast, qg_interval_mul(QG_F32, h, scale));
-    return e;
-}
-
-/* dL/dx of one row, given h = dL/dy in x's dtype. With k = [|v| <= 448] and gamma the gradient
- * behind the cast:
- *
- *     dx_i = R(gamma_i k_i / s) + [|x_i| = max|x|] / n sign(x_i) R(R(ds) / 448)
- *     ds = sum_j h_j c_j - gamma_j k_j v_j / s
- */
-static void grad_e4m3_row(const struct qg_args *a, size_t at, const struct qg_interval *h,
-                          float lower_bound, bool cast)
-{
-    const struct qg_tensor *x = &a->in[0];
-    enum qg_dtype t = x->dtype;
-    float amax = amax_of(x, at, a->cols), scale = fake_scale(x, at, a->cols, lower_bound);
-    struct qg_sum ds = {0};
-    double ties = 0, off = 0;
-    for (size_t j = 0; j < a->cols; j++) {
-        float xj = qg_get(x, at + j);
-        struct e4m3_step e = step_e4m3(a, xj, scale, h[j], cast);
-        double slope = qg_div(e.v, scale);
-        qg_sum_add(&ds, (double)h[j].mid * e.c);
-        qg_sum_add(&ds, -(double)e.gamma.mid * slope);
-        off += qg_interval_off(h[j]) > 0 ? qg_interval_off(h[j]) * fabs((double)e.c) : 0;
-        off += qg_interval_off(e.gamma) > 0 ? qg_interval_off(e.gamma) * fabs(slope) : 0;
-        ties += qg_abs(xj) == amax;
-    }
-    // Two sums of products, then one addition.
-    off = off * (1 + 0x1p-20) + qg_sum_bound(&ds, a->cols, a->depth, 2);
-    struct qg_interval damax = qg_interval_round(t, qg_interval_of(&ds, off));
-    damax = qg_interval_div(t, damax, QG_E4M3_MAX);
-    if (!(amax >= lower_bound))
-        damax = (struct qg_interval){0};
-    for (size_t j = 0; j < a->cols; j++) {
-        float xj = qg_get(x, at + j);
-        struct e4m3_step e = step_e4m3(a, xj, scale, h[j], cast);
-        struct qg_interval dx = qg_interval_add(QG_F32, qg_interval_div(t, e.gamma, scale),
-                                                amax_grad(t, damax, ties, xj, amax));
-        qg_emit(a, at + j, dx.mid, dx.mid, qg_interval_off(dx));
-    }
-}
+/* As in fp8.c: autograd's steps in its order, values behind a sum are intervals. */
 
 /* Room for intervals in a->work. */
 static struct qg_interval *intervals(float *work)
@@ -247,12 +145,9 @@ static struct qg_interval *intervals(float *work)
 
 static void grad_activation(const struct qg_args *a, bool cast)
 {
-    struct qg_interval *h = intervals(a->work);
-    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        for (size_t k = 0; k < a->cols; k++)
-            h[k].lo = h[k].mid = h[k].hi = qg_get(&a->in[1], at + k);
-        grad_e4m3_row(a, at, h, 0.0f, cast);
-    }
+    struct qg_fp8_fake f = fake_row(a, cast);
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols)
+        qg_fp8_fake_grad(&f, a, at, a->cols, NULL);
 }
 
 /* Back through stage 2 of a group: h = dL/dw8 for y = R(q s), q = round(R(w8 inverse)),
@@ -284,58 +179,29 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, stru
         ds = (struct qg_interval){0}; // eps was the scale: no gradient through it
     struct qg_interval damax = qg_interval_div(t, ds, 8.0f);
     for (size_t j = 0; j < n; j++)
-        h[j] = qg_interval_add(t, h[j], amax_grad(t, damax, ties, w8[j], g.amax));
+        h[j] = qg_interval_add(t, h[j], qg_amax_grad(t, damax, ties, w8[j], g.amax));
 }
 
 static void grad_weight(const struct qg_args *a, bool cast)
 {
-    const struct qg_tensor *w = &a->in[0];
-    enum qg_dtype t = a->dtype;
-    float *w8 = a->work, lower = qg_round(t, 1e-12f);
+    struct qg_fp8_fake f = fake_row(a, cast);
+    float *w8 = a->work;
     struct qg_interval *h = intervals(w8 + a->cols);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        float scale8 = fake_scale(w, at, a->cols, lower);
-        for (size_t k = 0; k < a->cols; k++)
-            w8[k] = qg_round(t, qg_mul(fake_e4m3(qg_get(w, at + k), scale8, cast), scale8));
+        fake_stage1(&f, a, at, w8);
         for (size_t k = 0; k < a->cols; k += group(a))
             grad_group(a, at + k, w8 + k, h + k);
-        grad_e4m3_row(a, at, h, lower, cast);
+        qg_fp8_fake_grad(&f, a, at, a->cols, h);
     }
 }
 
 /* --- convert --------------------------------------------------------------------------------- */
 
-/* The row quantizer, in the flavour that was asked for. */
-struct row {
-    float factor; /* codes are e4m3(clamp(w * factor)), or of w / scale when factor is 0 */
-    float scale;  /* stored */
-};
-
-static struct row quantize_row(const struct qg_args *a, const struct qg_tensor *x, size_t at)
+static struct qg_fp8_scale quantize_row(const struct qg_args *a, const struct qg_tensor *x,
+                                        size_t at)
 {
-    float amax = amax_of(x, at, a->cols), eps = (float)a->param[ROW_EPS];
-    struct row r = {0};
-    switch ((int)a->param[ROW]) {
-    case ROW_FBGEMM: // the Triton kernel, with a correctly rounded division
-        r.factor = qg_div(QG_E4M3_MAX, qg_max(amax, eps));
-        break;
-    case ROW_FBGEMM_CPU: // eps in x's dtype; 448 / t in PyTorch is a reciprocal times 448
-        r.factor = qg_mul(qg_div(1.0f, qg_max(amax, qg_round(x->dtype, eps))), QG_E4M3_MAX);
-        if (r.factor > 0x1.fffffep127f)
-            r.factor = 1.0f;
-        break;
-    default: // MSLK divides and stores the scale itself
-        r.scale = qg_div(qg_max(amax, eps), QG_E4M3_MAX);
-        return r;
-    }
-    r.scale = qg_div(1.0f, r.factor);
-    return r;
-}
-
-static float row_code(const struct row *r, float x)
-{
-    float v = r->factor != 0 ? qg_mul(x, r->factor) : qg_div(x, r->scale);
-    return round_e4m3(qg_clamp(v, -QG_E4M3_MAX, QG_E4M3_MAX));
+    return qg_fp8_scale_of((enum qg_fp8_quantizer)a->param[ROW], x->dtype, qg_amax(x, at, a->cols),
+                           (float)a->param[ROW_EPS]);
 }
 
 static void convert_weight(const struct qg_args *a)
@@ -344,16 +210,16 @@ static void convert_weight(const struct qg_args *a)
     uint8_t *codes = a->out[0].data;
     size_t g = group(a), k = a->cols;
     for (size_t row = 0; row < a->rows; row++) {
-        struct row r = quantize_row(a, w, row * k);
+        struct qg_fp8_scale r = quantize_row(a, w, row * k);
         qg_put(&a->out[2], row, r.scale);
         for (size_t at = 0; at < k; at += g) {
             float amax = 0.0f;
             for (size_t j = at; j < at + g; j++)
-                amax = qg_max(amax, qg_abs(row_code(&r, qg_get(w, row * k + j))));
+                amax = qg_max(amax, qg_abs(qg_fp8_code(&r, qg_get(w, row * k + j))));
             float scale = qg_div(qg_max(amax, 1e-6f), 8.0f);
             qg_put(&a->out[1], at / g * a->rows + row, scale);
             for (size_t j = at; j < at + g; j++) {
-                float c = row_code(&r, qg_get(w, row * k + j));
+                float c = qg_fp8_code(&r, qg_get(w, row * k + j));
                 float q = qg_clamp(qg_rint(qg_div(c, scale)), -8.0f, 7.0f);
                 qg_int4_put(codes + row * (k / 2), j, q == q ? (int)q : 0);
                 qg_note(a, row * k + j, "row scale", r.scale);
@@ -369,10 +235,10 @@ static void convert_activation(const struct qg_args *a)
 {
     const struct qg_tensor *x = &a->in[0];
     for (size_t row = 0; row < a->rows; row++) {
-        struct row r = quantize_row(a, x, row * a->cols);
+        struct qg_fp8_scale r = quantize_row(a, x, row * a->cols);
         qg_put(&a->out[1], row, r.scale);
         for (size_t i = row * a->cols; i < (row + 1) * a->cols; i++) {
-            qg_put(&a->out[0], i, row_code(&r, qg_get(x, i)));
+            qg_put(&a->out[0], i, qg_fp8_code(&r, qg_get(x, i)));
             qg_note(a, i, "scale", r.scale);
             qg_note(a, i, "code", qg_get(&a->out[0], i));
         }
@@ -387,7 +253,7 @@ static float table_value(const struct qg_args *a, const struct qg_tensor *planes
     float s = qg_get(&planes[1], col / group(a) * a->rows + row);
     float magnitude = qg_mul(qg_abs((float)q), s);
     if (a->param[PRODUCT] == 0)
-        magnitude = round_e4m3(magnitude);
+        magnitude = qg_round(QG_E4M3, magnitude);
     qg_note(a, row * a->cols + col, "group scale (stored)", s);
     qg_note(a, row * a->cols + col, "table value", q > 0 ? magnitude : -magnitude);
     return q > 0 ? magnitude : -magnitude;
@@ -418,26 +284,15 @@ static void matmul(const struct qg_args *a)
     const struct qg_tensor *x = &a->in[0];
     float *w = a->work, *codes = w + a->cols, *scales = codes + a->m * a->cols;
     for (size_t m = 0; m < a->m; m++) {
-        struct row r = quantize_row(a, x, m * a->cols);
+        struct qg_fp8_scale r = quantize_row(a, x, m * a->cols);
         scales[m] = r.scale;
         for (size_t k = 0; k < a->cols; k++)
-            codes[m * a->cols + k] = row_code(&r, qg_get(x, m * a->cols + k));
+            codes[m * a->cols + k] = qg_fp8_code(&r, qg_get(x, m * a->cols + k));
     }
     for (size_t n = 0; n < a->rows; n++) {
-        float w_scale = qg_get(&a->in[3], n);
         for (size_t k = 0; k < a->cols; k++)
             w[k] = table_value(a, a->in + 1, n, k);
-        for (size_t m = 0; m < a->m; m++) {
-            struct qg_sum s = {0};
-            for (size_t k = 0; k < a->cols; k++)
-                qg_sum_add(&s, (double)codes[m * a->cols + k] * w[k]);
-            double sum = qg_sum_value(&s), both = (double)scales[m] * w_scale;
-            float y = qg_mul(w_scale, qg_mul(scales[m], (float)sum));
-            // Two more roundings behind the sum; the first may be of a subnormal.
-            double bound =
-                qg_sum_bound(&s, a->cols, a->depth, 3) * both + 0x1p-149 * (w_scale + 1.0);
-            qg_emit(a, m * a->rows + n, y, sum * both, bound);
-        }
+        qg_fp8_column(a, n, w, qg_get(&a->in[3], n), codes, scales);
     }
 }
 
@@ -455,7 +310,7 @@ static const char *unrounded(const struct qg_args *a)
     if (a->op == QG_FAKE_QUANT_GRAD && a->dtype == QG_F16)
         return "back through 1/s, its square overflows binary16 for scales below 2^-8, as in "
                "autograd";
-    if (a->op == QG_FAKE_QUANT_GRAD && amax_of(&a->in[0], 0, qg_count(&a->in[0])) > 0x1p60f)
+    if (a->op == QG_FAKE_QUANT_GRAD && qg_amax(&a->in[0], 0, qg_count(&a->in[0])) > 0x1p60f)
         return "back through 1/s, g s w overflows binary32 for weights this large, as in autograd";
     return a->operand == QG_ACTIVATION && a->op == QG_FAKE_QUANT
                ? "this prepare path does not round activations"
@@ -504,7 +359,7 @@ static void nocast_grad_activation(const struct qg_args *a)
                true},                                                                              \
     [ROW] = {"row",                                                                                \
              "row quantizer of convert: FBGEMM's kernel, FBGEMM's CPU fallback, or MSLK's",        \
-             ROW_FBGEMM,                                                                           \
+             QG_FP8_FBGEMM,                                                                        \
              0,                                                                                    \
              0,                                                                                    \
              row_words,                                                                            \

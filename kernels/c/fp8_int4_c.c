@@ -3,9 +3,9 @@
  * Plain C kernels of fp8-int4, fp8-int4-nocast and fp8-int4-old: a row at a time, since its scale
  * comes first, in pieces that fit on the stack.
  */
+#include "kernels/c/fp8_c.h"
 #include "kernels/c/intx_c.h"
 #include "kernels/c/matmul.h"
-#include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
 enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD };
@@ -20,43 +20,10 @@ static size_t group(const struct qg_args *a)
 
 /* --- prepare --------------------------------------------------------------------------------- */
 
-struct row {
-    float amax, scale;
-};
-
-static struct row prepare_row(const struct qg_args *a, size_t at, float lower_bound)
-{
-    float amax = qg_amax_at(&a->in[0], at, a->cols);
-    return (struct row){amax, qg_round_as(a->dtype, qg_max(amax, lower_bound) / QG_E4M3_MAX)};
-}
-
-/* e4m3(clamp(x / s, +-448)), or without e4m3. The rounding saturates: it needs no clamp before it.
- */
-QG_INLINE float through_e4m3(bool cast, float x, float scale)
-{
-    float q = x / scale;
-    return cast ? qg_e4m3_round(q) : qg_limit(q, -QG_E4M3_MAX, QG_E4M3_MAX);
-}
-
-/* f = R(e4m3(clamp(f / s)) s), or without R where a store follows (t is F32 then). */
-QG_INLINE void stage1(bool cast, enum qg_dtype t, size_t n, float *restrict f, float scale)
-{
-    for (size_t i = 0; i < n; i++)
-        f[i] = qg_round_as(t, through_e4m3(cast, f[i], scale) * scale);
-}
-
 QG_INLINE void fake_activation(const struct qg_args *a, bool cast)
 {
-    float f[QG_CHUNK];
-    for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        float scale = prepare_row(a, at, 0.0f).scale;
-        for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-            size_t n = qg_smaller(a->cols - i, QG_CHUNK);
-            qg_load(&a->in[0], at + i, n, f);
-            stage1(cast, QG_F32, n, f, scale);
-            qg_store(&a->out[0], at + i, n, f);
-        }
-    }
+    for (size_t at = 0; at < a->rows * a->cols; at += a->cols)
+        qg_fp8_fake_c(a, at, a->cols, cast);
 }
 
 /* Stage 2 of a group of weights. */
@@ -86,10 +53,10 @@ QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
     float w8[MAX_GROUP];
     size_t g = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        float scale = prepare_row(a, at, qg_round_as(t, 1e-12f)).scale;
+        float scale = qg_fp8_range_at(a, at, a->cols, qg_round_as(t, 1e-12f)).scale;
         for (size_t i = at; i < at + a->cols; i += g) {
             qg_load(&a->in[0], i, g, w8);
-            QG_FOR_DTYPE(T, t, stage1(cast, T, g, w8, scale));
+            qg_fp8_through(cast, t, g, w8, scale);
             struct stage2 s = group_of(t, g, w8);
             QG_FOR_DTYPE(T, t, quantize(T, g, w8, s));
             qg_store(&a->out[0], i, g, w8);
@@ -99,100 +66,12 @@ QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
 
 /* --- the gradient of prepare ----------------------------------------------------------------- */
 
-/* Two sums, each in pieces: the lanes of a piece, the rounds that join them, one addition per
- * piece. */
-static size_t row_depth(size_t k)
-{
-    return QG_CHUNK / QG_LANES + 2 + 2 * ((k + QG_CHUNK - 1) / QG_CHUNK);
-}
-
-/* The gradient behind the cast to e4m3, which PyTorch casts as well. */
-QG_INLINE float behind_cast(bool cast, float g)
-{
-    return cast ? qg_e4m3_round(g) : g;
-}
-
-/* What n elements of a row contribute to dL/dscale, the sum of h c - gamma v / s. */
-QG_INLINE double scale_gradient(bool cast, bool cast_back, size_t n, const float *restrict x,
-                                const float *restrict h, float scale)
-{
-    float c[QG_CHUNK], behind[QG_CHUNK], per_scale[QG_CHUNK];
-    for (size_t j = 0; j < n; j++) {
-        float v = x[j] / scale, gamma = behind_cast(cast_back, h[j] * scale);
-        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
-        c[j] = through_e4m3(cast, x[j], scale);
-        behind[j] = qg_pick_f32(inside, gamma, 0.0f);
-        per_scale[j] = v / scale;
-    }
-    return qg_sum_products(n, h, c) - qg_sum_products(n, behind, per_scale);
-}
-
-/* An element's part of the gradient of max|x|: the ties' share times mask times sign, as autograd
- * multiplies, which makes a zero of a sign, or NaN of an infinite share, off the extremes. */
-QG_INLINE float part_of(float share, float x, float amax)
-{
-    float mask = fabsf(x) == amax ? 1.0f : 0.0f, sign = (float)((x > 0) - (x < 0));
-    return share * mask * sign;
-}
-
-static int count_ties(size_t n, const float *x, float amax)
-{
-    int ties = 0;
-    for (size_t j = 0; j < n; j++)
-        ties += fabsf(x[j]) == amax;
-    return ties;
-}
-
-/* h = gamma / s in R, and the share of dL/dmax|x| at the extremes. */
-QG_INLINE void pass_back(bool cast_back, enum qg_dtype t, size_t n, const float *restrict x,
-                         float *restrict h, struct row r, float share)
-{
-    for (size_t j = 0; j < n; j++) {
-        float v = x[j] / r.scale, gamma = behind_cast(cast_back, h[j] * r.scale);
-        bool inside = (v >= -QG_E4M3_MAX) & (v <= QG_E4M3_MAX);
-        h[j] = qg_round_as(t, qg_pick_f32(inside, gamma, 0.0f) / r.scale);
-    }
-    for (size_t j = 0; j < n; j++)
-        h[j] += part_of(share, x[j], r.amax);
-}
-
-/* A row of dx from h = dL/dy, which is overwritten. */
-QG_INLINE void grad_row(const struct qg_args *a, size_t at, float *h, struct row r,
-                        float lower_bound, bool cast)
-{
-    enum qg_dtype t = a->dtype;
-    float x[QG_CHUNK];
-    double sum = 0;
-    int ties = 0;
-    bool cast_back = cast && a->param[GRAD] == GRAD_TORCH;
-    for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-        size_t n = qg_smaller(a->cols - i, QG_CHUNK);
-        qg_load(&a->in[0], at + i, n, x);
-        if (cast_back)
-            sum += scale_gradient(cast, true, n, x, h + i, r.scale);
-        else
-            sum += scale_gradient(cast, false, n, x, h + i, r.scale);
-        ties += count_ties(n, x, r.amax);
-    }
-    float ds = qg_round_as(t, (float)sum);
-    float da = r.amax >= lower_bound ? qg_round_as(t, ds / QG_E4M3_MAX) : 0.0f;
-    float share = qg_round_as(t, da / qg_round_as(t, (float)ties));
-    for (size_t i = 0; i < a->cols; i += QG_CHUNK) {
-        size_t n = qg_smaller(a->cols - i, QG_CHUNK);
-        qg_load(&a->in[0], at + i, n, x);
-        if (cast_back)
-            QG_FOR_DTYPE(T, t, pass_back(true, T, n, x, h + i, r, share));
-        else
-            QG_FOR_DTYPE(T, t, pass_back(false, T, n, x, h + i, r, share));
-    }
-    qg_store(&a->out[0], at, a->cols, h);
-}
-
 QG_INLINE void grad_activation(const struct qg_args *a, bool cast)
 {
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
         qg_load(&a->in[1], at, a->cols, a->work);
-        grad_row(a, at, a->work, prepare_row(a, at, 0.0f), 0.0f, cast);
+        qg_fp8_grad_c(a, at, a->cols, a->work, qg_fp8_range_at(a, at, a->cols, 0.0f), 0.0f, cast,
+                      a->param[GRAD] == GRAD_TORCH);
     }
 }
 
@@ -213,7 +92,7 @@ QG_INLINE void group_back(enum qg_dtype t, size_t n, const float *restrict w8, f
 
 /* dL/dmax|w8| of a group, from the two sums, as autograd rounds it. */
 static float share_of(enum qg_dtype t, struct stage2 s, float by_product, float by_inverse,
-                      int ties)
+                      size_t ties)
 {
     float squared = qg_round_as(t, s.inverse * s.inverse);
     float ds = qg_round_as(t, by_product + qg_round_as(t, -by_inverse * squared));
@@ -228,9 +107,9 @@ static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
     QG_FOR_DTYPE(T, t, group_back(T, n, w8, h, s, by_product, by_inverse));
     float share =
         share_of(t, s, qg_round_as(t, (float)qg_sum_of(n, by_product)),
-                 qg_round_as(t, (float)qg_sum_of(n, by_inverse)), count_ties(n, w8, s.amax));
+                 qg_round_as(t, (float)qg_sum_of(n, by_inverse)), qg_count_ties(n, w8, s.amax));
     for (size_t j = 0; j < n; j++)
-        h[j] = qg_round_as(t, h[j] + part_of(share, w8[j], s.amax));
+        h[j] = qg_round_as(t, h[j] + qg_part_of(share, w8[j], s.amax));
 }
 
 QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
@@ -239,47 +118,28 @@ QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
     float w8[MAX_GROUP], *h = a->work, lower_bound = qg_round_as(t, 1e-12f);
     size_t g = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        struct row r = prepare_row(a, at, lower_bound);
+        struct qg_fp8_range r = qg_fp8_range_at(a, at, a->cols, lower_bound);
         qg_load(&a->in[1], at, a->cols, h);
         for (size_t i = 0; i < a->cols; i += g) {
             qg_load(&a->in[0], at + i, g, w8);
-            QG_FOR_DTYPE(T, t, stage1(cast, T, g, w8, r.scale));
+            qg_fp8_through(cast, t, g, w8, r.scale);
             grad_group(t, g, w8, h + i);
         }
-        grad_row(a, at, h, r, lower_bound, cast);
+        qg_fp8_grad_c(a, at, a->cols, h, r, lower_bound, cast, a->param[GRAD] == GRAD_TORCH);
     }
 }
 
 /* --- convert --------------------------------------------------------------------------------- */
 
-/* A factor of 0 stands for a division by the scale. */
-struct row_scale {
-    float factor, scale;
-};
-
-static struct row_scale row_scale_of(const struct qg_args *a, size_t at)
+static struct qg_fp8_factor row_factor(const struct qg_args *a, size_t at)
 {
-    float amax = qg_amax_at(&a->in[0], at, a->cols), eps = (float)a->param[ROW_EPS], factor;
+    float amax = qg_amax_at(&a->in[0], at, a->cols), eps = (float)a->param[ROW_EPS];
     if (a->param[ROW] == ROW_MSLK)
-        return (struct row_scale){0.0f, qg_max(amax, eps) / QG_E4M3_MAX};
+        return qg_fp8_by_scale(qg_max(amax, eps) / QG_E4M3_MAX);
     if (a->param[ROW] == ROW_FBGEMM)
-        factor = QG_E4M3_MAX / qg_max(amax, eps);
-    else
-        factor = 1.0f / qg_max(amax, qg_round_as(a->dtype, eps)) * QG_E4M3_MAX;
-    if (a->param[ROW] == ROW_FBGEMM_CPU && factor == INFINITY)
-        factor = 1.0f;
-    return (struct row_scale){factor, 1.0f / factor};
-}
-
-/* The e4m3 values of n elements of a row. */
-static void row_codes(size_t n, float *restrict f, struct row_scale r)
-{
-    if (r.factor != 0)
-        for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(f[i] * r.factor);
-    else
-        for (size_t i = 0; i < n; i++)
-            f[i] = qg_e4m3_round(f[i] / r.scale);
+        return qg_fp8_by_factor(QG_E4M3_MAX / qg_max(amax, eps));
+    float factor = 1.0f / qg_max(amax, qg_round_as(a->dtype, eps)) * QG_E4M3_MAX;
+    return qg_fp8_by_factor(factor == INFINITY ? 1.0f : factor);
 }
 
 static void encode(size_t n, const float *restrict f, float scale, uint8_t *restrict codes)
@@ -294,11 +154,11 @@ static void convert_weight(const struct qg_args *a)
     uint8_t *codes = (uint8_t *)a->work; // of a row: an odd group ends within a byte
     float f[MAX_GROUP];
     for (size_t row = 0; row < a->rows; row++) {
-        struct row_scale r = row_scale_of(a, row * k);
+        struct qg_fp8_factor r = row_factor(a, row * k);
         qg_put(&a->out[2], row, r.scale);
         for (size_t at = 0; at < k; at += g) {
             qg_load(&a->in[0], row * k + at, g, f);
-            row_codes(g, f, r);
+            qg_fp8_values(g, f, r);
             float scale = qg_max(qg_amax_of(g, f), 1e-6f) / 8.0f;
             encode(g, f, scale, codes + at);
             qg_put(&a->out[1], at / g * a->rows + row, scale);
@@ -309,19 +169,10 @@ static void convert_weight(const struct qg_args *a)
 
 static void convert_activation(const struct qg_args *a)
 {
-    size_t k = a->cols;
-    float f[QG_CHUNK];
     for (size_t row = 0; row < a->rows; row++) {
-        struct row_scale r = row_scale_of(a, row * k);
-        qg_put(&a->out[1], row, r.scale);
-        for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = qg_smaller(k - i, QG_CHUNK);
-            uint8_t *restrict codes = (uint8_t *)a->out[0].data + row * k + i;
-            qg_load(&a->in[0], row * k + i, n, f);
-            row_codes(n, f, r);
-            for (size_t j = 0; j < n; j++)
-                codes[j] = qg_e4m3_of(f[j]);
-        }
+        struct qg_fp8_factor r = row_factor(a, row * a->cols);
+        ((float *)a->out[1].data)[row] = r.scale;
+        qg_fp8_encode(a, row * a->cols, a->cols, r);
     }
 }
 
@@ -358,18 +209,8 @@ static void dequant_weight(const struct qg_args *a)
 
 static void dequant_activation(const struct qg_args *a)
 {
-    size_t k = a->cols;
-    float f[QG_CHUNK];
-    for (size_t row = 0; row < a->rows; row++) {
-        float scale = ((const float *)a->in[1].data)[row];
-        for (size_t i = 0; i < k; i += QG_CHUNK) {
-            size_t n = qg_smaller(k - i, QG_CHUNK);
-            const uint8_t *restrict codes = (const uint8_t *)a->in[0].data + row * k + i;
-            for (size_t j = 0; j < n; j++)
-                f[j] = qg_e4m3_value(codes[j]) * scale;
-            qg_store(&a->out[0], row * k + i, n, f);
-        }
-    }
+    for (size_t row = 0; row < a->rows; row++)
+        qg_fp8_decode(a, row * a->cols, a->cols, ((const float *)a->in[1].data)[row]);
 }
 
 static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
@@ -389,10 +230,10 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 static void inputs(const struct qg_args *a, float *x, float *scales)
 {
     for (size_t m = 0; m < a->m; m++) {
-        struct row_scale r = row_scale_of(a, m * a->cols);
+        struct qg_fp8_factor r = row_factor(a, m * a->cols);
         scales[m] = r.scale;
         qg_load(&a->in[0], m * a->cols, a->cols, x + m * a->cols);
-        row_codes(a->cols, x + m * a->cols, r);
+        qg_fp8_values(a->cols, x + m * a->cols, r);
     }
 }
 
@@ -447,7 +288,7 @@ static void nocast_grad_activation(const struct qg_args *a)
 #define BOUND(s, what, f)                                                                      \
     {                                                                                          \
         .scheme = s, .backend = "c", .variant = "", .op = QG_FAKE_QUANT_GRAD, .operand = what, \
-        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = row_depth, .fn = f           \
+        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = qg_fp8_grad_depth, .fn = f   \
     }
 #define CONVERT(s)                                              \
     BITS(s, QG_WEIGHT, QG_CONVERT, convert_weight),             \
