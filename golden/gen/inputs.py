@@ -71,6 +71,14 @@ def ties_e4m3(r, n, g, t):
     return x
 
 
+def every_e4m3(r, n, g, t):
+    """max|x| = 448 s, s a power of two, and the e4m3 numbers one after the other, with both signs."""
+    s = _power(r, n)
+    x = np.resize(np.concatenate([E4M3[::-1], -E4M3[::-1]]), (n, g)) * s
+    x[:, 0] = 448 * s[:, 0]
+    return x
+
+
 def zeros(r, n, g, t):
     """All zero, of both signs; the last block mixes zeros with numbers."""
     x = np.where(r.integers(0, 2, (n, g)) == 1, 0.0, -0.0)
@@ -160,7 +168,8 @@ def nonfinite(r, n, g, t):
 
 KINDS = {
     "normal": normal(1.0), "normal-0.02": normal(0.02), "normal-1e-3": normal(1e-3),
-    "uniform": uniform, "ties-asymmetric": ties_asymmetric, "ties-e4m3": ties_e4m3, "zeros": zeros, "constant": constant,
+    "uniform": uniform, "ties-asymmetric": ties_asymmetric, "ties-e4m3": ties_e4m3, "every-e4m3": every_e4m3,
+    "zeros": zeros, "constant": constant,
     "outlier": outlier, "positive": positive, "tiny": tiny, "small": small, "huge": huge,
     "edges": edges, "repeated": repeated, "few": few, "nonfinite": nonfinite,
     **{f"ties-symmetric{bits}": ties_symmetric(bits) for bits in range(1, 9)},

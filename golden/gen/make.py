@@ -12,6 +12,7 @@ import sys
 
 # Each module has FILES: a dictionary from the name of a file to the function that fills it.
 FAMILIES = [
+    "fp8_goldens",
     "torchao_goldens",
     "bnb_goldens",
     "intx_goldens",

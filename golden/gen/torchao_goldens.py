@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What torchao, PyTorch's autograd and FBGEMM's quantizers make of int4 and fp8-int4."""
 import upstream  # first: it sets up Triton's interpreter
-from upstream import DERIVED, FBGEMM, FBGEMM_TRITON, TORCHAO, float8_cast
+from upstream import DERIVED, FBGEMM, FBGEMM_TRITON, MSLK_TRITON, TORCHAO, float8_cast
 
 import numpy as np
 import torch
@@ -211,17 +211,6 @@ def int4_old_file(file):
 # --- fp8-int4 -----------------------------------------------------------------------------------
 
 
-def rows_mslk(x, eps):
-    """MSLK's row kernel, in numpy binary32: scale max(amax, eps) / 448, codes of x / scale."""
-    with np.errstate(all="ignore"):
-        w = x.float().numpy()
-        amax = np.maximum(np.abs(w).max(axis=1), np.float32(eps))
-        scales = amax / np.float32(448)
-        codes = np.clip(w / scales[:, None], np.float32(-448), np.float32(448))
-    assert codes.dtype == scales.dtype == np.float32
-    return torch.from_numpy(codes).to(E4M3), torch.from_numpy(scales)
-
-
 def quantize_rows(x, row, eps=1e-12):
     """(codes, scales, made_by) of a row quantizer."""
     if row == "fbgemm":
@@ -229,8 +218,8 @@ def quantize_rows(x, row, eps=1e-12):
             "kernel in Triton's interpreter up to the cast, which is PyTorch's; / is correctly rounded")
     if row == "fbgemm-cpu":
         return *upstream.fbgemm_row_cpu(x), (FBGEMM, "fp8_gemm.py quantize_fp8_row on the CPU", "")
-    return *rows_mslk(x, eps), (DERIVED, "binary32 steps in numpy, cast by torch",
-                                "mslk/quantize/triton/fp8_quantize.py, which needs a GPU")
+    return *upstream.mslk_row_triton(x, eps), (MSLK_TRITON, "fp8_quantize.py triton_quantize_fp8_row",
+        "kernel in Triton's interpreter up to the cast, which is PyTorch's")
 
 
 def fp8_int4_planes(w, group, row, eps=1e-12):
@@ -238,7 +227,7 @@ def fp8_int4_planes(w, group, row, eps=1e-12):
     q, scales = upstream.fbgemm_quantize.int4_row_quantize(codes, group)
     return ({"codes": upstream.fbgemm_quantize.pack_int4(q).view(torch.uint8), "scales": scales.to(E4M3),
              "row_scales": row_scales},
-            (library if library != DERIVED else f"{FBGEMM}; row quantizer {DERIVED}",
+            (library if row != "mslk" else f"{library}; {FBGEMM}",
              name + "; gen_ai/quantize.py int4_row_quantize, pack_int4; group scales cast by torch", note))
 
 
@@ -380,8 +369,9 @@ def fp8_variants_file(file):
         for scheme in ("fp8-int4-old", "fp8-int4-nocast"):
             at, x = sets.start(scheme, "weight", dtype, "normal-0.02", "", 8, 256, 256)
             fp8_kernel_side(sets, at, x, 128, "fbgemm", 1e-12, "e4m3", multiply=True)
-            at, x = sets.start(scheme, "activation", dtype, "normal-0.02", "", 8, 256, 256)
-            fp8_activation_side(sets, at, x, "fbgemm", 1e-12)
+            for kind in ("normal-0.02", "every-e4m3", "ties-e4m3", "zeros"):
+                at, x = sets.start(scheme, "activation", dtype, kind, "", 8, 256, 256)
+                fp8_activation_side(sets, at, x, "fbgemm", 1e-12)
 
 
 FILES = {

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""What torchao, PyTorch's autograd, FBGEMM and MSLK make of fp8-fp8, fp8-fp8-tensor and fp8."""
+import upstream  # first: it sets up Triton's interpreter
+from upstream import TORCHAO, float8_cast
+
+import torch
+from torchao.float8.inference import Float8MMConfig
+from torchao.quantization import (
+    Float8DynamicActivationFloat8WeightConfig,
+    Float8WeightOnlyConfig,
+    quantize_,
+)
+from torchao.quantization.granularity import PerRow, PerTensor
+from torchao.quantization.quantize_.common import KernelPreference
+from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
+    Float8Tensor,
+    QuantizeTensorToFloat8Kwargs,
+)
+
+import inputs
+from torchao_goldens import (
+    BF16,
+    CAST_NOTES,
+    COMMON,
+    F16,
+    F32,
+    Sets,
+    fake_quantizers,
+    matmul_op,
+    parameters,
+    quantize_rows,
+    short,
+)
+
+GRANULARITY = {"fp8-fp8": PerRow(), "fp8-fp8-tensor": PerTensor(), "fp8": PerRow()}
+MM = Float8MMConfig(use_fast_accum=True)
+ROW_EPS = {"mslk": 1 / 512, "fbgemm": 1e-12}
+
+
+EXTREMES = ["zeros", "tiny", "small", "huge", "repeated", "nonfinite", "ties-e4m3"]
+
+
+def kinds(dtype, operand):
+    """All in bf16; the arithmetic in other dtypes differs at the extremes, and operands not at all."""
+    if dtype == BF16:
+        return COMMON + ["normal-1e-3", "ties-e4m3"]
+    return EXTREMES if operand == "weight" else EXTREMES[:3]
+
+
+def float8(x, scheme, scale):
+    """(Float8Tensor, made_by) of x by a quantizer of convert."""
+    g = GRANULARITY[scheme]
+    kwargs = QuantizeTensorToFloat8Kwargs(granularity=g) if scheme != "fp8" else None
+    if scale == "torch":
+        q = Float8Tensor.from_hp(x, granularity=g, mm_config=MM, act_quant_kwargs=kwargs)
+        return q, (TORCHAO, f"Float8Tensor.from_hp, {g}", "PyTorch's quantizer, as without a GPU")
+    codes, scales, made_by = quantize_rows(x, scale, ROW_EPS[scale])
+    return Float8Tensor(codes, scales.reshape(-1, 1), block_size=[1, x.shape[1]], mm_config=MM,
+                        act_quant_kwargs=kwargs, kernel_preference=KernelPreference.AUTO,
+                        dtype=x.dtype), made_by
+
+
+def product(sets, at, planes, scheme, scale, w, q, kind):
+    """matmul: forward of the converted weight; of another quantizer's operands, torchao's product of them."""
+    x = inputs.matrix(kind, 5, w.shape[1], w.shape[1], w.dtype, sets.seed)
+    if scheme == "fp8":
+        y, name = torch.matmul(x, q.dequantize().t()), "torch.matmul with Float8Tensor.dequantize"
+        if scale == "torch":
+            module = torch.nn.Linear(w.shape[1], w.shape[0], bias=False, dtype=w.dtype)
+            module.weight = torch.nn.Parameter(w, requires_grad=False)
+            quantize_(module, Float8WeightOnlyConfig())
+            y, name = module(x), "forward of a Linear after quantize_(Float8WeightOnlyConfig)"
+    elif scale == "torch":
+        y, name = torch.nn.functional.linear(x, q), "torch.nn.functional.linear of a Float8Tensor"
+    else:
+        a, _ = float8(x, scheme, scale)
+        y = torch._scaled_mm(a.qdata, q.qdata.t(), scale_a=a.scale, scale_b=q.scale.t(), out_dtype=w.dtype)
+        name = "torch._scaled_mm, as torchao's linear calls it"
+    matmul_op(sets, at, x, planes, y, TORCHAO, name, "")
+
+
+def one(sets, scheme, operand, dtype, kind, scale=None, cast="torch", rows=8, cols=192, multiply=None,
+        gradient=None, only_gradient=False):
+    """One set. scale None: the only one there is; cast: as float8_cast has it."""
+    tensor = scheme == "fp8-fp8-tensor"
+    params = parameters(scale=scale if scale != "mslk" else None, cast="none" if cast == "none" else None,
+                        grad="ideal" if cast == "ideal" else None)
+    at, x = sets.start(scheme, operand, dtype, kind, params, rows, cols, rows * cols if tensor else cols)
+    if tensor:  # one block: what the kind lays out per block
+        x = inputs.matrix(kind, 1, x.numel(), x.numel(), dtype, sets.seed).reshape(x.shape)
+    if scheme != "fp8":
+        act, weight = fake_quantizers(Float8DynamicActivationFloat8WeightConfig(granularity=GRANULARITY[scheme]))
+        fake = act if operand == "activation" else weight
+        name = f"Float8FakeQuantizer of Float8DynamicActivationFloat8WeightConfig({GRANULARITY[scheme]})"
+        with float8_cast(cast):
+            if not only_gradient:
+                sets.prepare(at, x, fake, name, CAST_NOTES[cast])
+            if kind not in ("nonfinite", "huge"):
+                sets.gradient(at, x, fake, name, CAST_NOTES[cast], gradient)
+    if only_gradient or (kind == "nonfinite" and scale in ROW_EPS):
+        return
+    q, made_by = float8(x, scheme, scale or "torch")
+    planes = {"codes": q.qdata, "scales": q.scale}
+    sets.file.op(at, "convert", made_by, {"x": x}, planes)
+    sets.file.op(at, "dequant", (TORCHAO, "Float8Tensor.dequantize", ""), planes, {"y": q.dequantize()})
+    if multiply:
+        product(sets, at, planes, scheme, scale or "torch", x, q, multiply)
+
+
+def fp8_file(file):
+    sets = Sets(file)
+    for dtype in (BF16, F32, F16):
+        for scheme in ("fp8-fp8", "fp8-fp8-tensor"):
+            first = "mslk" if scheme == "fp8-fp8" else None
+            for operand in ("weight", "activation"):
+                linear = "normal" if operand == "weight" else None
+                one(sets, scheme, operand, dtype, "normal-0.02", first, rows=16, cols=256, multiply=linear)
+                for kind in kinds(dtype, operand):
+                    one(sets, scheme, operand, dtype, kind, first)
+                one(sets, scheme, operand, dtype, "every-e4m3", first, rows=4, cols=256)
+                for kind in short(dtype) + ["ties-e4m3"]:
+                    one(sets, scheme, operand, dtype, kind, first, "ideal", rows=4)
+                    one(sets, scheme, operand, dtype, kind, first, "none", rows=4)
+                for kind in inputs.GRADIENTS if operand == "weight" or dtype == BF16 else ():
+                    for cast in ("torch", "ideal") if dtype == BF16 else ("ideal",):
+                        one(sets, scheme, operand, dtype, "normal-0.02", first, cast, 3, 256,
+                            gradient=kind, only_gradient=True)
+            for scale in ("fbgemm", "torch") if scheme == "fp8-fp8" else ():
+                for operand in ("weight", "activation"):
+                    linear = "normal" if operand == "weight" else None
+                    one(sets, scheme, operand, dtype, "normal-0.02", scale, rows=16, cols=256, multiply=linear)
+                    for kind in EXTREMES if operand == "weight" else EXTREMES[:2]:
+                        one(sets, scheme, operand, dtype, kind, scale, rows=4)
+        for scale in ("mslk", "fbgemm", "torch"):
+            one(sets, "fp8", "weight", dtype, "normal-0.02", scale, rows=16, cols=256, multiply="normal")
+            one(sets, "fp8", "weight", dtype, "normal", scale, rows=4, cols=33, multiply="outlier")
+            for kind in EXTREMES + ["outlier"]:
+                one(sets, "fp8", "weight", dtype, kind, scale, rows=4)
+
+
+FILES = {"fp8.h5": fp8_file}
