@@ -266,7 +266,8 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
     else if (group_size(s, operand))
         printf("\n    one scale per %zu elements%s\n", group_size(s, operand), rule);
     else
-        puts("\n    one scale per row");
+        printf("\n    one scale %s\n",
+               s->operand[operand].spans_rows ? "for elements of several rows" : "per row");
     for (int i = 0; i < qg_plane_count(s, operand); i++) {
         const struct qg_plane *plane = &s->operand[operand].planes[i];
         char dtype[64], shape[64];
