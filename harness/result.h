@@ -156,7 +156,7 @@ QG_MUST_CHECK enum qg_status qg_result_create(const char *path, const struct qg_
                                               struct qg_result_writer **ret_w,
                                               struct qg_error *err);
 
-/* Whether the journal already holds this case (after resume). */
+/* Whether the journal of an earlier run held this case (after resume). */
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
 
 /* Whether it already holds the gap of this scheme, parameters, source, seed and kind. */

@@ -18,6 +18,7 @@ struct qg_result_writer {
     char *path, *journal;
     int fd;
     bool overwrite, started; /* started: the journal names its run */
+    size_t resumed;          /* cases that an earlier run left */
     struct qg_result all;    /* what the journal holds */
     size_t room_cases, room_gaps, room_atlas, room_samples, room_output;
 };
@@ -202,6 +203,7 @@ enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bo
         status = qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", path);
     else if (resume && access(w->journal, F_OK) == 0) {
         status = qg_journal_resume(w->journal, resume_entry, w, &w->fd, err);
+        w->resumed = w->all.n_cases;
         if (status == QG_OK)
             status = check_same_run(w, meta, err);
     } else
@@ -215,7 +217,7 @@ enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bo
 
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling)
 {
-    for (size_t i = 0; i < w->all.n_cases; i++)
+    for (size_t i = 0; i < w->resumed; i++)
         if (strcmp(w->all.cases[i].spelling, spelling) == 0)
             return true;
     return false;

@@ -17,6 +17,7 @@
 #include "harness/atlas.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
+#include "harness/crew.h"
 #include "harness/gap.h"
 #include "harness/judge.h"
 #include "harness/machine.h"
@@ -173,33 +174,22 @@ static void print_case(const struct execution *s, const struct qg_record *r)
 
 /* --- the cases ------------------------------------------------------------------------------- */
 
-static enum qg_status append(struct execution *s, const struct qg_judgement *j,
-                             struct qg_error *err)
+static enum qg_status keep(struct execution *s, struct qg_outcome *o, struct qg_error *err)
 {
-    const struct qg_call *got = &j->got;
-    size_t n = (size_t)j->times.n_warm + j->times.n_cold;
-    bool ran = j->record.verdict != QG_SKIP && j->record.verdict != QG_ERROR && got->args.n_out > 0;
-    return qg_result_append(s->writer, &j->record, j->times.s, n, ran ? got->out[0].data : NULL,
-                            ran ? got->out[0].bytes : 0, err);
+    size_t n = (size_t)o->times.n_warm + o->times.n_cold;
+    enum qg_status status =
+        qg_result_append(s->writer, &o->record, o->times.s, n, o->output, o->output_bytes, err);
+    if (status == QG_OK)
+        print_case(s, &o->record);
+    free(o->output);
+    s->fresh++;
+    s->done++;
+    return status;
 }
 
-static enum qg_status run_case(struct execution *s, const struct qg_planned *p,
-                               struct qg_error *err)
+static bool is_timed(const struct execution *s, const struct qg_planned *p)
 {
-    struct qg_judgement j;
-    struct qg_error own;
-    const bool timed = p->timed && !s->q->no_time;
-    const struct qg_bench bench = {timed ? s->plan.bench.budget_s : 0, s->plan.bench.cold};
-    if (qg_judge(&p->c, &bench, s->plan.timeout_s, &j, &own) != QG_OK) {
-        j.record.verdict = QG_ERROR;
-        snprintf(j.record.reason, sizeof j.record.reason, "%.255s", own.message);
-        j.times = qg_bench_none;
-    }
-    enum qg_status status = append(s, &j, err);
-    if (status == QG_OK)
-        print_case(s, &j.record);
-    qg_judgement_free(&j);
-    return status;
+    return p->timed && !s->q->no_time && s->plan.bench.budget_s > 0;
 }
 
 /* SIGINT and SIGTERM are blocked while a run lasts: they are looked at between cases. */
@@ -210,20 +200,62 @@ static int pending_signal(void)
     return sigismember(&set, SIGINT) ? SIGINT : sigismember(&set, SIGTERM) ? SIGTERM : 0;
 }
 
+/* The cases that are still to do, timed or not. */
+static size_t list_open(const struct execution *s, bool timed, const struct qg_planned **list)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->plan.n; i++) {
+        const struct qg_planned *p = &s->plan.cases[i];
+        if (is_timed(s, p) == timed && !qg_result_has(s->writer, p->spelling))
+            list[n++] = p;
+    }
+    return n;
+}
+
+/* Side by side: nothing is measured here but bits. */
+static enum qg_status run_untimed(struct execution *s, const struct qg_planned **list, size_t n,
+                                  int *ret_signal, struct qg_error *err)
+{
+    struct qg_outcome o;
+    struct qg_crew *crew = qg_crew_start(list, n, s->plan.timeout_s);
+    enum qg_status status = crew ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for a crew");
+    for (size_t i = 0; i < n && status == QG_OK && !(*ret_signal = pending_signal()); i++) {
+        draw_bar(s, list[i]->spelling);
+        qg_crew_next(crew, &o);
+        status = keep(s, &o, err);
+    }
+    if (crew)
+        qg_crew_end(&crew);
+    return status;
+}
+
+/* One at a time, on a machine that does nothing else of ours. */
+static enum qg_status run_timed(struct execution *s, const struct qg_planned **list, size_t n,
+                                int *ret_signal, struct qg_error *err)
+{
+    struct qg_outcome o;
+    enum qg_status status = QG_OK;
+    for (size_t i = 0; i < n && status == QG_OK && !(*ret_signal = pending_signal()); i++) {
+        draw_bar(s, list[i]->spelling);
+        qg_outcome_make(list[i], &s->plan.bench, s->plan.timeout_s, &o);
+        status = keep(s, &o, err);
+    }
+    return status;
+}
+
 static enum qg_status run_cases(struct execution *s, int *ret_signal, struct qg_error *err)
 {
-    for (size_t i = 0; i < s->plan.n && !(*ret_signal = pending_signal()); i++) {
-        const struct qg_planned *p = &s->plan.cases[i];
-        draw_bar(s, p->spelling);
-        if (!qg_result_has(s->writer, p->spelling)) {
-            if (run_case(s, p, err) != QG_OK)
-                return err->status;
-            s->fresh++;
-        }
-        s->done++;
-    }
+    const struct qg_planned **list = calloc(s->plan.n + 1, sizeof *list);
+    if (!list)
+        return qg_fail(err, QG_ENOMEM, "no memory for a list of %zu cases", s->plan.n);
+    size_t n = list_open(s, false, list), m = list_open(s, true, list + n);
+    s->done = s->plan.n - n - m;
+    enum qg_status status = run_untimed(s, list, n, ret_signal, err);
+    if (status == QG_OK && !*ret_signal)
+        status = run_timed(s, list + n, m, ret_signal, err);
     clear_bar(s);
-    return QG_OK;
+    free(list);
+    return status;
 }
 
 /* --- the gap --------------------------------------------------------------------------------- */

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Several processes that judge the untimed cases of a plan side by side. Results come back in the
+ * order of the list, whoever made them, so that a run writes the same file with any number of
+ * workers.
+ */
+#ifndef QG_CREW_H
+#define QG_CREW_H
+
+#include "harness/plan.h"
+#include "harness/result.h"
+
+/* What is kept of one judged case. */
+struct qg_outcome {
+    struct qg_record record;
+    struct qg_bench_result times;
+    void *output; /* the bytes of the first output, at most QG_OUTPUT_LIMIT, or NULL */
+    size_t output_bytes;
+};
+
+/* Judges one case here; what the harness itself could not do is the verdict ERROR. The caller frees
+ * output. */
+void qg_outcome_make(const struct qg_planned *p, const struct qg_bench *b, double timeout_s,
+                     struct qg_outcome *ret);
+
+struct qg_crew;
+
+/* Starts workers for list[0 .. n), as many as there are processors beside this one (none is fine
+ * too). The list must live as long as the crew. NULL when there is no memory. */
+struct qg_crew *qg_crew_start(const struct qg_planned *const *list, size_t n, double timeout_s);
+
+/* The outcome of the next case of the list: from its worker, or made here when it is this process's
+ * turn or the worker is gone. */
+void qg_crew_next(struct qg_crew *c, struct qg_outcome *ret);
+
+/* Ends the workers, also before the end of the list. */
+void qg_crew_end(struct qg_crew **c);
+
+#endif
