@@ -154,4 +154,10 @@ for word in OpenBLAS gnuplot governor clock_resolution_s noise 'round to nearest
 done
 expect 2 'takes no arguments' doctor now
 
+# One processor or all: the same rows in the same order.
+few='int4\.(convert|dequant)|int8\.matmul'
+expect 0 'PASS' run --suite smoke --match "$few" --no-time -o all.h5
+taskset -c 0 "$qgauge" run --suite smoke --match "$few" --no-time -o one.h5 >/dev/null 2>&1 || fail "on one processor"
+"$qgauge" export all.h5 --format csv >all.csv; "$qgauge" export one.h5 --format csv >one.csv
+[ "$(wc -l <all.csv)" -gt 20 ] && cmp -s all.csv one.csv || fail "another number of processors, other results"
 finish
