@@ -23,6 +23,10 @@
  *     s = max(R(R(max - min) / 255), eps),  zp = clamp(-128 - round(R(min / s)), -128, 127)
  *     q = clamp(R(round(R(x R(1/s))) + zp), -128, 127),  x' = R((q - zp) s)
  *
+ * Where an infinity makes the zero point inf/inf, it is the NaN's integer: prepare holds zero
+ * points in int32, whose NaN is -2^31 on x86 (where the goldens were made), convert in int8, whose
+ * NaN is 0.
+ *
  * Both operands are dequantized to the dtype and an ordinary matmul follows; there is no integer
  * GEMM.
  *
@@ -56,30 +60,27 @@ static int code_bits(const struct qg_args *a)
                 : a->scheme->operand[a->operand].code_bits;
 }
 
-/* Symmetric codes of one width. */
-struct grid {
-    size_t group;
-    int bits;            /* codes -2^(bits-1) .. 2^(bits-1)-1 */
-    double eps;          /* lower bound of the scale; 0: smallest normal number of x's dtype */
-    enum qg_dtype scale; /* dtype that holds the scale: x's own, or F32 (the value stays x's) */
-};
+/* The lower bound of scales of tensors of dtype t. */
+static float least_scale(const struct qg_intx_grid *grid, enum qg_dtype t)
+{
+    return grid->eps > 0 ? qg_round(t, (float)grid->eps) : qg_smallest_normal(t);
+}
 
 /* --- prepare --------------------------------------------------------------------------------- */
 
 /* The scale of x[at .. at+group), computed in x's dtype, then held in grid->scale. */
-static float prepare_scale(const struct qg_tensor *x, size_t at, const struct grid *grid)
+static float prepare_scale(const struct qg_tensor *x, size_t at, const struct qg_intx_grid *grid)
 {
     float amax = 0.0f;
     for (size_t i = at; i < at + grid->group; i++)
         amax = qg_max(amax, qg_abs(qg_get(x, i)));
-    float eps = grid->eps > 0 ? qg_round(x->dtype, (float)grid->eps) : qg_smallest_normal(x->dtype);
     float half_range = (float)((1 << grid->bits) - 1) / 2;
-    float scale = qg_max(qg_round(x->dtype, qg_div(amax, half_range)), eps);
+    float scale = qg_round(x->dtype, qg_div(amax, half_range));
+    scale = qg_max(scale, least_scale(grid, x->dtype));
     return qg_round(grid->scale, scale);
 }
 
-/* y: every group of every row of x rounded to its grid. */
-static void round_to_grid(const struct qg_args *a, const struct grid *grid)
+void qg_intx_fake_quant(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *y = &a->out[0];
     float low = lowest(grid->bits), high = -low - 1.0f;
@@ -99,8 +100,8 @@ static void round_to_grid(const struct qg_args *a, const struct grid *grid)
     }
 }
 
-/* dx: straight through, with the clip mask and autograd's two roundings. */
-static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
+/* Straight through, with the clip mask and autograd's two roundings. */
+void qg_intx_fake_quant_grad(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *dy = &a->in[1];
     float low = lowest(grid->bits), high = -low - 1.0f;
@@ -119,83 +120,47 @@ static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
     }
 }
 
-/* The grid that the scheme's parameters ask for. */
-static struct grid grid_of(const struct qg_args *a)
-{
-    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32}; // as in qg_scale_dtypes
-    return (struct grid){qg_group(a), code_bits(a), a->param[EPS],
-                         held[(int)a->param[SCALE_DTYPE]]};
-}
-
-static void fake_quant(const struct qg_args *a)
-{
-    struct grid grid = grid_of(a);
-    round_to_grid(a, &grid);
-}
-
-static void fake_quant_grad(const struct qg_args *a)
-{
-    struct grid grid = grid_of(a);
-    round_to_grid_grad(a, &grid);
-}
-
-static struct grid old_int4_grid(const struct qg_args *a)
-{
-    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
-    return (struct grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32};
-}
-
-void qg_old_int4_fake_quant(const struct qg_args *a)
-{
-    struct grid grid = old_int4_grid(a);
-    round_to_grid(a, &grid);
-}
-
-void qg_old_int4_fake_quant_grad(const struct qg_args *a)
-{
-    struct grid grid = old_int4_grid(a);
-    round_to_grid_grad(a, &grid);
-}
-
 /* Asymmetric scale and zero point of row x[at .. at+k). */
 struct token {
     float scale, zero;
 };
 
-/* Where an infinity makes the zero point inf/inf, it is the NaN's integer: prepare holds zero
- * points in int32, whose NaN is -2^31 on x86 (where the goldens were made), convert in int8, whose
- * NaN is 0. */
-static struct token prepare_token(const struct qg_tensor *x, size_t at, size_t k)
+static struct token prepare_token(const struct qg_tensor *x, size_t at, size_t k,
+                                  const struct qg_intx_grid *grid)
 {
     enum qg_dtype t = x->dtype;
-    float min = 0.0f, max = 0.0f;
+    float low = lowest(grid->bits), min = 0.0f, max = 0.0f;
     for (size_t i = at; i < at + k; i++) {
         min = qg_min(min, qg_get(x, i));
         max = qg_max(max, qg_get(x, i));
     }
     float range = qg_round(t, qg_sub(max, min));
-    float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
-    float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
-    return (struct token){scale,
-                          zero != zero ? qg_round(t, -0x1p31f) : qg_clamp(zero, -128.0f, 127.0f)};
+    float scale = qg_round(t, qg_div(range, -2.0f * low - 1.0f));
+    scale = qg_max(scale, least_scale(grid, t));
+    float zero = qg_round(t, qg_sub(low, qg_rint(qg_round(t, qg_div(min, scale)))));
+    zero = zero != zero ? grid->nan_zero : qg_clamp(zero, low, -low - 1.0f);
+    return (struct token){qg_round(grid->scale, scale), zero};
 }
 
-static float token_code(enum qg_dtype t, float x, float inverse, float zero)
+/* The code before it is clamped, in the dtype of the product. */
+static float prepare_code(enum qg_dtype product, float x, float inverse, float zero)
 {
-    return qg_clamp(qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(x, inverse))), zero)), -128.0f,
-                    127.0f);
+    float u = qg_rint(qg_round(product, qg_mul(x, inverse)));
+    return qg_round(product, qg_add(u, qg_round(product, zero)));
 }
 
-static void token_fake_quant(const struct qg_args *a)
+void qg_token_fake_quant(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *y = &a->out[0];
-    enum qg_dtype t = x->dtype;
+    enum qg_dtype t = x->dtype, product = promote(t, grid->scale);
+    float low = lowest(grid->bits), high = -low - 1.0f;
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        struct token p = prepare_token(x, at, a->cols);
-        float inverse = qg_round(t, qg_div(1.0f, p.scale));
+        struct token p = prepare_token(x, at, a->cols, grid);
+        float inverse = qg_round(grid->scale, qg_div(1.0f, p.scale));
         for (size_t i = at; i < at + a->cols; i++) {
-            float q = token_code(t, qg_get(x, i), inverse, p.zero);
-            qg_put(y, i, qg_mul(qg_sub(q, p.zero), p.scale));
+            float q = qg_clamp(prepare_code(product, qg_get(x, i), inverse, p.zero), low, high);
+            float from_zero = qg_round(t, qg_sub(q, qg_round(t, p.zero)));
+            qg_put(y, i, qg_round(product, qg_mul(from_zero, p.scale)));
             qg_note(a, i, "scale", p.scale);
             qg_note(a, i, "zero point", p.zero);
             qg_note(a, i, "code", q);
@@ -204,19 +169,19 @@ static void token_fake_quant(const struct qg_args *a)
     }
 }
 
-static void token_fake_quant_grad(const struct qg_args *a)
+void qg_token_fake_quant_grad(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
     const struct qg_tensor *x = &a->in[0], *dy = &a->in[1];
-    enum qg_dtype t = x->dtype;
+    enum qg_dtype t = x->dtype, product = promote(t, grid->scale);
+    float low = lowest(grid->bits), high = -low - 1.0f;
     for (size_t at = 0; at < a->rows * a->cols; at += a->cols) {
-        struct token p = prepare_token(x, at, a->cols);
-        float inverse = qg_round(t, qg_div(1.0f, p.scale));
+        struct token p = prepare_token(x, at, a->cols, grid);
+        float inverse = qg_round(grid->scale, qg_div(1.0f, p.scale));
         for (size_t i = at; i < at + a->cols; i++) {
-            float q =
-                qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(qg_get(x, i), inverse))), p.zero));
-            bool inside = q >= -128.0f && q <= 127.0f;
-            float dq = qg_round(t, qg_mul(qg_get(dy, i), p.scale));
-            float dx = qg_round(t, qg_mul(inside ? dq : 0.0f, inverse));
+            float q = prepare_code(product, qg_get(x, i), inverse, p.zero);
+            bool inside = q >= low && q <= high;
+            float dq = qg_round(t, qg_round(product, qg_mul(qg_get(dy, i), p.scale)));
+            float dx = qg_round(t, qg_round(product, qg_mul(inside ? dq : 0.0f, inverse)));
             qg_emit(a, i, dx, dx, 0);
         }
     }
@@ -224,29 +189,27 @@ static void token_fake_quant_grad(const struct qg_args *a)
 
 /* --- convert --------------------------------------------------------------------------------- */
 
-static void convert(const struct qg_args *a)
+void qg_intx_convert(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
-    size_t group = qg_group(a);
-    int bits = code_bits(a);
     const struct qg_tensor *x = &a->in[0], *codes = &a->out[0], *scales = &a->out[1];
-    enum qg_dtype t = x->dtype, st = scales->dtype, product = promote(t, st);
-    float eps = a->param[EPS] > 0 ? qg_round(t, (float)a->param[EPS]) : qg_smallest_normal(t);
-    float low = lowest(bits), high = -low - 1.0f, half_range = (float)((1 << bits) - 1) / 2;
-    for (size_t at = 0; at < a->rows * a->cols; at += group) {
+    enum qg_dtype t = x->dtype, st = grid->scale, product = promote(t, st);
+    float low = lowest(grid->bits), high = -low - 1.0f;
+    float half_range = (float)((1 << grid->bits) - 1) / 2;
+    for (size_t at = 0; at < a->rows * a->cols; at += grid->group) {
         float amax = 0.0f;
-        for (size_t i = at; i < at + group; i++)
+        for (size_t i = at; i < at + grid->group; i++)
             amax = qg_max(amax, qg_abs(qg_get(x, i)));
-        float scale = qg_round(st, qg_max(qg_round(t, qg_div(amax, half_range)), eps));
-        float inverse = qg_round(st, qg_div(1.0f, scale));
-        for (size_t i = at; i < at + group; i++) {
+        float exact = qg_max(qg_round(t, qg_div(amax, half_range)), least_scale(grid, t));
+        float scale = qg_round(st, exact), inverse = qg_round(st, qg_div(1.0f, scale));
+        for (size_t i = at; i < at + grid->group; i++) {
             float u = qg_round(product, qg_mul(qg_get(x, i), inverse));
             qg_put(codes, i, qg_clamp(qg_rint(u), low, high));
             qg_note(a, i, "scale", scale);
             qg_note(a, i, "x * (1/scale)", u);
             qg_note(a, i, "code", qg_get(codes, i));
         }
-        qg_put(scales, at / group, scale);
-        qg_put(&a->out[2], at / group, 0.0f);
+        qg_put(scales, at / grid->group, scale);
+        qg_put(&a->out[2], at / grid->group, 0.0f);
     }
 }
 
@@ -255,12 +218,12 @@ static float value_at(const struct qg_args *a, const struct qg_tensor *planes, s
                       size_t i)
 {
     float s = qg_get(&planes[1], i / group), zero = qg_get(&planes[2], i / group);
-    float q = qg_sub(qg_get(&planes[0], i), zero);
+    float q = qg_round(a->dtype, qg_sub(qg_get(&planes[0], i), qg_round(a->dtype, zero)));
     qg_note(a, i, "scale (stored)", s);
     return qg_round(a->dtype, qg_round(promote(a->dtype, planes[1].dtype), qg_mul(q, s)));
 }
 
-static void dequant(const struct qg_args *a)
+void qg_intx_dequant(const struct qg_args *a)
 {
     for (size_t i = 0; i < a->rows * a->cols; i++) {
         qg_put(&a->out[0], i, value_at(a, a->in, qg_group(a), i));
@@ -268,37 +231,41 @@ static void dequant(const struct qg_args *a)
     }
 }
 
-static struct token convert_token(const struct qg_tensor *x, size_t at, size_t k)
+static struct token convert_token(const struct qg_tensor *x, size_t at, size_t k,
+                                  const struct qg_intx_grid *grid)
 {
     enum qg_dtype t = x->dtype;
-    float min = 0.0f, max = 0.0f;
+    float low = lowest(grid->bits), high = -low - 1.0f, min = 0.0f, max = 0.0f;
     for (size_t i = at; i < at + k; i++) {
         min = qg_min(min, qg_get(x, i));
         max = qg_max(max, qg_get(x, i));
     }
     float range = qg_round(t, qg_sub(max, min));
-    float scale = qg_max(qg_round(t, qg_div(range, 255.0f)), qg_smallest_normal(t));
-    float zero = qg_round(t, qg_sub(-128.0f, qg_rint(qg_round(t, qg_div(min, scale)))));
-    return (struct token){scale, zero != zero ? 0.0f : qg_clamp(zero, -128.0f, 127.0f)};
+    float scale = qg_max(qg_round(t, qg_div(range, high - low)), least_scale(grid, t));
+    float zero = qg_round(t, qg_sub(low, qg_rint(qg_round(t, qg_div(min, scale)))));
+    return (struct token){qg_round(grid->scale, scale),
+                          zero != zero ? grid->nan_zero : qg_clamp(zero, low, high)};
 }
 
 /* The stored code of x: an int8, so NaN is 0. */
-static float convert_code(enum qg_dtype t, float x, float inverse, float zero)
+static float convert_code(enum qg_dtype t, const struct qg_intx_grid *grid, float x,
+                          const struct token *p)
 {
-    float q = qg_round(t, qg_add(qg_rint(qg_round(t, qg_mul(x, inverse))), zero));
-    return q != q ? 0.0f : qg_clamp(q, -128.0f, 127.0f);
+    enum qg_dtype product = promote(t, grid->scale);
+    float low = lowest(grid->bits), inverse = qg_round(grid->scale, qg_div(1.0f, p->scale));
+    float u = qg_rint(qg_round(product, qg_mul(x, inverse)));
+    float q = qg_round(product, qg_add(u, p->zero));
+    return q != q ? 0.0f : qg_clamp(q, low, -low - 1.0f);
 }
 
-static void token_convert(const struct qg_args *a)
+void qg_token_convert(const struct qg_args *a, const struct qg_intx_grid *grid)
 {
     const struct qg_tensor *x = &a->in[0];
-    enum qg_dtype t = x->dtype;
     size_t k = a->cols;
     for (size_t row = 0; row < a->rows; row++) {
-        struct token p = convert_token(x, row * k, k);
-        float inverse = qg_round(t, qg_div(1.0f, p.scale));
+        struct token p = convert_token(x, row * k, k, grid);
         for (size_t i = row * k; i < (row + 1) * k; i++) {
-            qg_put(&a->out[0], i, convert_code(t, qg_get(x, i), inverse, p.zero));
+            qg_put(&a->out[0], i, convert_code(x->dtype, grid, qg_get(x, i), &p));
             qg_note(a, i, "scale", p.scale);
             qg_note(a, i, "zero point", p.zero);
             qg_note(a, i, "code", qg_get(&a->out[0], i));
@@ -308,7 +275,7 @@ static void token_convert(const struct qg_args *a)
     }
 }
 
-static void matmul(const struct qg_args *a)
+void qg_intx_matmul(const struct qg_args *a)
 {
     size_t group = qg_group(a);
     for (size_t n = 0; n < a->rows; n++) {
@@ -318,23 +285,98 @@ static void matmul(const struct qg_args *a)
     }
 }
 
-/* int8-int4: x goes through the int8 grid first, token by token. a->work holds a row of W, then x.
- */
-static void dynamic_matmul(const struct qg_args *a)
+/* a->work holds a row of W, then x. */
+void qg_token_matmul(const struct qg_args *a, const struct qg_intx_grid *tokens)
 {
+    enum qg_dtype t = a->dtype;
     float *x = a->work + a->cols;
     for (size_t m = 0; m < a->m; m++) {
-        struct token p = convert_token(&a->in[0], m * a->cols, a->cols);
-        float inverse = qg_round(a->dtype, qg_div(1.0f, p.scale));
-        for (size_t k = 0; k < a->cols; k++) {
-            float q = convert_code(a->dtype, qg_get(&a->in[0], m * a->cols + k), inverse, p.zero);
-            x[m * a->cols + k] = qg_round(a->dtype, qg_mul(qg_sub(q, p.zero), p.scale));
+        struct token p = convert_token(&a->in[0], m * a->cols, a->cols, tokens);
+        for (size_t i = m * a->cols; i < (m + 1) * a->cols; i++) {
+            float q = convert_code(t, tokens, qg_get(&a->in[0], i), &p);
+            float from_zero = qg_round(t, qg_sub(q, qg_round(t, p.zero)));
+            x[i] = qg_round(t, qg_round(promote(t, tokens->scale), qg_mul(from_zero, p.scale)));
         }
     }
     struct qg_args b = *a;
     b.in[0].dtype = QG_F32;
     b.in[0].data = x;
-    matmul(&b);
+    qg_intx_matmul(&b);
+}
+
+/* --- what the rows below ask for ------------------------------------------------------------- */
+
+/* What fake_quant and convert take from the parameters of int8, int8-g32, int8-int4, intx. */
+static struct qg_intx_grid grid_of(const struct qg_args *a)
+{
+    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32}; // as in qg_scale_dtypes
+    return (struct qg_intx_grid){qg_group(a), code_bits(a), a->param[EPS],
+                                 held[(int)a->param[SCALE_DTYPE]], 0};
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = grid_of(a);
+    qg_intx_fake_quant(a, &grid);
+}
+
+static void fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = grid_of(a);
+    qg_intx_fake_quant_grad(a, &grid);
+}
+
+static void convert(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = grid_of(a);
+    qg_intx_convert(a, &grid);
+}
+
+static struct qg_intx_grid tokens_of(const struct qg_args *a, float nan_zero)
+{
+    return (struct qg_intx_grid){a->cols, 8, 0, a->dtype, nan_zero};
+}
+
+static void token_fake_quant(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = tokens_of(a, QG_NAN_I32);
+    qg_token_fake_quant(a, &grid);
+}
+
+static void token_fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = tokens_of(a, QG_NAN_I32);
+    qg_token_fake_quant_grad(a, &grid);
+}
+
+static void token_convert(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = tokens_of(a, QG_NAN_I8);
+    qg_token_convert(a, &grid);
+}
+
+static void token_matmul(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = tokens_of(a, QG_NAN_I8);
+    qg_token_matmul(a, &grid);
+}
+
+static struct qg_intx_grid old_int4_grid(const struct qg_args *a)
+{
+    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
+    return (struct qg_intx_grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32, 0};
+}
+
+void qg_old_int4_fake_quant(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = old_int4_grid(a);
+    qg_intx_fake_quant(a, &grid);
+}
+
+void qg_old_int4_fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_intx_grid grid = old_int4_grid(a);
+    qg_intx_fake_quant_grad(a, &grid);
 }
 
 /* --- the table ------------------------------------------------------------------------------- */
@@ -425,18 +467,18 @@ static const struct qg_plane group_planes[] =
 static const struct qg_plane token_planes[] = PLANES(&qg_ext_one, "one code per byte, asymmetric");
 
 /* Symmetric: per row (PerAxis(0)) or per group; asymmetric: per token. */
-#define PER_ROW                                                                  \
-    {                                                                            \
-        fake_quant, fake_quant_grad, convert, dequant, whole_row, axis_planes, 8 \
+#define PER_ROW                                                                          \
+    {                                                                                    \
+        fake_quant, fake_quant_grad, convert, qg_intx_dequant, whole_row, axis_planes, 8 \
     }
-#define GROUPED(bits)                                                                  \
-    {                                                                                  \
-        fake_quant, fake_quant_grad, convert, dequant, group_param, group_planes, bits \
+#define GROUPED(bits)                                                                          \
+    {                                                                                          \
+        fake_quant, fake_quant_grad, convert, qg_intx_dequant, group_param, group_planes, bits \
     }
-#define PER_TOKEN                                                                                 \
-    {                                                                                             \
-        token_fake_quant, token_fake_quant_grad, token_convert, dequant, whole_row, token_planes, \
-            8                                                                                     \
+#define PER_TOKEN                                                                           \
+    {                                                                                       \
+        token_fake_quant, token_fake_quant_grad, token_convert, qg_intx_dequant, whole_row, \
+            token_planes, 8                                                                 \
     }
 
 #define NONFINITE                                                                                  \
@@ -457,14 +499,14 @@ const struct qg_scheme qg_schemes_intx[] = {
      .nonfinite = nonfinite,
      .params = axis_params,
      .operand = {[QG_WEIGHT] = PER_ROW, [QG_EMBEDDING] = PER_ROW},
-     .matmul = matmul},
+     .matmul = qg_intx_matmul},
     {.name = "int8-g32",
      .summary = "int8 weight-only, symmetric per group of 32 (unsloth cactus)",
      .upstream = "ao:torchao/quantization/quant_api.py IntxWeightOnlyConfig int8 PerGroup(32)",
      .nonfinite = nonfinite,
      .params = group_params,
      .operand = {[QG_WEIGHT] = GROUPED(8), [QG_EMBEDDING] = GROUPED(8)},
-     .matmul = matmul,
+     .matmul = qg_intx_matmul,
      .refuse = refuse},
     {.name = "int8-int4",
      .summary = "int8 per-token activations x int4 group-32 weights, int8 per-row embedding",
@@ -473,7 +515,7 @@ const struct qg_scheme qg_schemes_intx[] = {
      .nonfinite = token_nonfinite,
      .params = group_params,
      .operand = {[QG_WEIGHT] = GROUPED(4), [QG_ACTIVATION] = PER_TOKEN, [QG_EMBEDDING] = PER_ROW},
-     .matmul = dynamic_matmul,
+     .matmul = token_matmul,
      .refuse = refuse},
     {.name = "intx",
      .summary = "weight-only, 1 to 8 bits, symmetric per group or per row, linear and embedding",
@@ -482,7 +524,7 @@ const struct qg_scheme qg_schemes_intx[] = {
      .params = intx_params,
      .variants = widths,
      .operand = {[QG_WEIGHT] = GROUPED(8), [QG_EMBEDDING] = GROUPED(8)},
-     .matmul = matmul,
+     .matmul = qg_intx_matmul,
      .refuse = refuse_bits,
      .uniform = few_bits},
     {.name = "intx-dynamic",
@@ -492,7 +534,7 @@ const struct qg_scheme qg_schemes_intx[] = {
      .params = dynamic_params,
      .variants = widths,
      .operand = {[QG_WEIGHT] = GROUPED(8), [QG_ACTIVATION] = PER_TOKEN},
-     .matmul = dynamic_matmul,
+     .matmul = token_matmul,
      .refuse = refuse_bits,
      .uniform = few_bits},
     {NULL},

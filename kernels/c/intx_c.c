@@ -20,37 +20,22 @@ static enum qg_dtype promote(enum qg_dtype t, enum qg_dtype s)
     return t == s ? t : QG_F32;
 }
 
-/* Symmetric codes of `bits` bits, the scale at least eps (0: the smallest normal number of x's
- * dtype) and held in dtype `scale`. */
-struct grid {
-    size_t group;
-    int bits;
-    double eps;
-    enum qg_dtype scale;
-};
-
 /* Codes are low .. high. */
 struct scale {
     float scale, inverse, low, high;
 };
 
-static struct scale scale_of(float amax, enum qg_dtype t, const struct grid *grid)
+static float least_scale(const struct qg_codes *grid, enum qg_dtype t)
 {
-    float low = -(float)(1 << (grid->bits - 1));
-    float eps = grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : qg_smallest_normal(t);
-    float exact = qg_max(qg_round_as(t, amax / (-low - 0.5f)), eps);
-    float scale = qg_round_as(grid->scale, exact);
-    return (struct scale){scale, qg_round_as(grid->scale, 1.0f / scale), low, -low - 1.0f};
+    return grid->eps > 0 ? qg_round_as(t, (float)grid->eps) : qg_smallest_normal(t);
 }
 
-/* The grid that the scheme's parameters ask for. */
-static struct grid grid_of(const struct qg_args *a)
+static struct scale scale_of(float amax, enum qg_dtype t, const struct qg_codes *grid)
 {
-    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32};
-    int bits = a->scheme->operand[a->operand].code_bits;
-    if (qg_param_find(a->scheme, "bits"))
-        bits = (int)a->param[BITS];
-    return (struct grid){qg_group(a), bits, a->param[EPS], held[(int)a->param[SCALE_DTYPE]]};
+    float low = -(float)(1 << (grid->bits - 1));
+    float exact = qg_max(qg_round_as(t, amax / (-low - 0.5f)), least_scale(grid, t));
+    float scale = qg_round_as(grid->scale, exact);
+    return (struct scale){scale, qg_round_as(grid->scale, 1.0f / scale), low, -low - 1.0f};
 }
 
 /* A walk over the groups of a tensor in pieces of at most QG_CHUNK elements: whole groups, or parts
@@ -70,7 +55,7 @@ static bool next_piece(struct walk *w, size_t total)
 }
 
 /* The scale of the group that starts at element `at`, or `before` where a long group goes on. */
-static struct scale piece_scale(const struct qg_args *a, const struct grid *grid, size_t at,
+static struct scale piece_scale(const struct qg_args *a, const struct qg_codes *grid, size_t at,
                                 const float *f, const struct scale *before)
 {
     if (at % grid->group)
@@ -87,7 +72,7 @@ QG_INLINE void quantize(enum qg_dtype product, size_t n, float *restrict f, cons
         f[i] = qg_rint_small(qg_limit(qg_round_as(product, f[i] * inverse), low, high)) * scale;
 }
 
-static void round_to_grid(const struct qg_args *a, const struct grid *grid)
+void qg_symmetric_fake_quant_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     float f[QG_CHUNK];
     enum qg_dtype product = promote(a->dtype, grid->scale);
@@ -117,7 +102,7 @@ QG_INLINE void pass_back(enum qg_dtype t, enum qg_dtype product, size_t n, const
     }
 }
 
-static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
+void qg_symmetric_grad_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     float f[QG_CHUNK], g[QG_CHUNK];
     enum qg_dtype t = a->dtype;
@@ -138,36 +123,6 @@ static void round_to_grid_grad(const struct qg_args *a, const struct grid *grid)
     }
 }
 
-static void fake_quant(const struct qg_args *a)
-{
-    struct grid grid = grid_of(a);
-    round_to_grid(a, &grid);
-}
-
-static void fake_quant_grad(const struct qg_args *a)
-{
-    struct grid grid = grid_of(a);
-    round_to_grid_grad(a, &grid);
-}
-
-static struct grid old_int4_grid(const struct qg_args *a)
-{
-    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
-    return (struct grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32};
-}
-
-void qg_old_int4_fake_quant_c(const struct qg_args *a)
-{
-    struct grid grid = old_int4_grid(a);
-    round_to_grid(a, &grid);
-}
-
-void qg_old_int4_fake_quant_grad_c(const struct qg_args *a)
-{
-    struct grid grid = old_int4_grid(a);
-    round_to_grid_grad(a, &grid);
-}
-
 QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
                       int8_t *restrict codes, const struct scale *s)
 {
@@ -176,43 +131,48 @@ QG_INLINE void encode(enum qg_dtype product, size_t n, const float *restrict f,
         codes[i] = (int8_t)qg_int_small(qg_limit(qg_round_as(product, f[i] * inverse), low, high));
 }
 
-static void convert(const struct qg_args *a)
+void qg_symmetric_convert_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     float f[QG_CHUNK];
-    struct grid grid = grid_of(a);
-    enum qg_dtype product = promote(a->dtype, grid.scale);
+    enum qg_dtype product = promote(a->dtype, grid->scale);
     struct scale s = {0};
-    for (struct walk w = {grid.group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
+    for (struct walk w = {grid->group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
         qg_load(&a->in[0], w.at, w.n, f);
-        for (size_t i = 0; i < w.n; i += grid.group) {
-            s = piece_scale(a, &grid, w.at + i, f + i, &s);
-            size_t n = qg_smaller(grid.group, w.n - i);
+        for (size_t i = 0; i < w.n; i += grid->group) {
+            s = piece_scale(a, grid, w.at + i, f + i, &s);
+            size_t n = qg_smaller(grid->group, w.n - i);
             int8_t *codes = (int8_t *)a->out[0].data + w.at + i;
             QG_FOR_DTYPE(T, product, encode(T, n, f + i, codes, &s));
-            qg_put(&a->out[1], (w.at + i) / grid.group, s.scale);
+            qg_put(&a->out[1], (w.at + i) / grid->group, s.scale);
         }
     }
     memset(a->out[2].data, 0, qg_bytes(&a->out[2]));
 }
 
-/* (q - zero) s for n elements of one group. */
-static void decode(const struct qg_tensor *planes, size_t group, size_t at, size_t n,
-                   float *restrict f)
+/* R(q - R(zero)) s for n elements of one group, not rounded to t yet. Zero points are integers, so
+ * that the rounding shows only in what no convert has written. */
+QG_INLINE void decode(enum qg_dtype t, size_t n, const int8_t *restrict codes, float zero, float s,
+                      float *restrict f)
 {
-    const int8_t *restrict codes = (const int8_t *)planes[0].data + at;
-    float s = qg_get(&planes[1], at / group);
-    int zero = ((const int8_t *)planes[2].data)[at / group];
     for (size_t i = 0; i < n; i++)
-        f[i] = (float)(codes[i] - zero) * s;
+        f[i] = qg_round_as(t, (float)codes[i] - zero) * s;
 }
 
-static void dequant(const struct qg_args *a)
+static void decode_group(enum qg_dtype t, const struct qg_tensor *planes, size_t group, size_t at,
+                         size_t n, float *f)
+{
+    const int8_t *codes = (const int8_t *)planes[0].data + at;
+    float s = qg_get(&planes[1], at / group), zero = qg_round_as(t, qg_get(&planes[2], at / group));
+    QG_FOR_DTYPE(T, t, decode(T, n, codes, zero, s, f));
+}
+
+void qg_codes_dequant_c(const struct qg_args *a)
 {
     float f[QG_CHUNK];
     size_t group = qg_group(a);
     for (struct walk w = {group, 0, 0}; next_piece(&w, a->rows * a->cols);) {
         for (size_t i = 0; i < w.n; i += group)
-            decode(a->in, group, w.at + i, qg_smaller(group, w.n - i), f + i);
+            decode_group(a->dtype, a->in, group, w.at + i, qg_smaller(group, w.n - i), f + i);
         qg_store(&a->out[0], w.at, w.n, f);
     }
 }
@@ -220,15 +180,11 @@ static void dequant(const struct qg_args *a)
 /* --- activations ----------------------------------------------------------------------------- */
 
 struct token {
-    float scale, inverse, zero;
+    float scale, inverse, zero, low, high;
 };
 
-/* What a zero point of inf/inf becomes: the NaN of the int32 that prepare holds it in (on x86), and
- * of the int8 of convert. */
-#define PREPARE_NAN (-0x1p31f)
-#define CONVERT_NAN 0.0f
-
-static struct token token_of(const struct qg_tensor *x, size_t at, size_t k, float nan)
+static struct token token_of(const struct qg_tensor *x, size_t at, size_t k,
+                             const struct qg_codes *grid)
 {
     enum qg_dtype t = x->dtype;
     float f[QG_CHUNK], min = 0.0f, max = 0.0f;
@@ -239,90 +195,107 @@ static struct token token_of(const struct qg_tensor *x, size_t at, size_t k, flo
         min = qg_min(min, span.min);
         max = qg_max(max, span.max);
     }
-    float scale = qg_round_as(t, qg_round_as(t, max - min) / 255.0f);
-    scale = qg_max(scale, qg_smallest_normal(t));
-    float zero = qg_round_as(t, -128.0f - qg_rint(qg_round_as(t, min / scale)));
-    zero = zero != zero ? qg_round_as(t, nan) : qg_limit(zero, -128.0f, 127.0f);
-    return (struct token){scale, qg_round_as(t, 1.0f / scale), zero};
+    float low = -(float)(1 << (grid->bits - 1)), high = -low - 1.0f;
+    float exact = qg_round_as(t, qg_round_as(t, max - min) / (high - low));
+    exact = qg_max(exact, least_scale(grid, t));
+    float zero = qg_round_as(t, low - qg_rint(qg_round_as(t, min / exact)));
+    float scale = qg_round_as(grid->scale, exact);
+    return (struct token){scale, qg_round_as(grid->scale, 1.0f / scale),
+                          zero != zero ? grid->nan : qg_limit(zero, low, high), low, high};
 }
 
 /* The code before it is clamped. Zero belongs to the range, so |x| <= max - min and |x / s| is at
  * most 255 and a few roundings, or NaN: small enough for qg_rint_small. */
-QG_INLINE float token_code(enum qg_dtype t, float x, const struct token *p)
+QG_INLINE float token_code(enum qg_dtype product, float x, float inverse, float zero)
 {
-    return qg_round_as(t, qg_rint_small(qg_round_as(t, x * p->inverse)) + p->zero);
+    return qg_round_as(product, qg_rint_small(qg_round_as(product, x * inverse)) + zero);
 }
 
-QG_INLINE void token_quantize(enum qg_dtype t, size_t n, float *restrict f, struct token p)
+QG_INLINE void token_quantize(enum qg_dtype t, enum qg_dtype product, size_t n, float *restrict f,
+                              struct token p)
 {
-    for (size_t i = 0; i < n; i++)
-        f[i] = (qg_limit(token_code(t, f[i], &p), -128.0f, 127.0f) - p.zero) * p.scale;
+    float zero = qg_round_as(product, p.zero), away = qg_round_as(t, p.zero);
+    for (size_t i = 0; i < n; i++) {
+        float q = qg_limit(token_code(product, f[i], p.inverse, zero), p.low, p.high);
+        f[i] = qg_round_as(t, q - away) * p.scale;
+    }
 }
 
-QG_INLINE void token_encode(enum qg_dtype t, size_t n, const float *restrict f,
+QG_INLINE void token_encode(enum qg_dtype product, size_t n, const float *restrict f,
                             int8_t *restrict codes, struct token p)
 {
+    float zero = qg_round_as(product, p.zero);
     for (size_t i = 0; i < n; i++)
-        codes[i] = (int8_t)qg_int_small(qg_limit(token_code(t, f[i], &p), -128.0f, 127.0f));
+        codes[i] = (int8_t)qg_int_small(
+            qg_limit(token_code(product, f[i], p.inverse, zero), p.low, p.high));
 }
 
-QG_INLINE void token_back(enum qg_dtype t, size_t n, const float *restrict f, float *restrict g,
-                          struct token p)
+QG_INLINE void token_back(enum qg_dtype t, enum qg_dtype product, size_t n, const float *restrict f,
+                          float *restrict g, struct token p)
 {
+    float zero = qg_round_as(product, p.zero);
     for (size_t i = 0; i < n; i++) {
-        float q = token_code(t, f[i], &p);
+        float q = token_code(product, f[i], p.inverse, zero);
         float dq = qg_round_as(t, g[i] * p.scale);
-        g[i] = qg_pick_f32((q >= -128.0f) & (q <= 127.0f), dq, 0.0f) * p.inverse;
+        g[i] = qg_pick_f32((q >= p.low) & (q <= p.high), dq, 0.0f) * p.inverse;
     }
 }
 
 /* One row of x to `y`, which holds the dequantized values in any dtype that holds x's. */
 static void token_row(const struct qg_tensor *x, size_t at, size_t k, const struct qg_tensor *y,
-                      float nan)
+                      const struct qg_codes *grid)
 {
     float f[QG_CHUNK];
-    struct token p = token_of(x, at, k, nan);
+    enum qg_dtype product = promote(x->dtype, grid->scale);
+    struct token p = token_of(x, at, k, grid);
     for (size_t i = 0; i < k; i += QG_CHUNK) {
         size_t n = qg_smaller(k - i, QG_CHUNK);
         qg_load(x, at + i, n, f);
-        QG_FOR_DTYPE(T, x->dtype, token_quantize(T, n, f, p));
+        if (product == x->dtype)
+            QG_FOR_DTYPE(T, x->dtype, token_quantize(T, T, n, f, p));
+        else
+            QG_FOR_DTYPE(T, x->dtype, token_quantize(T, QG_F32, n, f, p));
         qg_store(y, at + i, n, f);
     }
 }
 
-static void token_fake_quant(const struct qg_args *a)
+void qg_token_fake_quant_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     for (size_t row = 0; row < a->rows; row++)
-        token_row(&a->in[0], row * a->cols, a->cols, &a->out[0], PREPARE_NAN);
+        token_row(&a->in[0], row * a->cols, a->cols, &a->out[0], grid);
 }
 
-static void token_fake_quant_grad(const struct qg_args *a)
+void qg_token_grad_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     float f[QG_CHUNK], g[QG_CHUNK];
     size_t k = a->cols;
     for (size_t at = 0; at < a->rows * k; at += k) {
-        struct token p = token_of(&a->in[0], at, k, PREPARE_NAN);
+        struct token p = token_of(&a->in[0], at, k, grid);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
             size_t n = qg_smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], at + i, n, f);
             qg_load(&a->in[1], at + i, n, g);
-            QG_FOR_DTYPE(T, a->dtype, token_back(T, n, f, g, p));
+            if (promote(a->dtype, grid->scale) == a->dtype)
+                QG_FOR_DTYPE(T, a->dtype, token_back(T, T, n, f, g, p));
+            else
+                QG_FOR_DTYPE(T, a->dtype, token_back(T, QG_F32, n, f, g, p));
             qg_store(&a->out[0], at + i, n, g);
         }
     }
 }
 
-static void token_convert(const struct qg_args *a)
+void qg_token_convert_c(const struct qg_args *a, const struct qg_codes *grid)
 {
     float f[QG_CHUNK];
     size_t k = a->cols;
+    enum qg_dtype product = promote(a->dtype, grid->scale);
     for (size_t row = 0; row < a->rows; row++) {
-        struct token p = token_of(&a->in[0], row * k, k, CONVERT_NAN);
+        struct token p = token_of(&a->in[0], row * k, k, grid);
         for (size_t i = 0; i < k; i += QG_CHUNK) {
             size_t n = qg_smaller(k - i, QG_CHUNK);
             qg_load(&a->in[0], row * k + i, n, f);
             int8_t *codes = (int8_t *)a->out[0].data + row * k + i;
-            QG_FOR_DTYPE(T, a->dtype, token_encode(T, n, f, codes, p));
+            QG_FOR_DTYPE(T, product, token_encode(T, n, f, codes, p));
         }
         qg_put(&a->out[1], row, p.scale);
         qg_put(&a->out[2], row, p.zero);
@@ -331,29 +304,116 @@ static void token_convert(const struct qg_args *a)
 
 /* --- matmul ---------------------------------------------------------------------------------- */
 
-static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+QG_INLINE void round_all(enum qg_dtype t, size_t n, float *restrict f)
+{
+    for (size_t i = 0; i < n; i++)
+        f[i] = qg_round_as(t, f[i]);
+}
+
+void qg_codes_weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
 {
     size_t group = qg_group(a), first = row * a->cols + at;
     for (size_t i = 0; i < n;) {
         size_t part = qg_smaller(group - (at + i) % group, n - i);
-        decode(a->in + 1, group, first + i, part, w + i);
+        decode_group(a->dtype, a->in + 1, group, first + i, part, w + i);
         i += part;
     }
-    QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) w[i] = qg_round_as(T, w[i]));
+    QG_FOR_DTYPE(T, a->dtype, round_all(T, n, w));
 }
 
-static void dynamic_inputs(const struct qg_args *a, float *x, float *scales)
+void qg_token_inputs(const struct qg_args *a, const struct qg_codes *grid, float *x)
 {
-    (void)scales;
     struct qg_tensor y = {.dtype = QG_F32, .data = x};
     for (size_t at = 0; at < a->m * a->cols; at += a->cols)
-        token_row(&a->in[0], at, a->cols, &y, CONVERT_NAN);
-    size_t n = a->m * a->cols;
-    QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) x[i] = qg_round_as(T, x[i]));
+        token_row(&a->in[0], at, a->cols, &y, grid);
+    QG_FOR_DTYPE(T, a->dtype, round_all(T, a->m * a->cols, x));
 }
 
-static const struct qg_product plain = {weights, qg_inputs_plain, NULL};
-static const struct qg_product dynamic = {weights, dynamic_inputs, NULL};
+/* --- the rows -------------------------------------------------------------------------------- */
+
+/* The grid that the scheme's parameters ask for. */
+static struct qg_codes grid_of(const struct qg_args *a)
+{
+    const enum qg_dtype held[] = {a->dtype, QG_BF16, QG_F16, QG_F32};
+    int bits = a->scheme->operand[a->operand].code_bits;
+    if (qg_param_find(a->scheme, "bits"))
+        bits = (int)a->param[BITS];
+    return (struct qg_codes){qg_group(a), bits, a->param[EPS], held[(int)a->param[SCALE_DTYPE]], 0};
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    struct qg_codes grid = grid_of(a);
+    qg_symmetric_fake_quant_c(a, &grid);
+}
+
+static void fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_codes grid = grid_of(a);
+    qg_symmetric_grad_c(a, &grid);
+}
+
+static void convert(const struct qg_args *a)
+{
+    struct qg_codes grid = grid_of(a);
+    qg_symmetric_convert_c(a, &grid);
+}
+
+/* What a zero point of inf/inf becomes: the NaN of the int32 that prepare holds it in (on x86), and
+ * of the int8 of convert. */
+#define PREPARE_NAN (-0x1p31f)
+#define CONVERT_NAN 0.0f
+
+static struct qg_codes tokens_of(const struct qg_args *a, float nan)
+{
+    return (struct qg_codes){a->cols, 8, 0, a->dtype, nan};
+}
+
+static void token_fake_quant(const struct qg_args *a)
+{
+    struct qg_codes grid = tokens_of(a, PREPARE_NAN);
+    qg_token_fake_quant_c(a, &grid);
+}
+
+static void token_fake_quant_grad(const struct qg_args *a)
+{
+    struct qg_codes grid = tokens_of(a, PREPARE_NAN);
+    qg_token_grad_c(a, &grid);
+}
+
+static void token_convert(const struct qg_args *a)
+{
+    struct qg_codes grid = tokens_of(a, CONVERT_NAN);
+    qg_token_convert_c(a, &grid);
+}
+
+static void token_inputs(const struct qg_args *a, float *x, float *scales)
+{
+    (void)scales;
+    struct qg_codes grid = tokens_of(a, CONVERT_NAN);
+    qg_token_inputs(a, &grid, x);
+}
+
+static struct qg_codes old_int4_grid(const struct qg_args *a)
+{
+    const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
+    return (struct qg_codes){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32, 0};
+}
+
+void qg_old_int4_fake_quant_c(const struct qg_args *a)
+{
+    struct qg_codes grid = old_int4_grid(a);
+    qg_symmetric_fake_quant_c(a, &grid);
+}
+
+void qg_old_int4_fake_quant_grad_c(const struct qg_args *a)
+{
+    struct qg_codes grid = old_int4_grid(a);
+    qg_symmetric_grad_c(a, &grid);
+}
+
+static const struct qg_product plain = {qg_codes_weights, qg_inputs_plain, NULL};
+static const struct qg_product dynamic = {qg_codes_weights, token_inputs, NULL};
 QG_MATMUL(plain)
 QG_MATMUL(dynamic)
 
@@ -363,12 +423,12 @@ QG_MATMUL(dynamic)
     }
 #define SYMMETRIC(s, what)                                                                      \
     ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, fake_quant_grad), \
-        ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
+        ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, qg_codes_dequant_c)
 #define TOKENS(s)                                                         \
     ROW(s, QG_ACTIVATION, QG_FAKE_QUANT, token_fake_quant),               \
         ROW(s, QG_ACTIVATION, QG_FAKE_QUANT_GRAD, token_fake_quant_grad), \
         ROW(s, QG_ACTIVATION, QG_CONVERT, token_convert),                 \
-        ROW(s, QG_ACTIVATION, QG_DEQUANT, dequant)
+        ROW(s, QG_ACTIVATION, QG_DEQUANT, qg_codes_dequant_c)
 
 const struct qg_kernel qg_kernels_intx_c[] = {
     SYMMETRIC("int8", QG_WEIGHT),
