@@ -28,6 +28,8 @@ static const struct {
     {"int8", "", INFINITY},
     {"int8-g32", "", INFINITY},
     {"int8-int4", "", INFINITY},
+    {"8da4w", "", INFINITY},
+    {"int8-int4-legacy", "", 31.125},
     {"intx", "bits=2", INFINITY},
     {"intx", "bits=7 group=0", INFINITY},
     {"intx-dynamic", "bits=3", INFINITY},

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What torchao and PyTorch's autograd make of the integer schemes: int8, int8-g32, int8-int4, intx, intx-dynamic."""
+"""What torchao and PyTorch's autograd make of the integer schemes."""
 from upstream import TORCHAO  # first: it sets up Triton's interpreter
 
 import torch
 from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.qat import IntxFakeQuantizeConfig
+from torchao.quantization.qat.linear import Int8DynActInt4WeightQATQuantizer
 from torchao.quantization.qat.fake_quantizer import FakeQuantizerBase
 from torchao.quantization.quant_primitives import (
     MappingType,
@@ -13,7 +14,7 @@ from torchao.quantization.quant_primitives import (
     dequantize_affine,
     quantize_affine,
 )
-from torchao.quantization.utils import _get_per_token_block_size
+from torchao.quantization.utils import _get_per_token_block_size, per_token_dynamic_quant
 
 import inputs
 from torchao_goldens import (
@@ -226,7 +227,134 @@ def intx_dynamic_file(file):
                         default_bits=8, multiply=kind)
 
 
+# --- int8-int4-legacy, 8da4w --------------------------------------------------------------------
+
+
+def affine(x, block, bits, eps, scale_dtype=None, zero_dtype=torch.int8, mapping=MappingType.SYMMETRIC):
+    """The planes of torchao's primitives and what they stand for."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    s, z = choose_qparams_affine(x, mapping, block, torch.int8, low, high, eps=eps, scale_dtype=scale_dtype,
+                                 zero_point_dtype=zero_dtype, keepdim=True)
+    codes = quantize_affine(x, block, s, z, torch.int8, low, high)
+    y = dequantize_affine(codes, block, s, z, torch.int8, low, high, output_dtype=x.dtype)
+    return {"codes": codes, "scales": s, "zeros": z}, y
+
+
+AFFINE = "choose_qparams_affine, quantize_affine"
+GONE = "with the arguments of Int8DynamicActivationInt4WeightConfig, which 0.18.0 has no more; zero points, all 0, as int8"
+
+
+def fake_and_gradient(sets, at, x, kind, fake, name, kind_of_gradient=None):
+    sets.prepare(at, x, fake, name)
+    if kind not in ("nonfinite", "huge"):
+        sets.gradient(at, x, fake, name, kind=kind_of_gradient)
+
+
+def planes_and_values(sets, at, x, planes, y, name, note=""):
+    sets.file.op(at, "convert", (TORCHAO, name, note), {"x": x}, planes)
+    sets.file.op(at, "dequant", (TORCHAO, "dequantize_affine", ""), planes, {"y": y})
+
+
+def legacy_tokens(x):
+    return affine(x, (1, x.shape[1]), 8, torch.finfo(F32).eps, F32, mapping=MappingType.ASYMMETRIC)
+
+
+def legacy_weight(sets, dtype, kind, rows=4, cols=96, group=32, held=None, eps="step", multiply=None):
+    params = parameters(group=group if group != 32 else None, prepare_scale="input" if held else None,
+                        eps=eps if eps != "step" else None)
+    at, x = sets.start("int8-int4-legacy", "weight", dtype, kind, params, rows, cols, group)
+    bound = torch.finfo(dtype).eps if eps == "step" else None
+    held = dtype if held else F32
+    fake = FakeQuantizerBase.from_config(IntxFakeQuantizeConfig(
+        torch.int4, PerGroup(group), is_symmetric=True, scale_precision=held, eps=bound))
+    fake_and_gradient(sets, at, x, kind, fake, f"IntxFakeQuantizer(4 bits, PerGroup({group}), "
+                      f"scale_precision={held}, eps={bound})")
+    planes, w = affine(x, (1, group), 4, bound)
+    planes_and_values(sets, at, x, planes, w, AFFINE, GONE)
+    if multiply:
+        a = inputs.matrix(multiply, 5, cols, cols, dtype, sets.seed)
+        _, b = legacy_tokens(a)
+        matmul_op(sets, at, a, planes, torch.nn.functional.linear(b, w), TORCHAO,
+                  AFFINE + ", dequantize_affine, linear", GONE)
+
+
+def legacy_activation(sets, dtype, kind, eps="step"):
+    at, x = sets.start("int8-int4-legacy", "activation", dtype, kind,
+                       parameters(eps=eps if eps != "step" else None), 4, 100, 100)
+    bound = torch.finfo(dtype).eps if eps == "step" else None
+    fake = FakeQuantizerBase.from_config(IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False,
+                                                                eps=bound))
+    fake_and_gradient(sets, at, x, kind, fake, f"IntxFakeQuantizer(8 bits, per token, eps={bound})")
+    planes_and_values(sets, at, x, *legacy_tokens(x), AFFINE, GONE)
+
+
+def legacy_file(file):
+    sets = Sets(file)
+    for dtype in (BF16, F32, F16):
+        legacy_weight(sets, dtype, "normal-0.02", multiply="normal")
+        legacy_weight(sets, dtype, "normal", multiply="nonfinite")
+        for kind in COMMON if dtype == BF16 else ("small", "tiny", "huge", "nonfinite"):
+            legacy_weight(sets, dtype, kind)
+            legacy_activation(sets, dtype, kind)
+        for kind in ("codes-4", "ties-symmetric4", "normal-1e-3"):
+            legacy_weight(sets, dtype, kind)
+        for kind in ("codes-8", "normal-1e-3"):
+            legacy_activation(sets, dtype, kind)
+        legacy_activation(sets, dtype, "normal-1e-3", "normal")
+        legacy_weight(sets, dtype, "normal-0.02", held="input")
+        legacy_weight(sets, dtype, "normal-0.02", eps="normal")
+        legacy_weight(sets, dtype, "small", cols=128, group=64, eps="normal")
+
+
+def eight_da_four_w(sets, dtype, kind, rows=4, cols=256, group=256, multiply=None):
+    params = parameters(group=group if group != 256 else None)
+    at, x = sets.start("8da4w", "weight", dtype, kind, params, rows, cols, group)
+    quantizer = Int8DynActInt4WeightQATQuantizer(groupsize=group, precision=dtype)
+    module = torch.nn.Sequential(torch.nn.Linear(cols, rows, bias=False, dtype=dtype))
+    module[0].weight = torch.nn.Parameter(x.clone())
+    module = quantizer.prepare(module)
+    fake_and_gradient(sets, at, x, kind, module[0].weight_fake_quantizer,
+                      "weight fake quantizer of Int8DynActInt4WeightQATQuantizer.prepare")
+    if kind == "nonfinite":
+        return  # upstream's convert refuses NaN
+    module = quantizer.convert(module)
+    q = module[0]
+    planes = {"codes": q.weight, "scales": q.scales, "zeros": q.zeros}
+    y = dequantize_affine(q.weight, (1, group), q.scales, q.zeros, torch.int8, -8, 7, output_dtype=dtype)
+    planes_and_values(sets, at, x, planes, y, "Int8DynActInt4WeightQATQuantizer.convert")
+    if multiply:
+        a = inputs.matrix(multiply, 5, cols, cols, dtype, sets.seed)
+        matmul_op(sets, at, a, planes, module(a), TORCHAO, "Int8DynActInt4WeightLinear.forward", "")
+
+
+def tokens_8da4w(sets, dtype, kind):
+    at, x = sets.start("8da4w", "activation", dtype, kind, "", 4, 100, 100)
+    fake = FakeQuantizerBase.from_config(
+        Int8DynActInt4WeightQATQuantizer().get_activation_fake_quantize_config())
+    fake_and_gradient(sets, at, x, kind, fake, "activation fake quantizer of Int8DynActInt4WeightQATQuantizer")
+    eps = torch.finfo(F32).eps
+    planes, y = affine(x, (1, 100), 8, eps, F32, F32, MappingType.ASYMMETRIC)
+    assert torch.equal(y.nan_to_num(), per_token_dynamic_quant(x, eps=eps).nan_to_num())
+    planes_and_values(sets, at, x, planes, y, AFFINE, "as in per_token_dynamic_quant")
+
+
+def file_8da4w(file):
+    sets = Sets(file)
+    for dtype in (BF16, F32, F16):
+        eight_da_four_w(sets, dtype, "normal-0.02", multiply="normal")
+        for kind in COMMON if dtype == BF16 else ("small", "tiny", "huge", "nonfinite"):
+            eight_da_four_w(sets, dtype, kind, cols=64, group=32)
+            tokens_8da4w(sets, dtype, kind)
+        for kind in ("codes-4", "ties-symmetric4"):
+            eight_da_four_w(sets, dtype, kind, cols=64, group=32)
+        for kind in ("codes-8", "normal-1e-3"):
+            tokens_8da4w(sets, dtype, kind)
+        eight_da_four_w(sets, dtype, "normal", cols=128, group=64, multiply="nonfinite")
+
+
 FILES = {
+    "8da4w.h5": file_8da4w,
+    "int8-int4-legacy.h5": legacy_file,
     "int8.h5": int8_file,
     "int8-g32.h5": grouped_file("int8-g32", 8),
     "int8-int4.h5": grouped_file("int8-int4", 4),
