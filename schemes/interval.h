@@ -64,4 +64,13 @@ static inline double qg_interval_off(struct qg_interval x)
     return below > above ? below : above;
 }
 
+/* Stores x.mid as element i of out[n]. Where a sum in some order overflows and in another does not,
+ * nothing can be said. */
+static inline void qg_emit_interval(const struct qg_args *a, int n, size_t i, struct qg_interval x)
+{
+    bool open = isinf(x.mid) && (x.lo < x.mid || x.mid < x.hi);
+    double off = open ? (double)INFINITY : qg_interval_off(x);
+    qg_emit_to(a, n, i, x.mid, open ? 0 : x.mid, off);
+}
+
 #endif

@@ -16,6 +16,8 @@ FAMILIES = [
     "torchao_goldens",
     "bnb_goldens",
     "intx_goldens",
+    "int8_tensor_goldens",
+    "tinygemm_goldens",
     "gguf_goldens",
     "checkpoint_goldens",
 ]
