@@ -234,12 +234,6 @@ static void put_f32(uint8_t *p, float x)
         p[i] = (uint8_t)(u >> 8 * i);
 }
 
-static float get_f32(const uint8_t *p)
-{
-    return qg_f32_from_bits(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-                            (uint32_t)p[3] << 24);
-}
-
 /* Upstream leaves the sums of a zero block as the memory was; here they are 0, as they should. */
 static void encode_q8_K(const struct qg_args *a, size_t at, const float *x, uint8_t *block)
 {
@@ -267,7 +261,7 @@ static void encode_q8_K(const struct qg_args *a, size_t at, const float *x, uint
 static float scale_q8_K(const uint8_t *block, size_t i)
 {
     (void)i;
-    return get_f32(block);
+    return qg_gguf_q8_K_scale(block);
 }
 
 static unsigned code_q8_K(const uint8_t *block, size_t i)
@@ -277,7 +271,7 @@ static unsigned code_q8_K(const uint8_t *block, size_t i)
 
 static float value_q8_K(const uint8_t *block, size_t i)
 {
-    return qg_mul(get_f32(block), (int8_t)block[4 + i]);
+    return qg_mul(qg_gguf_q8_K_scale(block), (int8_t)block[4 + i]);
 }
 
 const struct qg_gguf qg_q8_K = {256,       292,        encode_q8_K, value_q8_K,

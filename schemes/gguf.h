@@ -146,7 +146,7 @@ static inline int32_t qg_gguf_int(float x)
  * (of any payload, which upstream lets through). */
 static inline int32_t qg_gguf_nearest(float x)
 {
-    float sum = qg_add(x, 0x1.8p23f);
+    float sum = x + 0x1.8p23f; // chooses a code, so it is no arithmetic to be nudged
     return sum != sum ? 0 : (int32_t)(qg_f32_bits(sum) & 0x7fffffu) - 0x400000;
 }
 
@@ -167,6 +167,13 @@ static inline float qg_gguf_half(const uint8_t *p)
 static inline float qg_gguf_new_nan(float y)
 {
     return y != y ? -qg_abs(y) : y;
+}
+
+/* The binary32 scale of a q8_K block. */
+static inline float qg_gguf_q8_K_scale(const uint8_t *p)
+{
+    return qg_f32_from_bits(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+                            (uint32_t)p[3] << 24);
 }
 
 /* The element of largest magnitude, the first of those, with its sign; 0 when all are 0 or NaN. */

@@ -74,8 +74,16 @@ def smallest(r, n, g, t):
     return x
 
 
+def parts(r, n, g, t):
+    """Every 16 elements of another size and mean, some of them 0 or constant."""
+    x = r.standard_normal((n, g // 16, 16)) + r.standard_normal((n, g // 16, 1))
+    x *= 2.0 ** r.integers(-12, 3, (n, g // 16, 1))
+    flat = r.integers(0, 8, (n, g // 16, 1))
+    return np.where(flat == 0, 0.0, np.where(flat == 1, x[:, :, :1], x)).reshape(n, g)
+
+
 OWN = {"ties-127": levels(127, True), "levels-127": levels(127, False),
-       "ties-8": levels(8, True), "ties-16": levels(16, True),
+       "ties-8": levels(8, True), "ties-16": levels(16, True), "ties-32": levels(32, True), "parts": parts,
        "ties-15-up": levels_from(-9, 15, True), "ties-31-up": levels_from(-20, 31, True),
        "both-extremes": both_extremes, "single": single, "half-edges": half_edges, "smallest": smallest}
 inputs.KINDS.update(OWN)
@@ -180,6 +188,18 @@ def legacy_file(file):
 
 def k_file(file):
     sets = Sets(file)
+    for scheme in ("q4_K", "q6_K"):
+        ties = ["ties-15-up" if scheme == "q4_K" else "ties-32"]
+        for kind in FULL + ties + ["uniform", "parts"]:
+            sets.weight(scheme, F32, kind)
+        for dtype in (BF16, F16):
+            for kind in SHORT + ties:
+                sets.weight(scheme, dtype, kind, 2)
+        for dtype in (F32, BF16, F16):
+            sets.weight(scheme, dtype, "normal-0.02", 3, 256, [("", "normal")])
+            sets.weight(scheme, dtype, "parts", 4, 768, [("", "normal"), ("", "few")])
+        for kind in SHORT + ["levels-127"]:
+            sets.activation(scheme, "q8_K", F32, kind, "")
     for kind in FULL + ["levels-127"]:
         sets.activation("q8_K", "q8_K", F32, kind, "")
     for kind in SHORT:

@@ -75,10 +75,10 @@ static float block_product(const struct qg_gguf_kernel *f, const struct qg_gguf_
             if (f->has_min)
                 mins += (float)n->min_factor[(at + i) / 16] * p->sum(block, i);
         }
-        float scale = n->scale[at / f->term] * p->scale(block);
-        y += scale * (float)sum;
+        size_t t = at / f->term;
+        y += (n->scale[t] * p->scale(block)) * (float)sum;
         if (f->has_min)
-            y += n->min[at / f->term] * mins;
+            y += (p->sums_are_scaled ? n->min[t] : n->min[t] * p->scale(block)) * mins;
     }
     return y;
 }
@@ -200,8 +200,8 @@ static float sum_q8_1(const uint8_t *block, size_t i)
     return i ? 0.0f : qg_get_f16(block + 2);
 }
 
-const struct qg_gguf_partner qg_gguf_c_q8_0 = {32, 34, 2, encode_q8_0, scale_f16, NULL};
-const struct qg_gguf_partner qg_gguf_c_q8_1 = {32, 36, 4, encode_q8_1, scale_f16, sum_q8_1};
+const struct qg_gguf_partner qg_gguf_c_q8_0 = {32, 34, 2, encode_q8_0, scale_f16, NULL, false};
+const struct qg_gguf_partner qg_gguf_c_q8_1 = {32, 36, 4, encode_q8_1, scale_f16, sum_q8_1, true};
 
 void qg_gguf_c_q8_0_convert(const struct qg_args *a)
 {
@@ -242,7 +242,7 @@ static float scale_q8_K(const uint8_t *block)
 static float sum_q8_K(const uint8_t *block, size_t i)
 {
     const uint8_t *p = block + 260 + i / 16 * 2;
-    return scale_q8_K(block) * (float)(int16_t)(p[0] | p[1] << 8);
+    return (float)(int16_t)(p[0] | p[1] << 8);
 }
 
 /* Codes lie in -127 .. 127 but for the integers of infinities, -2^22, whose lowest byte is 0. */
@@ -265,7 +265,8 @@ static void encode_q8_K(const struct qg_args *a, const float *x, uint8_t *block)
     }
 }
 
-const struct qg_gguf_partner qg_gguf_c_q8_K = {256, 292, 4, encode_q8_K, scale_q8_K, sum_q8_K};
+const struct qg_gguf_partner qg_gguf_c_q8_K = {256,        292,      4,    encode_q8_K,
+                                               scale_q8_K, sum_q8_K, false};
 
 void qg_gguf_c_q8_K_convert(const struct qg_args *a)
 {

@@ -30,8 +30,10 @@ struct qg_gguf_partner {
     size_t elements, bytes, codes; /* of a block; first byte of the codes */
     void (*encode)(const struct qg_args *a, const float *x, uint8_t *block);
     float (*scale)(const uint8_t *block);
-    /* What stands for the sum of the 16 codes at i, scaled, beside a minimum of the weights. */
+    /* What meets the minima of weights: the sum of the 16 codes at i, or, where sums are scaled
+     * already, the block's for i = 0 and 0 for the others. */
     float (*sum)(const uint8_t *block, size_t i);
+    bool sums_are_scaled;
 };
 
 extern const struct qg_gguf_partner qg_gguf_c_q8_0, qg_gguf_c_q8_1, qg_gguf_c_q8_K;
