@@ -91,15 +91,14 @@ const char *qg_gguf_refuse(const struct qg_args *a)
 
 const char *qg_gguf_uniform(const struct qg_args *a, const struct qg_gguf *f)
 {
-    if (a->op == QG_CONVERT)
-        return NULL;
-    const uint8_t *blocks = a->in[a->op == QG_MATMUL].data;
-    for (size_t i = 0; i < a->rows * a->cols; i += f->elements) {
-        float scale = f->scale(blocks + i / f->elements * f->bytes, 0);
-        if (scale - scale == 0)
+    const uint8_t *blocks = a->op == QG_CONVERT ? a->out[0].data : a->in[a->op == QG_MATMUL].data;
+    for (size_t i = 0; i < a->rows * a->cols; i += 16) {
+        float scale = f->scale(blocks + i / f->elements * f->bytes, i % f->elements);
+        if (scale != 0 && scale - scale == 0)
             return NULL;
     }
-    return "ggml holds scales in binary16, which these overflow";
+    return "no scale is a finite number other than 0: ggml's binary16, or its sums of squares, "
+           "overflow or vanish";
 }
 
 /* --- q8_0 and q8_1 --------------------------------------------------------------------------- */

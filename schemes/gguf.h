@@ -49,7 +49,7 @@ void qg_gguf_matmul(const struct qg_args *a, const struct qg_gguf *f);
 unsigned qg_gguf_code(const struct qg_args *a, const struct qg_gguf *f, size_t i);
 const char *qg_gguf_refuse(const struct qg_args *a);
 
-/* Says so when no scale of the call's blocks is a finite number. */
+/* Says so when no scale of the call's blocks is a finite number other than 0. */
 const char *qg_gguf_uniform(const struct qg_args *a, const struct qg_gguf *f);
 
 /* The functions and the plane of an operand in format f, which is a struct qg_gguf. */

@@ -82,8 +82,43 @@ def parts(r, n, g, t):
     return np.where(flat == 0, 0.0, np.where(flat == 1, x[:, :, :1], x)).reshape(n, g)
 
 
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def ties_e2m1(r, n, g, t):
+    """max|x| = 6 s, s a power of two; values half-way between neighbours, and next to that."""
+    s = 2.0 ** r.integers(-8, 6, (n, 1))
+    i = r.integers(0, 7, (n, g))
+    near = 1 + r.integers(-1, 2, (n, g)) * torch.finfo(t).eps
+    x = (E2M1[i] + E2M1[i + 1]) / 2 * near * r.choice([-1, 1], (n, g)) * s
+    x[:, 0] = 6 * s[:, 0]
+    return x
+
+
+def powers(r, n, g, t):
+    """max|x| at and around powers of two (the logarithm of the number below rounds up) and at 6 of them."""
+    k = np.linspace(-133, 127, n).astype(int)
+    below = np.array([1 - i * torch.finfo(t).eps / 2 for i in range(7)] + [1.5, 1 + torch.finfo(t).eps, 2 - 1e-3])
+    top = np.minimum(below[np.arange(n) % len(below)] * 2.0**k, float(torch.finfo(t).max))
+    x = r.uniform(-1, 1, (n, g)) * top[:, None]
+    x[np.arange(n), r.integers(0, g, n)] = top * r.choice([-1, 1], n)
+    return x
+
+
+def ue4m3_edges(r, n, g, t):
+    """max|x| = 6 c for every c where the byte of an unsigned e4m3 changes, at 448, and next to these."""
+    values = [m / 512 for m in range(9)] + [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8)]
+    edges = [(a + b) / 2 for a, b in zip(values, values[1:])] + [2.0**-6, 256, 448, 7.5 / 512]
+    top = 6 * np.array([c * (1 + d * 2.0**-23) for c in edges for d in (-1, 0, 1)])
+    top = top[np.arange(n) * 5 % len(top)]  # 5 has no common factor with their number
+    x = r.uniform(-1, 1, (n, g)) * top[:, None]
+    x[:, 3] = top
+    return x
+
+
 OWN = {"ties-127": levels(127, True), "levels-127": levels(127, False),
-       "ties-8": levels(8, True), "ties-16": levels(16, True), "ties-32": levels(32, True), "parts": parts,
+       "ties-8": levels(8, True), "ties-16": levels(16, True), "ties-32": levels(32, True), "parts": parts, "halves": levels(1, True), "ternary": levels(1, False),
+       "ties-e2m1": ties_e2m1, "powers": powers, "ue4m3-edges": ue4m3_edges,
        "ties-15-up": levels_from(-9, 15, True), "ties-31-up": levels_from(-20, 31, True),
        "both-extremes": both_extremes, "single": single, "half-edges": half_edges, "smallest": smallest}
 inputs.KINDS.update(OWN)
@@ -117,7 +152,8 @@ class Sets:
         name = scheme.removesuffix("-ggml")
         block = ggml.BLOCKS[name][0]
         cols = cols or max(block, 128)
-        at, x = self.start(scheme, "weight", dtype, kind, "", rows or 1024 // cols, cols, block)
+        shared = 16 if name == "nvfp4" else block
+        at, x = self.start(scheme, "weight", dtype, kind, "", rows or 1024 // cols, cols, shared)
         blocks, called, note = ggml.quantize(name, x)
         y, other = ggml.dequantize(name, blocks, cols)
         planes = {"blocks": torch.from_numpy(blocks)}
@@ -207,7 +243,43 @@ def k_file(file):
             sets.activation("q8_K", "q8_K", dtype, kind, "")
 
 
+def fp4_file(file):
+    sets = Sets(file)
+    products = [("x86", "normal"), ("ref", "few")]
+    for scheme in ("mxfp4-ggml", "nvfp4-ggml"):
+        for kind in FULL + ["ties-e2m1"]:
+            sets.weight(scheme, F32, kind)
+        edges = "powers" if scheme == "mxfp4-ggml" else "ue4m3-edges"
+        sets.weight(scheme, F32, edges, 64 if edges == "powers" else 51)
+        for dtype in (BF16, F16):
+            for kind in SHORT + ["ties-e2m1", edges]:
+                sets.weight(scheme, dtype, kind, 2)
+        for dtype in (F32, BF16, F16):
+            sets.weight(scheme, dtype, "normal-0.02", 7, 64, products)
+            sets.weight(scheme, dtype, "normal", 6, 512, products)
+        for act in ("x86", "ref"):
+            for kind in SHORT + ["ties-127", "levels-127"]:
+                sets.activation(scheme, "q8_0", F32, kind, act)
+
+
+def ternary_file(file):
+    sets = Sets(file)
+    for scheme in ("tq1_0", "tq2_0"):
+        for kind in FULL + ["halves", "ternary"]:
+            sets.weight(scheme, F32, kind)
+        for dtype in (BF16, F16):
+            for kind in SHORT + ["halves"]:
+                sets.weight(scheme, dtype, kind, 2)
+        for dtype in (F32, BF16, F16):
+            sets.weight(scheme, dtype, "ternary", 3, 256, [("", "normal")])
+            sets.weight(scheme, dtype, "normal", 4, 768, [("", "normal"), ("", "few")])
+        for kind in SHORT + ["levels-127"]:
+            sets.activation(scheme, "q8_K", F32, kind, "")
+
+
 FILES = {
+    "gguf-fp4.h5": fp4_file,
+    "gguf-ternary.h5": ternary_file,
     "gguf-k.h5": k_file,
     "gguf-legacy.h5": legacy_file,
 }
