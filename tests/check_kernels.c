@@ -287,8 +287,10 @@ static bool find_shape(struct qg_args *a, const struct qg_kernel *k, const struc
                                {shape->rows, cols},
                                {shape->rows, cols + g},
                                {16, 1024},
-                               {128, 256}};
-    for (size_t i = 0; i < 6; i++)
+                               {32, 256},
+                               {128, 256},
+                               {32, 32 * g}};
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
         if (qg_args_init(a, s, k->op, k->operand, t, shape->m, tries[i][0], tries[i][1], why,
                          why_size))
             return true;

@@ -20,6 +20,7 @@ FAMILIES = [
     "tinygemm_goldens",
     "gguf_goldens",
     "checkpoint_goldens",
+    "gptq_awq_goldens",
 ]
 
 
