@@ -51,6 +51,15 @@ void qg_call_free(struct qg_call *c)
     *c = (struct qg_call){0};
 }
 
+void qg_call_learn(const struct qg_args *a, const struct qg_args *convert)
+{
+    for (int i = 0; i < a->n_in; i++)
+        for (int p = 0; p < convert->n_out; p++)
+            if (strcmp(a->in[i].name, convert->out[p].name) == 0)
+                for (size_t k = 0; k < qg_count(&a->in[i]); k++)
+                    qg_put(&a->in[i], k, qg_get(&convert->out[p], k));
+}
+
 enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, const char *text,
                                struct qg_error *err)
 {

@@ -22,6 +22,10 @@ QG_MUST_CHECK enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct q
                                            bool judge, struct qg_error *err);
 void qg_call_free(struct qg_call *c);
 
+/* Copies the planes of a convert that has run to inputs of the same names: learned scales begin as
+ * what convert finds. */
+void qg_call_learn(const struct qg_args *a, const struct qg_args *convert);
+
 /* Parses "group=32 grad=torch" into the parameters of `a`, which qg_params_default has set. */
 QG_MUST_CHECK enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s,
                                              const char *text, struct qg_error *err);

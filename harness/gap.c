@@ -52,8 +52,9 @@ static void pair_free(struct pair *p)
 
 static void run_pair(struct pair *p)
 {
-    compute(&p->prepare);
     compute(&p->convert);
+    qg_call_learn(&p->prepare.args, &p->convert.args);
+    compute(&p->prepare);
     for (int i = 0; i < p->convert.args.n_out; i++)
         set_input(&p->dequant, i, p->convert.args.out[i].data);
     compute(&p->dequant);

@@ -108,11 +108,7 @@ static enum qg_status fill_learned(const struct qg_case *c, struct qg_judgement 
         return err->status;
     memcpy(j->source.args.in[0].data, j->original.data, qg_bytes(&j->original));
     qg_definition(c->scheme, g->operand, QG_CONVERT)(&j->source.args);
-    for (int i = 0; i < g->n_in; i++)
-        for (int p = 0; p < j->source.args.n_out; p++)
-            if (strcmp(g->in[i].name, j->source.args.out[p].name) == 0)
-                for (size_t k = 0; k < qg_count(&g->in[i]); k++)
-                    qg_put(&g->in[i], k, qg_get(&j->source.args.out[p], k));
+    qg_call_learn(g, &j->source.args);
     return QG_OK;
 }
 

@@ -26,8 +26,24 @@ static struct qg_call call_of(const struct qg_scheme *s, const char *params, enu
     return c;
 }
 
+/* Learned scales of prepare are those that convert finds in x. */
+static void learn(struct qg_call *c)
+{
+    const struct qg_args *a = &c->args;
+    bool prepares = a->op == QG_FAKE_QUANT || a->op == QG_FAKE_QUANT_GRAD;
+    if (!prepares || !a->scheme->operand[a->operand].learned)
+        return;
+    struct qg_call found =
+        call_of(a->scheme, "", QG_CONVERT, a->operand, a->dtype, a->rows, a->cols);
+    memcpy(found.args.in[0].data, a->in[0].data, qg_bytes(&a->in[0]));
+    qg_definition(a->scheme, a->operand, QG_CONVERT)(&found.args);
+    qg_call_learn(a, &found.args);
+    qg_call_free(&found);
+}
+
 static void compute(struct qg_call *c)
 {
+    learn(c);
     qg_definition(c->args.scheme, c->args.operand, c->args.op)(&c->args);
 }
 

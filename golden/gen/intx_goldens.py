@@ -191,6 +191,8 @@ def widths_of(sets, scheme, operand, default_bits, dtypes, kinds):
 
 
 def intx_kinds(bits, dtype):
+    if dtype != BF16 and bits not in (1, 2, 5, 8):
+        return []
     kinds = [f"codes-{bits}", "normal-0.02"]
     if bits == 1:  # only a reciprocal that is subnormal reaches -1, see schemes/intx.c
         kinds += ["huge", "nonfinite"]

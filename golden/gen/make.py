@@ -16,6 +16,7 @@ FAMILIES = [
     "torchao_goldens",
     "bnb_goldens",
     "intx_goldens",
+    "learned_goldens",
     "int8_tensor_goldens",
     "tinygemm_goldens",
     "gguf_goldens",

@@ -112,11 +112,12 @@ def one(sets, kind, rows=4, cols=128, group=128, dequant="cuda", eps=0, multiply
 def tinygemm_file(file):
     sets = Sets(file)
     for dequant in ("cuda", "torchao", "cpu"):
+        rows = 16 if dequant == "cpu" else 3  # what PyTorch's CPU kernel takes
         for kind in ("normal-0.02", "positive", "ties-asymmetric"):
-            one(sets, kind, 16, 128, dequant=dequant, multiply="normal")
+            one(sets, kind, rows, 128, dequant=dequant, multiply="normal")
         for group in (32, 64, 256):
-            one(sets, "normal-1e-3", 16, 256, group, dequant, multiply="normal")
-        one(sets, "normal", 16, 1152, 128, dequant, multiply="normal")
+            one(sets, "normal-1e-3", rows, 256, group, dequant, multiply="normal")
+        one(sets, "normal", rows, 1152, 128, dequant, multiply="normal")
     for kind in COMMON + ["normal-1e-3"]:
         one(sets, kind)
     for kind in ("small", "tiny", "zeros", "constant", "normal-1e-3"):
