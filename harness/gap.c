@@ -60,13 +60,15 @@ static void run_pair(struct pair *p)
     compute(&p->dequant);
 }
 
-static enum qg_status pair_create(const struct qg_scheme *s, const char *params,
-                                  const struct qg_tensor *w, struct pair *ret_p,
+/* `trained`: the scheme of the prepare path, s itself but where causes are looked for. */
+static enum qg_status pair_create(const struct qg_scheme *trained, const struct qg_scheme *s,
+                                  const char *params, const struct qg_tensor *w, struct pair *ret_p,
                                   struct qg_error *err)
 {
     struct pair p = {0};
     size_t n = w->shape[0], k = w->shape[1];
-    if (qg_call_make(s, params, QG_FAKE_QUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.prepare, err) ||
+    if (qg_call_make(trained, trained == s ? params : "", QG_FAKE_QUANT, QG_WEIGHT, w->dtype, 0, n,
+                     k, &p.prepare, err) ||
         qg_call_make(s, params, QG_CONVERT, QG_WEIGHT, w->dtype, 0, n, k, &p.convert, err) ||
         qg_call_make(s, params, QG_DEQUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.dequant, err)) {
         pair_free(&p);
@@ -128,32 +130,52 @@ static void look_closer(struct pair *p, size_t i, struct qg_gap_detail *d)
     d->converted = qg_get(&p->dequant.args.out[0], i);
 }
 
-/* Tries every other choice of every choice parameter, one at a time: the one that brings the two
- * paths closest, if that is by 3 dB or more, is the cause. */
+/* What the pair would differ by with `trained` in the place of its prepare path, or with other
+ * parameters; the best so far is the cause, when it is better by 3 dB or more. */
+static enum qg_status try_cause(const struct qg_scheme *trained, const struct qg_scheme *s,
+                                const char *params, const char *name, const struct qg_tensor *w,
+                                double *best, struct qg_gap *g, struct qg_error *err)
+{
+    struct qg_gap other = {.first = -1};
+    struct norms sum = {0};
+    struct pair p;
+    enum qg_status status = pair_create(trained, s, params, w, &p, err);
+    if (status != QG_OK)
+        return status == QG_EINVAL ? QG_OK : status; // refused: it is not that
+    add_pair(&p, &other, &sum);
+    pair_free(&p);
+    double db = decibels(&sum);
+    if (!(db > *best))
+        return QG_OK;
+    *best = db;
+    snprintf(g->cause, sizeof g->cause, "%s would make it %.4g dB (%.2f %% differ)", name, db,
+             100.0 * (double)other.differ / (double)other.count);
+    return QG_OK;
+}
+
+/* Tries every other choice of every choice parameter, one at a time; when none is the cause, the
+ * prepare paths of all other schemes in the place of this one's. */
 static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
                                  const struct qg_tensor *w, struct qg_gap *g, struct qg_error *err)
 {
+    const struct qg_scheme *t;
     double best = g->sqnr_db + 3;
+    char text[192], name[96];
     for (int i = 0; s->params[i].name; i++)
         for (int c = 0; s->params[i].choices && s->params[i].choices[c]; c++) {
-            char text[192];
-            snprintf(text, sizeof text, "%s %s=%s", params, s->params[i].name,
-                     s->params[i].choices[c]);
-            struct qg_gap other = {.first = -1};
-            struct norms sum = {0};
-            struct pair p;
-            if (pair_create(s, text, w, &p, err) != QG_OK)
+            snprintf(name, sizeof name, "%s=%s", s->params[i].name, s->params[i].choices[c]);
+            snprintf(text, sizeof text, "%s %s", params, name);
+            if (try_cause(s, s, text, name, w, &best, g, err) != QG_OK)
                 return err->status;
-            add_pair(&p, &other, &sum);
-            pair_free(&p);
-            double db = decibels(&sum);
-            if (!(db > best))
-                continue;
-            best = db;
-            snprintf(g->cause, sizeof g->cause, "%s=%s would make it %.4g dB (%.2f %% differ)",
-                     s->params[i].name, s->params[i].choices[c], db,
-                     100.0 * (double)other.differ / (double)other.count);
         }
+    bool by_parameter = g->cause[0];
+    for (size_t i = 0; !by_parameter && (t = qg_scheme_at(i)); i++) {
+        const struct qg_operand_def *d = &t->operand[QG_WEIGHT];
+        snprintf(name, sizeof name, "the prepare path of %s", t->name);
+        if (t != s && d->fake_quant && !d->learned &&
+            try_cause(t, s, params, name, w, &best, g, err) != QG_OK)
+            return err->status;
+    }
     if (!g->cause[0] && g->differ)
         snprintf(g->cause, sizeof g->cause, "no single parameter explains it");
     return QG_OK;
@@ -177,7 +199,7 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
     struct qg_gap g = new_row(s, params, source, "weights", 0);
     struct norms sum = {0};
     struct pair p;
-    if (pair_create(s, params, w, &p, err) != QG_OK)
+    if (pair_create(s, s, params, w, &p, err) != QG_OK)
         return err->status;
     add_pair(&p, &g, &sum);
     g.sqnr_db = decibels(&sum);
@@ -203,27 +225,92 @@ static void linear(const struct qg_tensor *x, const struct qg_tensor *w, qg_bf16
     }
 }
 
-/* One prepared layer: x fake-quantized where the scheme does so, then an ordinary linear. */
-static enum qg_status prepared_layer(const struct pair *p, const char *params, qg_bf16 *h,
-                                     struct qg_error *err)
+/* From the prepared to the converted layer, one difference at a time: what each of them costs tells
+ * where a gap comes from. */
+enum stage {
+    PREPARED,     /* fake-quantized weights and inputs, an ordinary linear */
+    WITH_WEIGHTS, /* the same with the weights that convert stored */
+    WITH_INPUTS,  /* and with inputs through the real quantizer */
+    UNROUNDED,    /* and with both dequantized to binary32, not to bf16 */
+    CONVERTED,    /* the scheme's own matmul */
+    STAGES
+};
+
+/* Whether an operand's planes are the same for tensors of any dtype, so that they can be
+ * dequantized to another. */
+static bool planes_keep_dtype(const struct qg_args *convert)
 {
-    const struct qg_args *w = &p->prepare.args;
-    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
-    if (!qg_definition(w->scheme, QG_ACTIVATION, QG_FAKE_QUANT)) {
-        qg_bf16 y[QG_MODEL_WIDTH];
-        linear(&x, &w->out[0], y);
-        memcpy(h, y, w->rows * sizeof *y);
+    for (int i = 0; i < convert->n_out; i++) {
+        const struct qg_plane *p = &convert->scheme->operand[convert->operand].planes[i];
+        if (p->dtype == QG_INPUT || p->dtype_param)
+            return false;
+    }
+    return true;
+}
+
+/* What a converted tensor stands for, in dtype t. */
+static enum qg_status dequantize(const struct qg_args *convert, const char *params, enum qg_dtype t,
+                                 struct qg_call *ret_c, struct qg_error *err)
+{
+    if (!planes_keep_dtype(convert))
+        t = convert->dtype;
+    if (qg_call_make(convert->scheme, params, QG_DEQUANT, convert->operand, t, 0, convert->rows,
+                     convert->cols, ret_c, err))
+        return err->status;
+    for (int i = 0; i < convert->n_out; i++)
+        set_input(ret_c, i, convert->out[i].data);
+    compute(ret_c);
+    return QG_OK;
+}
+
+/* The input as the layer of that stage sees it, in out[0] of a call that the caller frees; no call
+ * (NULL scheme) when it stays as it is. */
+static enum qg_status quantized_input(const struct qg_scheme *s, const char *params,
+                                      enum stage stage, const struct qg_tensor *x,
+                                      struct qg_call *ret_c, struct qg_error *err)
+{
+    const struct qg_operand_def *d = &s->operand[QG_ACTIVATION];
+    bool real = stage >= WITH_INPUTS && d->convert && d->dequant;
+    struct qg_call c;
+    *ret_c = (struct qg_call){0};
+    if (!real && !d->fake_quant)
+        return QG_OK;
+    if (qg_call_make(s, params, real ? QG_CONVERT : QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1,
+                     x->shape[1], &c, err))
+        return err->status;
+    set_input(&c, 0, x->data);
+    compute(&c);
+    if (!real) {
+        *ret_c = c;
         return QG_OK;
     }
-    struct qg_call c;
-    if (qg_call_make(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
-                     err))
-        return err->status;
-    set_input(&c, 0, h);
-    compute(&c);
-    linear(&c.args.out[0], &w->out[0], h);
+    enum qg_dtype t = stage == UNROUNDED ? QG_F32 : QG_BF16;
+    enum qg_status status = dequantize(&c.args, params, t, ret_c, err);
     qg_call_free(&c);
-    return QG_OK;
+    return status;
+}
+
+/* One layer before the last stage: dequantized operands, an ordinary linear. */
+static enum qg_status plain_layer(const struct pair *p, const char *params, enum stage stage,
+                                  qg_bf16 *h, struct qg_error *err)
+{
+    const struct qg_args *w = &p->convert.args;
+    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
+    struct qg_call input, wide = {0};
+    qg_bf16 y[QG_MODEL_WIDTH];
+    if (stage == UNROUNDED && dequantize(w, params, QG_F32, &wide, err) != QG_OK)
+        return err->status;
+    enum qg_status status = quantized_input(w->scheme, params, stage, &x, &input, err);
+    if (status == QG_OK) {
+        const struct qg_tensor *weights = stage == PREPARED    ? &p->prepare.args.out[0]
+                                          : stage == UNROUNDED ? &wide.args.out[0]
+                                                               : &p->dequant.args.out[0];
+        linear(input.args.scheme ? &input.args.out[0] : &x, weights, y);
+        memcpy(h, y, w->rows * sizeof *y);
+        qg_call_free(&input);
+    }
+    qg_call_free(&wide);
+    return status;
 }
 
 /* One converted layer: the scheme's own matmul on the planes. */
@@ -244,6 +331,34 @@ static enum qg_status converted_layer(const struct pair *p, const char *params, 
     return QG_OK;
 }
 
+static struct qg_tensor model_output(qg_bf16 *h)
+{
+    return (struct qg_tensor){"y", QG_BF16, 1, {QG_MODEL_WIDTH}, h};
+}
+
+/* Says which of the stages close the gap, each by 3 dB or more, and whether something is left. */
+static void name_stages(qg_bf16 h[STAGES][QG_MODEL_WIDTH], struct qg_gap *model)
+{
+    static const char *const words[STAGES] = {[WITH_WEIGHTS] = "convert's weights",
+                                              [WITH_INPUTS] = "convert's activations",
+                                              [UNROUNDED] = "operands not rounded to bf16"};
+    struct qg_tensor y = model_output(h[CONVERTED]);
+    double before = model->sqnr_db;
+    size_t n = 0, room = sizeof model->cause;
+    for (int stage = WITH_WEIGHTS; stage < CONVERTED; stage++) {
+        struct qg_tensor x = model_output(h[stage]);
+        double db = qg_sqnr_db(&x, &y, NULL);
+        if (!isfinite(before) || !(db >= before + 3) || n >= room)
+            continue;
+        n += (size_t)snprintf(model->cause + n, room - n, "%s%s %s %.4g dB", n ? ", with " : "",
+                              words[stage], n ? "as well" : "would make it", db);
+        before = db;
+    }
+    if (isfinite(before) && n < room)
+        snprintf(model->cause + n, room - n, "%sthe matmul's own roundings%s", n ? "; " : "",
+                 n ? " are the rest" : "");
+}
+
 enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint64_t seed,
                             struct qg_gap *ret_model, struct qg_gap *ret_weights,
                             struct qg_gap_detail *detail, struct qg_error *err)
@@ -254,20 +369,23 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
     struct qg_gap weights = new_row(s, params, "torch-model", "weights", seed);
     struct qg_gap model = new_row(s, params, "torch-model", "model", seed);
     struct norms sum = {0};
-    qg_bf16 prepared[QG_MODEL_WIDTH], converted[QG_MODEL_WIDTH];
-    memcpy(prepared, m->x, sizeof prepared);
-    memcpy(converted, m->x, sizeof converted);
+    qg_bf16 h[STAGES][QG_MODEL_WIDTH];
+    for (int stage = 0; stage < STAGES; stage++)
+        memcpy(h[stage], m->x, sizeof h[stage]);
     enum qg_status status = QG_OK;
     for (int l = 0; l < QG_MODEL_LAYERS && status == QG_OK; l++) {
         struct qg_tensor w = {"w", QG_BF16, 2, {m->rows[l], m->cols[l]}, m->weight[l]};
         struct pair p;
-        if ((status = pair_create(s, params, &w, &p, err)) != QG_OK)
+        if ((status = pair_create(s, s, params, &w, &p, err)) != QG_OK)
             break;
         bool was_equal = weights.first < 0;
         uint64_t before = weights.count;
         add_pair(&p, &weights, &sum);
-        if ((status = prepared_layer(&p, params, prepared, err)) == QG_OK)
-            status = converted_layer(&p, params, converted, err);
+        for (int stage = PREPARED; stage < CONVERTED && status == QG_OK; stage++)
+            if (detail || stage == PREPARED)
+                status = plain_layer(&p, params, (enum stage)stage, h[stage], err);
+        if (status == QG_OK)
+            status = converted_layer(&p, params, h[CONVERTED], err);
         if (detail && was_equal && weights.first >= 0)
             look_closer(&p, (size_t)(weights.first - (int64_t)before), detail);
         pair_free(&p);
@@ -278,15 +396,16 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
     qg_torch_model_free(&m);
     if (status != QG_OK)
         return status;
-    struct qg_tensor a = {"prepared", QG_BF16, 1, {QG_MODEL_WIDTH}, prepared};
-    struct qg_tensor b = {"converted", QG_BF16, 1, {QG_MODEL_WIDTH}, converted};
+    struct qg_tensor a = model_output(h[PREPARED]), b = model_output(h[CONVERTED]);
     struct qg_diff d = qg_no_diff;
     qg_compare(&a, &b, NULL, NULL, &d);
     model.count = d.count;
     model.differ = d.mismatches;
     model.first = d.first_mismatch;
     model.sqnr_db = qg_sqnr_db(&a, &b, NULL);
-    model.sqnr_bf16_db = (double)qg_compute_error_bf16(prepared, converted, QG_MODEL_WIDTH);
+    model.sqnr_bf16_db = (double)qg_compute_error_bf16(h[PREPARED], h[CONVERTED], QG_MODEL_WIDTH);
+    if (detail)
+        name_stages(h, &model);
     *ret_model = model;
     *ret_weights = weights;
     return QG_OK;

@@ -23,8 +23,10 @@ bool qg_gap_has(const struct qg_scheme *s);
 /* torchao's test model M with `seed` (harness/torch_model.h), bf16: `ret_model` compares the
  * outputs of the prepared and the converted model, also as torchao's compute_error prints it (every
  * step rounded to bf16); `ret_weights` compares all weights, and names the cause when one parameter
- * explains the difference. `params` as in qg_params_parse. `detail`, when wanted, is filled when
- * weights differ. */
+ * or another scheme's prepare path explains the difference. `params` as in qg_params_parse.
+ * `detail`, when wanted, is filled when weights differ; then ret_model's cause names the steps from
+ * the prepared to the converted model (its weights, its activations, operands that are not rounded,
+ * its matmul) that close the gap. */
 QG_MUST_CHECK enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params,
                                           uint64_t seed, struct qg_gap *ret_model,
                                           struct qg_gap *ret_weights, struct qg_gap_detail *detail,

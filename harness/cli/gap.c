@@ -55,7 +55,12 @@ static const char help[] =
     "\n"
     "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
     "at\n"
-    "least 3 dB closer. Exit 0 unless something could not be computed; 77 when every tensor was\n"
+    "least 3 dB closer, or another scheme's prepare path does. 'in the model' goes from the "
+    "prepared\n"
+    "to the converted model in steps (its weights, its activations, operands that are not "
+    "rounded,\n"
+    "its own matmul) and names those that close the gap by 3 dB or more. Exit 0 unless something "
+    "could not be computed; 77 when every tensor was\n"
     "refused.\n";
 
 /* "0x1.8p-7 (0.0117)" is what a reader needs to redo a step by hand. */
@@ -141,6 +146,8 @@ static enum qg_status model_row(const struct qg_scheme *s, const char *params,
            model.sqnr_db, range, 100.0 * (double)weights.differ / (double)weights.count,
            weights.sqnr_db);
     print_detail(&weights, &detail, o->verbose);
+    if (model.cause[0])
+        printf("    in the model: %s\n", model.cause);
     return QG_OK;
 }
 
