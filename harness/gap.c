@@ -237,9 +237,11 @@ enum stage {
 };
 
 /* Whether an operand's planes are the same for tensors of any dtype, so that they can be
- * dequantized to another. */
+ * dequantized to binary32. */
 static bool planes_keep_dtype(const struct qg_args *convert)
 {
+    if (convert->scheme->dtypes && !(convert->scheme->dtypes >> QG_F32 & 1))
+        return false;
     for (int i = 0; i < convert->n_out; i++) {
         const struct qg_plane *p = &convert->scheme->operand[convert->operand].planes[i];
         if (p->dtype == QG_INPUT || p->dtype_param)
