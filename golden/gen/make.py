@@ -14,6 +14,7 @@ import sys
 FAMILIES = [
     "fp8_goldens",
     "torchao_goldens",
+    "microxcaling_goldens",
     "bnb_goldens",
     "intx_goldens",
     "learned_goldens",
