@@ -292,29 +292,6 @@ static enum qg_status quantized_input(const struct qg_scheme *s, const char *par
     return status;
 }
 
-/* One layer before the last stage: dequantized operands, an ordinary linear. */
-static enum qg_status plain_layer(const struct pair *p, const char *params, enum stage stage,
-                                  qg_bf16 *h, struct qg_error *err)
-{
-    const struct qg_args *w = &p->convert.args;
-    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
-    struct qg_call input, wide = {0};
-    qg_bf16 y[QG_MODEL_WIDTH];
-    if (stage == UNROUNDED && dequantize(w, params, QG_F32, &wide, err) != QG_OK)
-        return err->status;
-    enum qg_status status = quantized_input(w->scheme, params, stage, &x, &input, err);
-    if (status == QG_OK) {
-        const struct qg_tensor *weights = stage == PREPARED    ? &p->prepare.args.out[0]
-                                          : stage == UNROUNDED ? &wide.args.out[0]
-                                                               : &p->dequant.args.out[0];
-        linear(input.args.scheme ? &input.args.out[0] : &x, weights, y);
-        memcpy(h, y, w->rows * sizeof *y);
-        qg_call_free(&input);
-    }
-    qg_call_free(&wide);
-    return status;
-}
-
 /* One converted layer: the scheme's own matmul on the planes. */
 static enum qg_status converted_layer(const struct pair *p, const char *params, qg_bf16 *h,
                                       struct qg_error *err)
@@ -331,6 +308,32 @@ static enum qg_status converted_layer(const struct pair *p, const char *params, 
     memcpy(h, c.args.out[0].data, qg_bytes(&c.args.out[0]));
     qg_call_free(&c);
     return QG_OK;
+}
+
+/* One layer before the last stage: dequantized operands, an ordinary linear; or, prepared, the
+ * quantized matmul where upstream trains on that. */
+static enum qg_status plain_layer(const struct pair *p, const char *params, enum stage stage,
+                                  qg_bf16 *h, struct qg_error *err)
+{
+    const struct qg_args *w = &p->convert.args;
+    if (stage == PREPARED && w->scheme->trains_on_matmul)
+        return converted_layer(p, params, h, err);
+    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
+    struct qg_call input, wide = {0};
+    qg_bf16 y[QG_MODEL_WIDTH];
+    if (stage == UNROUNDED && dequantize(w, params, QG_F32, &wide, err) != QG_OK)
+        return err->status;
+    enum qg_status status = quantized_input(w->scheme, params, stage, &x, &input, err);
+    if (status == QG_OK) {
+        const struct qg_tensor *weights = stage == PREPARED    ? &p->prepare.args.out[0]
+                                          : stage == UNROUNDED ? &wide.args.out[0]
+                                                               : &p->dequant.args.out[0];
+        linear(input.args.scheme ? &input.args.out[0] : &x, weights, y);
+        memcpy(h, y, w->rows * sizeof *y);
+        qg_call_free(&input);
+    }
+    qg_call_free(&wide);
+    return status;
 }
 
 static struct qg_tensor model_output(qg_bf16 *h)
