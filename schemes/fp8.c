@@ -170,27 +170,45 @@ void qg_fp8_fake_grad(const struct qg_fp8_fake *f, const struct qg_args *a, size
 
 /* --- convert --------------------------------------------------------------------------------- */
 
+static struct qg_fp8_scale divide_by(float scale)
+{
+    return (struct qg_fp8_scale){0, scale};
+}
+
+static struct qg_fp8_scale multiply_by(float factor)
+{
+    return (struct qg_fp8_scale){factor, qg_div(1.0f, factor)};
+}
+
+/* 448 / m as PyTorch computes a number divided by a tensor. */
+static float reciprocal_times_448(float m)
+{
+    return qg_mul(qg_div(1.0f, m), QG_E4M3_MAX);
+}
+
 struct qg_fp8_scale qg_fp8_scale_of(enum qg_fp8_quantizer q, enum qg_dtype t, float amax, float eps)
 {
-    struct qg_fp8_scale s = {0};
+    float factor;
     switch (q) {
     case QG_FP8_FBGEMM:
-        s.factor = qg_div(QG_E4M3_MAX, qg_max(amax, eps));
-        break;
-    case QG_FP8_FBGEMM_CPU: // 448 / m in PyTorch is a reciprocal times 448
-        s.factor = qg_mul(qg_div(1.0f, qg_max(amax, qg_round(t, eps))), QG_E4M3_MAX);
-        if (s.factor > 0x1.fffffep127f)
-            s.factor = 1.0f;
-        break;
+        return multiply_by(qg_div(QG_E4M3_MAX, qg_max(amax, eps)));
+    case QG_FP8_FBGEMM_CPU:
+        factor = reciprocal_times_448(qg_max(amax, qg_round(t, eps)));
+        return multiply_by(factor > 0x1.fffffep127f ? 1.0f : factor);
     case QG_FP8_MSLK:
-        s.scale = qg_div(qg_max(amax, eps), QG_E4M3_MAX);
-        return s;
+        return divide_by(qg_div(qg_max(amax, eps), QG_E4M3_MAX));
+    case QG_FP8_TORCH:
+        return divide_by(qg_round(t, qg_div(amax, QG_E4M3_MAX)));
+    case QG_FP8_DEEPSEEK:
+        return divide_by(qg_div(amax, QG_E4M3_MAX));
+    case QG_FP8_UNSLOTH: // the quotient may be 0 where amax is not
+        factor = qg_div(amax, QG_E4M3_MAX);
+        return divide_by(factor == 0 ? 1.0f : factor);
+    case QG_FP8_HF:
+        return multiply_by(amax > 0 ? reciprocal_times_448(amax) : 1.0f);
     default:
-        s.scale = qg_round(t, qg_div(amax, QG_E4M3_MAX));
-        return s;
+        return multiply_by((float)(448.0 / (double)qg_max(amax, eps)));
     }
-    s.scale = qg_div(1.0f, s.factor);
-    return s;
 }
 
 float qg_fp8_code(const struct qg_fp8_scale *s, float x)
@@ -210,8 +228,11 @@ void qg_fp8_column(const struct qg_args *a, size_t n, const float *w, float w_sc
             qg_sum_add(&s, (double)codes[m * a->cols + k] * w[k]);
         double sum = qg_sum_value(&s), both = (double)x_scales[m] * w_scale;
         float y = qg_mul(w_scale, qg_mul(x_scales[m], (float)sum));
-        // Two more roundings behind the sum; the first may be of a subnormal.
-        double bound = qg_sum_bound(&s, a->cols, a->depth, 3) * both + 0x1p-149 * (w_scale + 1.0);
+        // Two more roundings behind the sum; the first may be of a subnormal, or overflow.
+        double bound = qg_sum_bound(&s, a->cols, a->depth, 3) * fabs(both) +
+                       0x1p-149 * (fabs((double)w_scale) + 1.0);
+        if (s.magnitude * fabs((double)x_scales[m]) >= 0x1p127)
+            bound = (double)INFINITY;
         qg_emit(a, m * a->rows + n, y, sum * both, bound);
     }
 }

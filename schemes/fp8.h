@@ -45,11 +45,24 @@ struct qg_interval qg_amax_grad(enum qg_dtype t, struct qg_interval damax, doubl
  *     FBGEMM_CPU   r = 1 / max(m, eps) * 448, 1 where that is infinite; eps is rounded to t
  *     MSLK         s = max(m, eps) / 448            c = e4m3(x / s)  stored s
  *     TORCH        s = R_t(m / 448)                 c = e4m3(x / s)  stored s
+ *     DEEPSEEK     s = m / 448                      c = e4m3(x / s)  stored s
+ *     UNSLOTH      DEEPSEEK, with s = 1 where m is 0
+ *     HF           r = 1 / m * 448, 1 unless m > 0  c = e4m3(x r)    stored 1/r
+ *     TRAINING     r = 448 / max(m, eps), divided in binary64 and then rounded to binary32
  *
- * All steps in binary32, codes limited to +-448. A zero block is finite where there is an eps; with
- * TORCH it is 0/0 = NaN. FBGEMM's and MSLK's are Triton kernels; the former divides approximately
- * on a GPU (2 ulp), which is not modelled. */
-enum qg_fp8_quantizer { QG_FP8_FBGEMM, QG_FP8_FBGEMM_CPU, QG_FP8_MSLK, QG_FP8_TORCH };
+ * All other steps in binary32, codes limited to +-448. A zero block is finite where there is an eps
+ * or a 1; with TORCH and DEEPSEEK it is 0/0 = NaN. FBGEMM's, DeepSeek's and unsloth's are Triton
+ * kernels that divide approximately on a GPU (2 ulp), which is not modelled. */
+enum qg_fp8_quantizer {
+    QG_FP8_FBGEMM,
+    QG_FP8_FBGEMM_CPU,
+    QG_FP8_MSLK,
+    QG_FP8_TORCH,
+    QG_FP8_DEEPSEEK,
+    QG_FP8_UNSLOTH,
+    QG_FP8_HF,
+    QG_FP8_TRAINING
+};
 
 struct qg_fp8_scale {
     float factor; /* codes are e4m3 of x * factor, or of x / scale when factor is 0 */

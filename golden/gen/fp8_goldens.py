@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What torchao, PyTorch's autograd, FBGEMM and MSLK make of fp8-fp8, fp8-fp8-tensor and fp8."""
+"""What torchao, PyTorch's autograd, FBGEMM, MSLK, transformers and unsloth make of the fp8 schemes."""
 import upstream  # first: it sets up Triton's interpreter
-from upstream import TORCHAO, float8_cast
+from upstream import FBGEMM_TRITON, TORCHAO, TORCHAO_TRITON, TRANSFORMERS, UNSLOTH_TRITON, float8_cast
+
+import types
 
 import torch
 from torchao.float8.inference import Float8MMConfig
@@ -10,12 +12,14 @@ from torchao.quantization import (
     Float8WeightOnlyConfig,
     quantize_,
 )
-from torchao.quantization.granularity import PerRow, PerTensor
+from torchao.quantization.granularity import PerBlock, PerRow, PerTensor
 from torchao.quantization.quantize_.common import KernelPreference
 from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
     Float8Tensor,
     QuantizeTensorToFloat8Kwargs,
 )
+from transformers.integrations import finegrained_fp8
+from transformers.utils.quantization_config import FineGrainedFP8Config
 
 import inputs
 from torchao_goldens import (
@@ -138,4 +142,74 @@ def fp8_file(file):
                 one(sets, "fp8", "weight", dtype, kind, scale, rows=4)
 
 
-FILES = {"fp8.h5": fp8_file}
+# --- fp8-block ----------------------------------------------------------------------------------
+
+DEEPSEEK = (TORCHAO_TRITON, "fp8_blockwise_act_quant, fp8_blockwise_weight_quant",
+            "kernels in Triton's interpreter up to the cast, which is PyTorch's; / is correctly rounded")
+QUANTIZER = types.SimpleNamespace(quantization_config=FineGrainedFP8Config(weight_block_size=(128, 128)))
+
+
+def blocks(x, operand, flavour):
+    """(codes, scales, made_by) of a tensor in tiles."""
+    rows = 128 if operand == "weight" else 1
+    note = DEEPSEEK[2]
+    if operand == "weight" and flavour in ("hf", "unsloth"):
+        made = finegrained_fp8.Fp8Quantize(QUANTIZER).convert({"w.weight": x})
+        return made["w.weight"], made["w.weight_scale_inv"], (TRANSFORMERS, "Fp8Quantize.convert", "")
+    if flavour == "torchao":
+        q = Float8Tensor.from_hp(x, granularity=PerBlock([rows, 128]))
+        return q.qdata, q.scale, (TORCHAO, f"Float8Tensor.from_hp, PerBlock([{rows}, 128])", "")
+    if flavour == "training":
+        return *upstream.training_block(x, rows), (TORCHAO_TRITON, "triton_fp8_blockwise_act_quant_lhs, "
+            "triton_fp8_blockwise_weight_quant_rhs of blockwise_fp8_training", note)
+    if flavour == "fbgemm":
+        return *upstream.fbgemm_block_triton(x, rows), (FBGEMM_TRITON, "fp8_gemm.py _kernel_quantize_fp8_block", note)
+    if flavour == "unsloth":
+        return *upstream.unsloth_block(x), (UNSLOTH_TRITON, "kernels/fp8.py act_quant_kernel", note)
+    return *upstream.deepseek_block(x, rows), DEEPSEEK
+
+
+def block_set(sets, operand, dtype, kind, flavour, rows, cols, multiply=False, shared=None, dequant=True):
+    at, x = sets.start("fp8-block", operand, dtype, kind, parameters(flavour=flavour if flavour != "hf" else None),
+                       rows, cols, shared or min(cols, 128))
+    codes, scales, made_by = blocks(x, operand, flavour)
+    planes = {"codes": codes, "scales": scales}
+    sets.file.op(at, "convert", made_by, {"x": x}, planes)
+    if dequant:
+        tile = [128 if operand == "weight" else 1, 128]
+        y = finegrained_fp8._dequantize_fp8_weight(codes, scales, tile, F32).to(dtype)
+        sets.file.op(at, "dequant", (TRANSFORMERS, "_dequantize_fp8_weight", "in binary32, then cast by torch"),
+                     planes, {"y": y})
+    if multiply:
+        a = inputs.matrix("normal", 16, cols, 128, dtype, sets.seed)
+        a_codes, a_scales, (library, name, note) = blocks(a, "activation", flavour)
+        y = upstream.block_product(a_codes, a_scales, codes, scales).to(dtype)
+        matmul_op(sets, at, a, planes, y, library if library == TORCHAO_TRITON else f"{library}; {TORCHAO_TRITON}",
+                  f"{name}; triton_fp8_gemm_1x128_128x128", note)
+
+
+def block_file(file):
+    sets = Sets(file)
+    flavours = ("hf", "deepseek", "torchao", "training", "fbgemm", "unsloth")
+    unclear = ("nonfinite",)  # for kernels in the interpreter: see README.md
+    for dtype in (BF16, F32, F16):
+        for flavour in flavours:
+            for kind in (COMMON if dtype == BF16 else EXTREMES[:3]) + ["ties-e4m3", "every-e4m3"]:
+                if kind not in unclear or flavour == "torchao":
+                    block_set(sets, "activation", dtype, kind, flavour, 4, 256)
+            if flavour == "unsloth":
+                continue  # weights as transformers has them
+            # Many tiles, of few values: small files.
+            block_set(sets, "weight", dtype, "few", flavour, 256 if dtype == BF16 else 128, 256, multiply=True,
+                      dequant=dtype == BF16)
+            block_set(sets, "weight", dtype, "every-e4m3", flavour, 128, 128, shared=128 * 128, dequant=False)
+            for kind in ("zeros", "tiny", "nonfinite"):
+                if kind == "zeros" or (dtype == BF16 and (kind not in unclear or flavour in ("hf", "torchao"))):
+                    block_set(sets, "weight", dtype, kind, flavour, 128, 128, shared=128 * 128, dequant=False)
+            if dtype == BF16:
+                block_set(sets, "weight", dtype, "normal-0.02", flavour, 128, 128, dequant=flavour == "hf")
+        for operand, rows, cols in (("weight", 130, 130), ("weight", 3, 200), ("activation", 3, 200)):
+            block_set(sets, operand, dtype, "normal-0.02", "fbgemm", rows, cols)
+
+
+FILES = {"fp8.h5": fp8_file, "fp8-block.h5": block_file}

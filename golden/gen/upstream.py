@@ -11,11 +11,13 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
+import ast
 import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import tempfile
 import types
 
 import numpy as np
@@ -36,10 +38,20 @@ FBGEMM_TRITON = (
     f"fbgemm-gpu-genai {version('fbgemm-gpu-genai')}, triton {version('triton')} (interpreter), "
     f"torch {torch.__version__} (CPU)"
 )
-MSLK_VERSION = next(importlib.metadata.distributions(name="mslk-cuda", path=[os.path.join(sys.prefix, "mslk")])).version
-MSLK_TRITON = (f"mslk-cuda {MSLK_VERSION}, triton {version('triton')} (interpreter), "
-               f"torch {torch.__version__} (CPU)")
-MSLK = f"mslk-cuda {MSLK_VERSION}, torch {torch.__version__} (CPU)"
+
+
+def _apart(package):
+    """A package in a folder of its own."""
+    (found,) = importlib.metadata.distributions(name=package, path=[os.path.join(sys.prefix, package.split("-")[0])])
+    return f"{package} {found.version}"
+
+
+_INTERPRETER = f"triton {version('triton')} (interpreter), torch {torch.__version__} (CPU)"
+MSLK_TRITON = f"{_apart('mslk-cuda')}, {_INTERPRETER}"
+MSLK = f"{_apart('mslk-cuda')}, torch {torch.__version__} (CPU)"
+TORCHAO_TRITON = f"torchao {version('torchao')}, {_INTERPRETER}"
+UNSLOTH_TRITON = f"{_apart('unsloth')}, {_INTERPRETER}"
+TRANSFORMERS = f"transformers {version('transformers')}, torch {torch.__version__} (CPU)"
 DERIVED = f"none: derived with Python {sys.version.split()[0]} fractions, numpy {np.__version__}"
 
 
@@ -163,3 +175,95 @@ def float8_cast(mode):
         yield
     finally:
         quant_primitives._RoundToFloat8 = kept
+
+
+def _run(kernel, grid, *args, **constants):
+    """A Triton kernel in the interpreter, without its autotuner if it has one."""
+    from triton.runtime import Autotuner
+
+    with np.errstate(all="ignore"):
+        (kernel.fn if isinstance(kernel, Autotuner) else kernel)[grid](*args, **constants)
+
+
+def _tiles(n, side=128):
+    return -(-n // side)
+
+
+def fbgemm_block_triton(x, rows):
+    """quantize_fp8_block's Triton kernel on tiles of rows x 128: codes, scales. Its wrapper refuses tensors
+    on the CPU and does no arithmetic."""
+    import triton.language as tl
+
+    codes, scales = torch.empty(x.shape), torch.empty(_tiles(x.shape[0], rows), _tiles(x.shape[1]))
+    _run(_fp8_gemm._kernel_quantize_fp8_block, (scales.numel(),), x, scales, codes, None, *x.shape, *x.stride(),
+         *codes.stride(), *scales.stride(), TL_FP8_DTYPE=tl.float32, MAX_FP8=448.0, EPS=1e-12, CLAMP_MAX=False,
+         BLOCK_M=rows, BLOCK_K=128, K_MAJOR=True)
+    return codes.to(torch.float8_e4m3fn), scales
+
+
+def _deepseek():
+    """torchao's kernels after DeepSeek-V3's, which it makes where it finds a GPU."""
+    from torchao.kernel import blockwise_quantization
+
+    with _replaced(torch.utils._triton, has_triton=lambda: True):
+        return blockwise_quantization._build_triton_impls()
+
+
+def deepseek_block(x, rows):
+    """torchao's fp8_blockwise_act_quant (rows 1) and fp8_blockwise_weight_quant (rows 128). Both widen x to
+    binary32 first; PyTorch does that here, for the interpreter gets subnormal bf16 wrong."""
+    codes, (n, k), x = torch.empty(x.shape), x.shape, x.float()
+    scales = torch.empty(n // rows, k // 128)
+    if rows == 1:
+        _run(_deepseek().act_quant, (scales.numel(),), x, codes, scales, BLOCK_SIZE=128)
+    else:
+        _run(_deepseek().weight_quant, (n // 128, k // 128), x, codes, scales, n, k, BLOCK_SIZE=128)
+    return codes.to(torch.float8_e4m3fn), scales
+
+
+def training_block(x, rows):
+    """torchao's kernels for training: triton_fp8_blockwise_act_quant_lhs, _weight_quant_rhs."""
+    from torchao.prototype.blockwise_fp8_training import kernels
+
+    codes, (n, k) = torch.empty(x.shape), x.shape
+    scales = torch.empty(n // rows, k // 128)
+    args = [v for t in (x, codes, scales) for v in (t, *t.stride())]
+    constants = {"BLOCK_SIZE": 128, "EPS": kernels.EPS, "FP8_MAX": 448.0}
+    if rows == 1:
+        _run(kernels.triton_fp8_blockwise_act_quant_lhs_kernel, (_tiles(n, 2), k // 128), *args, n, k,
+             NUM_GROUPS=2, **constants)
+    else:
+        _run(kernels.triton_fp8_blockwise_weight_quant_rhs_kernel, (n // 128, k // 128), *args, n, k, **constants)
+    return codes.to(torch.float8_e4m3fn), scales
+
+
+def unsloth_block(x):
+    """unsloth's act_quant_kernel, taken alone out of kernels/fp8.py: the package wants a GPU to be imported.
+    It widens x first, see deepseek_block."""
+    x = x.float()
+    with open(os.path.join(sys.prefix, "unsloth", "unsloth", "kernels", "fp8.py")) as f:
+        text = f.read()
+    (node,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "act_quant_kernel"]
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as f:  # Triton reads a kernel's source again
+        f.write("import triton\nimport triton.language as tl\n@triton.jit\n" + ast.get_source_segment(text, node))
+        f.flush()
+        spec = importlib.util.spec_from_file_location("unsloth_act_quant", f.name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        codes, scales = torch.empty(x.shape), torch.empty(x.shape[0], x.shape[1] // 128)
+        _run(module.act_quant_kernel, (scales.numel(),), x, codes, scales, BLOCK_SIZE=128)
+    return codes.to(torch.float8_e4m3fn), scales
+
+
+def block_product(a, a_scales, b, b_scales):
+    """torchao's triton_fp8_gemm_1x128_128x128 of codes [M,K] and [N,K], in binary32."""
+    from torchao.prototype.blockwise_fp8_training import kernels
+
+    a, b = a.float(), b.float().t()
+    (m, k), n = a.shape, b.shape[1]
+    y, b_scales = torch.empty(m, n), b_scales.t()
+    args = [v for t in (a, b, y, a_scales, b_scales) for v in (t, *t.stride())]
+    assert m % 16 == 0  # scales are loaded beyond the last row otherwise
+    _run(kernels.triton_fp8_gemm_1x128_128x128_kernel, (m // 16, n // 32), *args, m, n, k, None,
+         BLOCK_SIZE_M=16, BLOCK_SIZE_N=32, BLOCK_SIZE_K=128)
+    return y
