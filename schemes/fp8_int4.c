@@ -26,7 +26,20 @@
  * Float8FakeQuantizer (pytorch/ao#2937); convert fbgemm:fbgemm_gpu/experimental/gen_ai/gen_ai/
  * quantize.py quantize_int4_preshuffle, fbgemm:.../triton_gemm/fp8_gemm.py quantize_fp8_row,
  * mslk:mslk/quantize/triton/fp8_quantize.py; table cutlass:tools/util/include/cutlass/util/
- * mixed_dtype_utils.hpp; matmul fbgemm:.../cutlass_extensions/f8i4bf16_shuffled.cu.
+ * mixed_dtype_utils.hpp; matmul fbgemm:.../cutlass_extensions/f8i4bf16_shuffled.cu; plain
+ * ao:torchao/quantization/quantize_/workflows/int4/int4_tensor.py, mslk:mslk/quantize/shuffle.py
+ * int4_row_quantize, mslk:csrc/gemm/cutlass/f8i4bf16_rowwise.
+ *
+ * fp8-int4-plain is the same configuration in torchao's plain packing, whose convert is another
+ * one: int4 of the weights themselves, with no e4m3 and no row scale between, R(.) a rounding to
+ * the weight's dtype:
+ *
+ *     s = max(max|w|, 1e-6) / 8         q = clamp(round(w / s), -8, 7)   group scale R(s)
+ *
+ * Its kernel multiplies with e4m3(R(q R(s))). Without a scale that lifts them, weights of usual
+ * size reach into e4m3's subnormal numbers below 2^-6, where the step is 2^-9 (product=exact leaves
+ * that rounding out); y = R(scale of x * sum). QAT does not look at the packing: prepare is
+ * fp8-int4's.
  *
  * fp8-int4-nocast is prepare without the e4m3 roundings; fp8-int4-old is the prepare before #2937:
  * symmetric int4 with max|w| / 7.5, eps 2^-7, and activations that are not rounded to e4m3.
@@ -35,11 +48,12 @@
 #include "schemes/intx.h"
 #include "schemes/num/int4.h"
 
-enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS };
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS, CAST = PREPARE_EPS };
 
 /* In the order of enum qg_fp8_quantizer. */
 static const char *const row_words[] = {"fbgemm", "fbgemm-cpu", "mslk", NULL};
 static const char *const product_words[] = {"e4m3", "exact", NULL};
+static const char *const cast_words[] = {"e4m3", "none", NULL};
 static const char *const grad_words[] = {"torch", "ideal", NULL};
 
 static size_t group(const struct qg_args *a)
@@ -279,20 +293,78 @@ static void dequant_activation(const struct qg_args *a)
     }
 }
 
+/* The e4m3 numbers of x[m,K] and the scales of its rows. */
+static void quantize_inputs(const struct qg_args *a, float *codes, float *scales)
+{
+    for (size_t m = 0; m < a->m; m++) {
+        struct qg_fp8_scale r = quantize_row(a, &a->in[0], m * a->cols);
+        scales[m] = r.scale;
+        for (size_t i = m * a->cols; i < (m + 1) * a->cols; i++)
+            codes[i] = qg_fp8_code(&r, qg_get(&a->in[0], i));
+    }
+}
+
 static void matmul(const struct qg_args *a)
 {
-    const struct qg_tensor *x = &a->in[0];
     float *w = a->work, *codes = w + a->cols, *scales = codes + a->m * a->cols;
-    for (size_t m = 0; m < a->m; m++) {
-        struct qg_fp8_scale r = quantize_row(a, x, m * a->cols);
-        scales[m] = r.scale;
-        for (size_t k = 0; k < a->cols; k++)
-            codes[m * a->cols + k] = qg_fp8_code(&r, qg_get(x, m * a->cols + k));
-    }
+    quantize_inputs(a, codes, scales);
     for (size_t n = 0; n < a->rows; n++) {
         for (size_t k = 0; k < a->cols; k++)
             w[k] = table_value(a, a->in + 1, n, k);
         qg_fp8_column(a, n, w, qg_get(&a->in[3], n), codes, scales);
+    }
+}
+
+/* --- convert, plain -------------------------------------------------------------------------- */
+
+static void convert_plain(const struct qg_args *a)
+{
+    const struct qg_tensor *w = &a->in[0];
+    uint8_t *codes = a->out[0].data;
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < a->cols; at += group(a)) {
+            float amax = qg_amax(w, row * a->cols + at, group(a));
+            float scale = qg_div(qg_max(amax, 1e-6f), 8.0f);
+            qg_put(&a->out[1], at / group(a) * a->rows + row, scale);
+            for (size_t k = at; k < at + group(a); k++) {
+                size_t i = row * a->cols + k;
+                float q = qg_clamp(qg_rint(qg_div(qg_get(w, i), scale)), -8.0f, 7.0f);
+                qg_int4_put(codes + row * (a->cols / 2), k, q == q ? (int)q : 0);
+                qg_note(a, i, "group scale", scale);
+                qg_note(a, i, "code", q);
+            }
+        }
+}
+
+/* The number that the plain kernel multiplies with. */
+static float plain_value(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
+                         size_t col)
+{
+    int q = qg_int4_get((const uint8_t *)planes[0].data + row * (a->cols / 2), col);
+    float s = qg_get(&planes[1], col / group(a) * a->rows + row);
+    float v = qg_round(planes[1].dtype, qg_mul((float)q, s));
+    qg_note(a, row * a->cols + col, "group scale (stored)", s);
+    qg_note(a, row * a->cols + col, "code * scale", v);
+    return a->param[PRODUCT] == 0 ? qg_round(QG_E4M3, v) : v;
+}
+
+static void dequant_plain(const struct qg_args *a)
+{
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t col = 0; col < a->cols; col++) {
+            qg_put(&a->out[0], row * a->cols + col, plain_value(a, a->in, row, col));
+            qg_note(a, row * a->cols + col, "y", qg_get(&a->out[0], row * a->cols + col));
+        }
+}
+
+static void matmul_plain(const struct qg_args *a)
+{
+    float *w = a->work, *codes = w + a->cols, *scales = codes + a->m * a->cols;
+    quantize_inputs(a, codes, scales);
+    for (size_t n = 0; n < a->rows; n++) {
+        for (size_t k = 0; k < a->cols; k++)
+            w[k] = plain_value(a, a->in + 1, n, k);
+        qg_fp8_column(a, n, w, 1.0f, codes, scales);
     }
 }
 
@@ -315,6 +387,11 @@ static const char *unrounded(const struct qg_args *a)
     return a->operand == QG_ACTIVATION && a->op == QG_FAKE_QUANT
                ? "this prepare path does not round activations"
                : NULL;
+}
+
+static const char *plain_uniform(const struct qg_args *a)
+{
+    return a->param[CAST] == 0 ? uniform(a) : unrounded(a);
 }
 
 /* --- the rows -------------------------------------------------------------------------------- */
@@ -352,6 +429,23 @@ static void nocast_grad_activation(const struct qg_args *a)
     grad_activation(a, false);
 }
 
+static void plain_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, a->param[CAST] == 0);
+}
+static void plain_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, a->param[CAST] == 0);
+}
+static void plain_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, a->param[CAST] == 0);
+}
+static void plain_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, a->param[CAST] == 0);
+}
+
 #define SHARED_PARAMS                                                                              \
     [GROUP] = {"group", "elements of a row that share a scale; upstream allows only 128",          \
                128,     32,                                                                        \
@@ -385,6 +479,14 @@ static const struct qg_param old_params[] = {
     {NULL},
 };
 
+static const struct qg_param plain_params[] = {
+    SHARED_PARAMS,
+    [CAST] = {"cast",
+              "prepare goes through e4m3 first, which upstream does though convert does not", 0, 0,
+              0, cast_words, false},
+    {NULL},
+};
+
 static const struct qg_plane weight_planes[] = {
     {"codes",
      QG_U8,
@@ -395,12 +497,22 @@ static const struct qg_plane weight_planes[] = {
     {"row_scales", QG_F32, 0, {&qg_ext_rows}, "of the row's weights"},
     {NULL},
 };
+static const struct qg_plane plain_planes[] = {
+    {"codes",
+     QG_U8,
+     0,
+     {&qg_ext_rows, &qg_ext_nibble},
+     "two's complement nibbles, even element low"},
+    {"scales", QG_INPUT, 0, {&qg_ext_groups, &qg_ext_rows}, "[K/g, N]; zero points are all 0"},
+    {NULL},
+};
 static const struct qg_plane activation_planes[] = {
     {"codes", QG_E4M3, 0, {&qg_ext_rows, &qg_ext_cols}, "one e4m3 per element"},
     {"scales", QG_F32, 0, {&qg_ext_rows}, "one per row"},
     {NULL},
 };
 
+static const char *const plain_variants[] = {"cast=none", "cast=none product=exact", NULL};
 static const char *const variants[] = {"product=exact", "row=mslk", NULL};
 
 static const char nonfinite[] =
@@ -433,6 +545,22 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .matmul = matmul,
      .refuse = refuse,
      .uniform = uniform},
+    {.name = "fp8-int4-plain",
+     .summary = "fp8 per-row activations x int4 weights in torchao's plain packing (MSLK)",
+     .upstream = "ao:torchao/quantization/quantize_/workflows/int4/int4_tensor.py; "
+                 "mslk:mslk/quantize/shuffle.py int4_row_quantize",
+     .nonfinite =
+         "NaN in a group: scale NaN, codes 0. inf: scale inf, codes of finite values 0 and "
+         "of inf 0. All-zero group: scale 1.25e-7, codes 0. Prepare and activations as "
+         "fp8-int4.",
+     .params = plain_params,
+     .variants = plain_variants,
+     .operand = {[QG_WEIGHT] = {plain_fake_weight, plain_grad_weight, convert_plain, dequant_plain,
+                                group, plain_planes, 4},
+                 [QG_ACTIVATION] = ACTIVATION(plain_fake_activation, plain_grad_activation)},
+     .matmul = matmul_plain,
+     .refuse = refuse,
+     .uniform = plain_uniform},
     {.name = "fp8-int4-old",
      .summary = "fp8-int4 with the prepare path before pytorch/ao#2937: symmetric int4, eps 2^-7",
      .upstream =

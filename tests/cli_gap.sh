@@ -5,7 +5,7 @@
 
 # The figures that upstream printed, as a reader of the table sees them.
 expect 0 'inf on all 2' gap --seeds 2
-for row in 'fp8-fp8 26.5' 'fp8-fp8-tensor 29.5' 'fp8-int4 22.375' 'fp8-int4-nocast 19.25' 'fp8-int4-old 15.5' 'int4 45.5' \
+for row in 'fp8-fp8 26.5' 'fp8-fp8-tensor 29.5' 'fp8-int4 22.375' 'fp8-int4-plain 19.75' 'fp8-int4-nocast 19.25' 'fp8-int4-old 15.5' 'int4 45.5' \
     'int4 dequant=two-step 44.75' 'int4-old 15.0625' 'int8 inf' 'int8-g32 inf' 'int8-int4 inf'; do
     tr -s ' ' <out.txt | grep -qF -e "$row " || fail "no row '$row' in: $(cat out.txt)"
 done

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What torchao, PyTorch's autograd, FBGEMM, MSLK, transformers and unsloth make of the fp8 schemes."""
 import upstream  # first: it sets up Triton's interpreter
-from upstream import FBGEMM_TRITON, TORCHAO, TORCHAO_TRITON, TRANSFORMERS, UNSLOTH_TRITON, float8_cast
+from upstream import DERIVED, FBGEMM_TRITON, TORCHAO, TORCHAO_TRITON, TRANSFORMERS, UNSLOTH_TRITON, float8_cast
 
 import types
 
@@ -18,19 +18,25 @@ from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
     Float8Tensor,
     QuantizeTensorToFloat8Kwargs,
 )
+from torchao.quantization.quantize_.workflows.int4 import int4_tensor
 from transformers.integrations import finegrained_fp8
 from transformers.utils.quantization_config import FineGrainedFP8Config
 
+import exact
 import inputs
 from torchao_goldens import (
     BF16,
     CAST_NOTES,
     COMMON,
+    E4M3,
     F16,
     F32,
     Sets,
     fake_quantizers,
+    fp8_activation_side,
+    fp8_fake,
     matmul_op,
+    nibbles,
     parameters,
     quantize_rows,
     short,
@@ -212,4 +218,75 @@ def block_file(file):
             block_set(sets, operand, dtype, "normal-0.02", "fbgemm", rows, cols)
 
 
-FILES = {"fp8.h5": fp8_file, "fp8-block.h5": block_file}
+# --- fp8-int4-plain -----------------------------------------------------------------------------
+
+
+def plain_weight(w, group):
+    """Int4Tensor.from_hp with MSLK's quantizer, which it imports where MSLK is installed."""
+    names = {name: getattr(upstream.mslk_quantize, name)
+             for name in ("int4_row_quantize", "int4_row_quantize_zp", "pack_int4")}
+    with upstream.replaced(int4_tensor, **names):
+        q = int4_tensor.Int4Tensor.from_hp(w, [1, group], activation_dtype=E4M3)
+    assert not q.zero_point.any()
+    return {"codes": q.qdata.view(torch.uint8), "scales": q.scale}
+
+
+def plain_values(planes, group, product):
+    """[rows][cols] of the numbers that the kernel multiplies with, in rational numbers."""
+    q, s, t = nibbles(planes["codes"]).tolist(), planes["scales"].double().t().tolist(), planes["scales"].dtype
+    values = [[exact.product(c, s[r][k // group], t) for k, c in enumerate(q[r])] for r in range(len(q))]
+    if product == "exact":
+        return values
+    return [[exact.product(v, 1.0, E4M3) for v in row] for row in values]
+
+
+def plain_product(x, values, row):
+    """y = R(f32(scale of x * f32(sum))), the sum in integers."""
+    codes, scales, _ = quantize_rows(x, row)
+    a, b = ((v.double() * 512).to(torch.int64).tolist() for v in (codes, torch.tensor(values)))
+    y = [exact.product(float(scales[m]), exact.to_format(exact.Fraction(sum(i * j for i, j in zip(a[m], n)), 512**2), F32),
+                       F32) for m in range(len(a)) for n in b]
+    return exact.tensor(y, (len(a), -1), F32).to(x.dtype)
+
+
+def plain_set(sets, dtype, kind, group=128, product="e4m3", cast="torch", rows=8, cols=256, multiply=False):
+    params = parameters(group=group if group != 128 else None, product=product if product != "e4m3" else None,
+                        grad="ideal" if cast == "ideal" else None, cast="none" if cast == "none" else None)
+    at, x = sets.start("fp8-int4-plain", "weight", dtype, kind, params, rows, cols, group)
+    if group == 128:
+        fp8_fake(sets, at, x, "weight", cast, forward="only" if kind in ("nonfinite", "huge") else True)
+    if kind == "nonfinite":
+        return  # NaN to int8 is undefined
+    planes = plain_weight(x, group)
+    sets.file.op(at, "convert", (f"{upstream.MSLK}; {TORCHAO}", "Int4Tensor.from_hp with activation_dtype e4m3: "
+                                 "int4_row_quantize, pack_int4", ""), {"x": x}, planes)
+    values = plain_values(planes, group, product)
+    y = exact.tensor([v for row in values for v in row], x.shape, F32).to(dtype)
+    note = "mslk csrc/gemm/cutlass f8i4bf16_rowwise: e4m3 of the product in the scale's dtype"
+    sets.file.op(at, "dequant", (DERIVED, "e4m3(R(q s)), rounded by hand", note), planes, {"y": y})
+    if multiply:
+        a = inputs.matrix("normal", 4, cols, cols, dtype, sets.seed)
+        matmul_op(sets, at, a, planes, plain_product(a, values, "fbgemm"), DERIVED,
+                  "integer sums, epilogue in rational numbers", note)
+
+
+def plain_file(file):
+    sets = Sets(file)
+    for dtype in (BF16, F32, F16):
+        plain_set(sets, dtype, "normal-0.02", rows=16, multiply=True)
+        for kind in COMMON + ["normal-1e-3", "ties-symmetric4"] if dtype == BF16 else EXTREMES[:6]:
+            plain_set(sets, dtype, kind, rows=4)
+        for group in (32, 256):
+            plain_set(sets, dtype, "normal-0.02", group, rows=4, multiply=True)
+        plain_set(sets, dtype, "normal", product="exact", rows=4)
+        for cast in ("ideal", "none"):
+            plain_set(sets, dtype, "normal-0.02", cast=cast, rows=4)
+        for kind in ("normal-0.02", "every-e4m3", "zeros"):
+            at, x = sets.start("fp8-int4-plain", "activation", dtype, kind, "", 4, 256, 256)
+            fp8_fake(sets, at, x, "activation", "torch")
+            fp8_activation_side(sets, at, x, "fbgemm", 1e-12)
+        at, x = sets.start("fp8-int4-plain", "activation", dtype, "normal-0.02", "cast=none", 4, 256, 256)
+        fp8_fake(sets, at, x, "activation", "none")
+
+
+FILES = {"fp8-int4-plain.h5": plain_file, "fp8.h5": fp8_file, "fp8-block.h5": block_file}

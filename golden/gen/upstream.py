@@ -110,7 +110,7 @@ class _Interpreted:
 
 
 @contextlib.contextmanager
-def _replaced(module, **names):
+def replaced(module, **names):
     kept = {name: getattr(module, name) for name in names}
     try:
         for name, value in names.items():
@@ -126,8 +126,8 @@ def _quantized(module, quantize, x, **kernels):
     import triton.language as tl
 
     constants = module.get_fp8_constants()[2:]
-    with (_replaced(module, get_fp8_constants=lambda: (torch.float32, tl.float32, *constants), **kernels),
-          _replaced(torch.cuda, device=lambda index: contextlib.nullcontext()), np.errstate(all="ignore")):
+    with (replaced(module, get_fp8_constants=lambda: (torch.float32, tl.float32, *constants), **kernels),
+          replaced(torch.cuda, device=lambda index: contextlib.nullcontext()), np.errstate(all="ignore")):
         codes, scales = quantize(x)
     return codes.to(torch.float8_e4m3fn), scales
 
@@ -205,7 +205,7 @@ def _deepseek():
     """torchao's kernels after DeepSeek-V3's, which it makes where it finds a GPU."""
     from torchao.kernel import blockwise_quantization
 
-    with _replaced(torch.utils._triton, has_triton=lambda: True):
+    with replaced(torch.utils._triton, has_triton=lambda: True):
         return blockwise_quantization._build_triton_impls()
 
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plain C kernels of fp8-int4, fp8-int4-nocast and fp8-int4-old: a row at a time, since its scale
- * comes first, in pieces that fit on the stack.
+ * Plain C kernels of fp8-int4, fp8-int4-plain, fp8-int4-nocast and fp8-int4-old: a row at a time,
+ * since its scale comes first, in pieces that fit on the stack.
  */
 #include "kernels/c/fp8_c.h"
 #include "kernels/c/intx_c.h"
 #include "kernels/c/matmul.h"
 #include "kernels/kernel.h"
 
-enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD };
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, CAST };
 enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
 enum { GRAD_TORCH, GRAD_IDEAL };
 #define MAX_GROUP 256
@@ -213,18 +213,27 @@ static void dequant_activation(const struct qg_args *a)
         qg_fp8_decode(a, row * a->cols, a->cols, ((const float *)a->in[1].data)[row]);
 }
 
-static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+typedef void table_fn(const struct qg_args *a, const struct qg_tensor *planes, size_t index,
+                      float *restrict table);
+
+static void weights_by(table_fn *fill, const struct qg_args *a, size_t row, size_t at, size_t n,
+                       float *w)
 {
     size_t g = group(a), end = at + n;
     const uint8_t *codes = (const uint8_t *)a->in[1].data + row * (a->cols / 2);
     float table[16];
     while (at < end) {
         size_t part = qg_smaller((at / g + 1) * g, end) - at;
-        group_table(a, a->in + 1, at / g * a->rows + row, table);
+        fill(a, a->in + 1, at / g * a->rows + row, table);
         qg_nibbles_f32(codes, at, part, table, w);
         w += part;
         at += part;
     }
+}
+
+static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    weights_by(group_table, a, row, at, n, w);
 }
 
 static void inputs(const struct qg_args *a, float *x, float *scales)
@@ -245,6 +254,61 @@ static float finish(const struct qg_args *a, size_t row, float x_scale, float su
 
 static const struct qg_product product = {weights, inputs, finish};
 QG_MATMUL(product)
+
+/* --- the plain packing ----------------------------------------------------------------------- */
+
+static void convert_plain(const struct qg_args *a)
+{
+    size_t g = group(a), k = a->cols;
+    uint8_t *codes = (uint8_t *)a->work; // of a row: an odd group ends within a byte
+    float f[MAX_GROUP];
+    for (size_t row = 0; row < a->rows; row++) {
+        for (size_t at = 0; at < k; at += g) {
+            qg_load(&a->in[0], row * k + at, g, f);
+            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / 8.0f;
+            encode(g, f, scale, codes + at);
+            qg_put(&a->out[1], at / g * a->rows + row, scale);
+        }
+        qg_nibbles_pack(k, codes, (uint8_t *)a->out[0].data + row * (k / 2));
+    }
+}
+
+/* What the sixteen nibbles of a group stand for. */
+static void plain_table(const struct qg_args *a, const struct qg_tensor *planes, size_t index,
+                        float *restrict table)
+{
+    float s = qg_get(&planes[1], index);
+    for (int i = 0; i < 16; i++) {
+        float v = qg_round_as(planes[1].dtype, (float)(i < 8 ? i : i - 16) * s);
+        table[i] = a->param[PRODUCT] == 1 ? v : qg_e4m3_round(v);
+    }
+}
+
+static void dequant_plain(const struct qg_args *a)
+{
+    size_t g = group(a), k = a->cols;
+    float table[16];
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < k; at += g) {
+            plain_table(a, a->in, at / g * a->rows + row, table);
+            qg_nibbles_store(&a->out[0], row * k + at,
+                             (const uint8_t *)a->in[0].data + row * (k / 2), at, g, table);
+        }
+}
+
+static void plain_weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    weights_by(plain_table, a, row, at, n, w);
+}
+
+static float plain_finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+{
+    (void)a, (void)row;
+    return x_scale * sum;
+}
+
+static const struct qg_product plain = {plain_weights, inputs, plain_finish};
+QG_MATMUL(plain)
 
 /* --- the rows -------------------------------------------------------------------------------- */
 
@@ -281,6 +345,23 @@ static void nocast_grad_activation(const struct qg_args *a)
     grad_activation(a, false);
 }
 
+static void plain_fake_weight(const struct qg_args *a)
+{
+    fake_weight(a, a->param[CAST] == 0);
+}
+static void plain_grad_weight(const struct qg_args *a)
+{
+    grad_weight(a, a->param[CAST] == 0);
+}
+static void plain_fake_activation(const struct qg_args *a)
+{
+    fake_activation(a, a->param[CAST] == 0);
+}
+static void plain_grad_activation(const struct qg_args *a)
+{
+    grad_activation(a, a->param[CAST] == 0);
+}
+
 #define BITS(s, what, o, f)                                                           \
     {                                                                                 \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
@@ -302,6 +383,15 @@ const struct qg_kernel qg_kernels_fp8_int4_c[] = {
     BITS("fp8-int4", QG_ACTIVATION, QG_FAKE_QUANT, cast_fake_activation),
     BOUND("fp8-int4", QG_ACTIVATION, cast_grad_activation),
     CONVERT("fp8-int4"),
+    BITS("fp8-int4-plain", QG_WEIGHT, QG_FAKE_QUANT, plain_fake_weight),
+    BOUND("fp8-int4-plain", QG_WEIGHT, plain_grad_weight),
+    BITS("fp8-int4-plain", QG_ACTIVATION, QG_FAKE_QUANT, plain_fake_activation),
+    BOUND("fp8-int4-plain", QG_ACTIVATION, plain_grad_activation),
+    BITS("fp8-int4-plain", QG_WEIGHT, QG_CONVERT, convert_plain),
+    BITS("fp8-int4-plain", QG_WEIGHT, QG_DEQUANT, dequant_plain),
+    BITS("fp8-int4-plain", QG_ACTIVATION, QG_CONVERT, convert_activation),
+    BITS("fp8-int4-plain", QG_ACTIVATION, QG_DEQUANT, dequant_activation),
+    QG_MATMUL_ROWS("fp8-int4-plain", plain),
     BITS("fp8-int4-nocast", QG_WEIGHT, QG_FAKE_QUANT, nocast_fake_weight),
     BOUND("fp8-int4-nocast", QG_WEIGHT, nocast_grad_weight),
     BITS("fp8-int4-nocast", QG_ACTIVATION, QG_FAKE_QUANT, nocast_fake_activation),
