@@ -36,6 +36,27 @@ def levels_from(low, top, half):
     return kind
 
 
+def near_halves(top):
+    """Ties of the grid again, but under scales that are no powers of two: the last place of a reciprocal
+    or a product decides."""
+    def kind(r, n, g, t):
+        amax = r.uniform(0.5, 4, (n, 1))
+        x = (r.integers(-top, top, (n, g)) + 0.5) * amax / top
+        x[:, 0] = amax[:, 0] * r.choice([-1, 1], n)
+        return x
+    return kind
+
+
+def near_halves_up(top):
+    """The same between two extremes."""
+    def kind(r, n, g, t):
+        span, low = r.uniform(0.5, 4, (n, 1)), r.uniform(-3, 1, (n, 1))
+        x = low + (r.integers(0, top, (n, g)) + 0.5) * span / top
+        x[:, 0], x[:, 1] = low[:, 0], low[:, 0] + span[:, 0]
+        return x
+    return kind
+
+
 def both_extremes(r, n, g, t):
     """The largest magnitude with both signs, in either order."""
     x = r.standard_normal((n, g))
@@ -120,6 +141,8 @@ OWN = {"ties-127": levels(127, True), "levels-127": levels(127, False),
        "ties-8": levels(8, True), "ties-16": levels(16, True), "ties-32": levels(32, True), "parts": parts, "halves": levels(1, True), "ternary": levels(1, False),
        "ties-e2m1": ties_e2m1, "powers": powers, "ue4m3-edges": ue4m3_edges,
        "ties-15-up": levels_from(-9, 15, True), "ties-31-up": levels_from(-20, 31, True),
+       "near-127": near_halves(127), "near-8": near_halves(8), "near-16": near_halves(16), "near-1": near_halves(1),
+       "near-15-up": near_halves_up(15), "near-31-up": near_halves_up(31),
        "both-extremes": both_extremes, "single": single, "half-edges": half_edges, "smallest": smallest}
 inputs.KINDS.update(OWN)
 
@@ -198,14 +221,14 @@ FULL = ["normal", "zeros", "constant", "outlier", "positive", "small", "repeated
 
 def legacy_file(file):
     sets = Sets(file)
-    ties = {"q8_0": ["ties-127", "levels-127"], "q4_0": ["ties-8"], "q5_0": ["ties-16"], "q4_1": ["ties-15-up"],
-            "q5_1": ["ties-31-up"]}
+    ties = {"q8_0": ["ties-127", "near-127", "levels-127"], "q4_0": ["ties-8", "near-8"],
+            "q5_0": ["ties-16", "near-16"], "q4_1": ["ties-15-up", "near-15-up"], "q5_1": ["ties-31-up", "near-31-up"]}
     products = [("x86", "normal"), ("ref", "few")]
     for scheme in ties:
         for kind in FULL + ties[scheme]:
             sets.weight(scheme, F32, kind)
         for dtype in (BF16, F16):
-            for kind in SHORT + ties[scheme]:
+            for kind in SHORT + ties[scheme][:1]:
                 sets.weight(scheme, dtype, kind, 2, 64)
         for dtype in (F32, BF16, F16):
             sets.weight(scheme, dtype, "normal-0.02", 7, 32, products)
@@ -215,7 +238,7 @@ def legacy_file(file):
                             ("q5_0", "q8_0"), ("q5_1", "q8_1")):
         own = scheme == partner
         for act in ("x86", "ref"):
-            for kind in (FULL if own else SHORT) + ["ties-127", "levels-127"]:
+            for kind in (FULL if own else SHORT) + ["ties-127", "near-127", "levels-127"]:
                 sets.activation(scheme, partner, F32, kind, act)
             for kind in SHORT + ["ties-127"] if own else []:
                 for dtype in (BF16, F16):
@@ -226,8 +249,9 @@ def k_file(file):
     sets = Sets(file)
     for scheme in ("q4_K", "q6_K"):
         ties = ["ties-15-up" if scheme == "q4_K" else "ties-32"]
-        for kind in FULL + ties + ["uniform", "parts"]:
+        for kind in FULL + ties + ["uniform"]:
             sets.weight(scheme, F32, kind)
+        sets.weight(scheme, F32, "parts", 32)
         for dtype in (BF16, F16):
             for kind in SHORT + ties:
                 sets.weight(scheme, dtype, kind, 2)
@@ -236,7 +260,7 @@ def k_file(file):
             sets.weight(scheme, dtype, "parts", 4, 768, [("", "normal"), ("", "few")])
         for kind in SHORT + ["levels-127"]:
             sets.activation(scheme, "q8_K", F32, kind, "")
-    for kind in FULL + ["levels-127"]:
+    for kind in FULL + ["near-127", "levels-127"]:
         sets.activation("q8_K", "q8_K", F32, kind, "")
     for kind in SHORT:
         for dtype in (BF16, F16):
@@ -265,7 +289,7 @@ def fp4_file(file):
 def ternary_file(file):
     sets = Sets(file)
     for scheme in ("tq1_0", "tq2_0"):
-        for kind in FULL + ["halves", "ternary"]:
+        for kind in FULL + ["halves", "near-1", "ternary"]:
             sets.weight(scheme, F32, kind)
         for dtype in (BF16, F16):
             for kind in SHORT + ["halves"]:
