@@ -19,7 +19,7 @@ struct grid {
 
 static uint32_t whole(float x)
 {
-    return (x >= 0) & (x < 0x1p31f) ? (uint32_t)x : 0;
+    return x >= 0 && x < 0x1p31f ? (uint32_t)x : 0;
 }
 
 /* The smallest and the largest of n > 0 elements, first rounded to binary16 where `half`. */
