@@ -90,12 +90,3 @@ enum qg_status qg_call_make(const struct qg_scheme *s, const char *params, enum 
         return qg_fail(err, QG_EINVAL, "scheme '%s': %s", s->name, why);
     return qg_call_alloc(ret_c, &a, false, err);
 }
-
-void qg_call_learn(const struct qg_args *prepare, const struct qg_args *converted)
-{
-    for (int i = 1; i < prepare->n_in; i++)
-        for (int p = 0; p < converted->n_out; p++)
-            if (strcmp(prepare->in[i].name, converted->out[p].name) == 0)
-                for (size_t k = 0; k < qg_count(&prepare->in[i]); k++)
-                    qg_put(&prepare->in[i], k, qg_get(&converted->out[p], k));
-}

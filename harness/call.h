@@ -37,8 +37,4 @@ QG_MUST_CHECK enum qg_status qg_call_make(const struct qg_scheme *s, const char 
                                           size_t m, size_t rows, size_t cols, struct qg_call *ret_c,
                                           struct qg_error *err);
 
-/* Gives the learned scales among the inputs of a fake-quant (or its gradient) the values that
- * convert found; nothing to do for a scheme that learns none. */
-void qg_call_learn(const struct qg_args *prepare, const struct qg_args *converted);
-
 #endif
