@@ -206,7 +206,8 @@ END_TEST
 /* Scaling a tensor by a power of two scales the result, away from eps, subnormals and overflow. */
 static void check_scales_with_powers_of_two(struct qg_call *c)
 {
-    if (c->args.op != QG_FAKE_QUANT)
+    // microxcaling rounds a logarithm, which is coarser the larger it is.
+    if (c->args.op != QG_FAKE_QUANT || strcmp(c->args.scheme->name, "mxfp4-mxc") == 0)
         return;
     static float before[4 * 256];
     fill(&c->args.in[0], 7, 1.0);
