@@ -40,6 +40,18 @@ static uint32_t e5m2_encode(float x)
 {
     return qg_e5m2_encode(x).v;
 }
+static uint32_t e2m1_encode(float x)
+{
+    return qg_e2m1_encode(x);
+}
+static uint32_t e2m3_encode(float x)
+{
+    return qg_e2m3_encode(x);
+}
+static uint32_t e3m2_encode(float x)
+{
+    return qg_e3m2_encode(x);
+}
 static float bf16_decode(uint32_t c)
 {
     return qg_bf16_decode((qg_bf16){(uint16_t)c});
@@ -56,6 +68,18 @@ static float e5m2_decode(uint32_t c)
 {
     return qg_e5m2_decode((qg_e5m2){(uint8_t)c});
 }
+static float e2m1_decode(uint32_t c)
+{
+    return qg_e2m1_decode(c);
+}
+static float e2m3_decode(uint32_t c)
+{
+    return qg_e2m3_decode(c);
+}
+static float e3m2_decode(uint32_t c)
+{
+    return qg_e3m2_decode(c);
+}
 
 static const struct format formats[] = {
     {"bf16", 8, 7, 127, 0x7f7f, 0x7f80, bf16_encode, bf16_decode},
@@ -63,6 +87,9 @@ static const struct format formats[] = {
     {"e4m3", 4, 3, 7, 0x7e, 0x7e, e4m3_encode, e4m3_decode},
     {"e4m3 to NaN", 4, 3, 7, 0x7e, 0x7f, e4m3_encode_nan, e4m3_decode},
     {"e5m2", 5, 2, 15, 0x7b, 0x7c, e5m2_encode, e5m2_decode},
+    {"e2m1", 2, 1, 1, 7, 7, e2m1_encode, e2m1_decode},
+    {"e2m3", 2, 3, 1, 31, 31, e2m3_encode, e2m3_decode},
+    {"e3m2", 3, 2, 3, 31, 31, e3m2_encode, e3m2_decode},
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
@@ -101,10 +128,12 @@ static uint32_t nearest(const struct format *f, double x, uint32_t low)
     return code > f->max ? f->overflow : code;
 }
 
-static bool is_nan_code(const struct format *f, uint32_t code)
+/* What a NaN may become: a NaN, or the largest number where the format has none. */
+static bool stands_for_nan(const struct format *f, uint32_t code)
 {
     float y = f->decode(code);
-    return y != y;
+    bool has_nan = f->max + 1 < sign_bit(f);
+    return has_nan ? y != y : code == f->max;
 }
 
 /* Judges one input; `low` is code_below of its magnitude, where that is finite. */
@@ -113,7 +142,7 @@ static void check_from(const struct format *f, uint32_t bits, uint32_t low)
     float x = qg_f32_from_bits(bits);
     uint32_t got = f->encode(x);
     if (x != x) {
-        ck_assert_msg(is_nan_code(f, got), "%s: NaN %08x became %x", f->name, bits, got);
+        ck_assert_msg(stands_for_nan(f, got), "%s: NaN %08x became %x", f->name, bits, got);
         return;
     }
     uint32_t want = isinf(x) ? f->overflow : nearest(f, fabs((double)x), low);
@@ -196,6 +225,19 @@ START_TEST(encodes_floats)
 }
 END_TEST
 
+START_TEST(powers_of_two)
+{
+    for (int b = 0; b < 255; b++) {
+        float x = qg_e8m0_decode((qg_e8m0){(uint8_t)b});
+        ck_assert_msg((double)x == ldexp(1.0, b - 127), "e8m0 byte %d is %a", b, (double)x);
+        ck_assert_uint_eq(qg_e8m0_encode(x).v, (unsigned)b);
+    }
+    ck_assert(isnan(qg_e8m0_decode((qg_e8m0){255})));
+    ck_assert_uint_eq(qg_e8m0_encode(NAN).v, 255);
+    ck_assert_uint_eq(qg_e8m0_encode(INFINITY).v, 255);
+}
+END_TEST
+
 START_TEST(fused_rounds_once)
 {
     // q*s + z where the product sits on a bf16 tie and z is far below it: two roundings would lose
@@ -255,4 +297,4 @@ START_TEST(int4_packs)
 END_TEST
 
 QG_SUITE(num, every_code_decodes, encodes_every_bf16, encodes_every_tie, encodes_floats,
-         fused_rounds_once, integers_round_half_to_even, int4_packs)
+         powers_of_two, fused_rounds_once, integers_round_half_to_even, int4_packs)

@@ -22,6 +22,7 @@ FAMILIES = [
     "gguf_goldens",
     "checkpoint_goldens",
     "gptq_awq_goldens",
+    "mx_goldens",
 ]
 
 

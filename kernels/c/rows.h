@@ -322,6 +322,7 @@ static inline void qg_nibbles_pack(size_t n, const uint8_t *restrict code, uint8
     }
 QG_NIBBLES_LOOK_UP(qg_nibbles_f32, float)
 QG_NIBBLES_LOOK_UP(qg_nibbles_16, uint16_t)
+QG_NIBBLES_LOOK_UP(qg_nibbles_8, uint8_t)
 
 /* Stores table[nibble] for the nibbles at .. at+n of `row` as elements out .. out+n of t. */
 static inline void qg_nibbles_store(const struct qg_tensor *t, size_t out, const uint8_t *row,

@@ -8,8 +8,8 @@
  *     e3m2   s eee mm   bias 3: step 2^-4, max 28         no inf, no NaN
  *
  * Elements round to nearest, ties to even, and saturate at the largest number; the sign of zero is
- * kept. A NaN, which these elements cannot hold, becomes the largest number of its sign, as the
- * hardware's converters have it.
+ * kept. A NaN, which these elements cannot hold, becomes the largest number, positive whatever the
+ * NaN's sign: that of an invalid operation differs from processor to processor.
  */
 #ifndef QG_NUM_MX_H
 #define QG_NUM_MX_H
@@ -37,7 +37,9 @@ QG_FN qg_e8m0 qg_e8m0_encode(float x)
 QG_FN unsigned qg_mx_encode(float x, unsigned bits, unsigned mbits, unsigned bias)
 {
     uint32_t u = qg_f32_bits(x), a = u & 0x7fffffffu, top = (1u << (bits - 1)) - 1u;
-    uint32_t r = a >= 0x7f800000u ? top : qg_minifloat_round(a, mbits, bias);
+    if (a > 0x7f800000u)
+        return top;
+    uint32_t r = a == 0x7f800000u ? top : qg_minifloat_round(a, mbits, bias);
     return (u >> 31) << (bits - 1) | (r < top ? r : top);
 }
 

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain C kernels of the MX formats. A scale is a byte that comes from bits alone, and so does its
+ * reciprocal, the factor that all 32 elements of a block are multiplied with: division by a power
+ * of two that has a reciprocal is that product. Elements are encoded and decoded in loops without
+ * branches, compiled once per element format.
+ */
+#include "kernels/c/matmul.h"
+#include "kernels/c/rows.h"
+#include "kernels/kernel.h"
+
+enum { SCALE, VERSION, LAYOUT };
+enum { FLOOR, CEIL, EVEN, RCEIL };
+enum { BLOCK = 32 };
+
+/* --- elements -------------------------------------------------------------------------------- */
+
+/* A format of `bits` bits, largest magnitude code `top`; fp8 formats have NaN, the others none. */
+struct format {
+    uint32_t bits, mbits, bias, top, nan;
+    float max;
+    int power; /* exponent of max */
+};
+
+static const struct format formats[] = {
+    {4, 1, 1, 7, 7, 6.0f, 2},
+    {6, 3, 1, 31, 31, 7.5f, 2},
+    {6, 2, 3, 31, 31, 28.0f, 4},
+    {8, 3, 7, 0x7e, 0x7f, 448.0f, 8},
+    {8, 2, 15, 0x7b, 0x7f, 57344.0f, 15},
+};
+enum { E2M1, E2M3, E3M2, E4M3, E5M2 };
+
+static unsigned format_number(const struct qg_args *a)
+{
+    static const char *const names[] = {"mxfp4", "mxfp6-e2m3", "mxfp6-e3m2", "mxfp8-e4m3"};
+    unsigned i = 0;
+    while (i < E5M2 && strcmp(names[i], a->scheme->name) != 0)
+        i++;
+    return i;
+}
+
+/* Runs `statement` with F a constant format, so that its loops are compiled once for each. */
+#define FOR_FORMAT(F, a, statement)                \
+    do {                                           \
+        switch (format_number(a)) {                \
+        case E2M1: {                               \
+            const struct format F = formats[E2M1]; \
+            statement;                             \
+        } break;                                   \
+        case E2M3: {                               \
+            const struct format F = formats[E2M3]; \
+            statement;                             \
+        } break;                                   \
+        case E3M2: {                               \
+            const struct format F = formats[E3M2]; \
+            statement;                             \
+        } break;                                   \
+        case E4M3: {                               \
+            const struct format F = formats[E4M3]; \
+            statement;                             \
+        } break;                                   \
+        default: {                                 \
+            const struct format F = formats[E5M2]; \
+            statement;                             \
+        }                                          \
+        }                                          \
+    } while (0)
+
+/* Below the smallest normal number, the sum with a power of two whose step is the format's does
+ * the rounding. A NaN keeps its sign where the format has NaN, and is positive where not. */
+QG_INLINE uint8_t encode(struct format f, float x)
+{
+    const uint32_t drop = 23 - f.mbits, magic = (127 + 24 - f.bias - f.mbits) << 23;
+    const int32_t tiny = (int32_t)((128 - f.bias) << 23), infinity = 0x7f800000;
+    int32_t a = qg_magnitude(x);
+    uint32_t u = (uint32_t)a, sign = qg_sign(x) >> (32 - f.bits);
+    uint32_t normal =
+        ((u + (1u << (drop - 1)) - 1 + (u >> drop & 1u)) >> drop) - ((127 - f.bias) << f.mbits);
+    uint32_t small = qg_f32_bits(qg_f32_from_bits(u) + qg_f32_from_bits(magic)) - magic;
+    uint32_t r = qg_pick(a < tiny, small, normal);
+    r = qg_pick((int32_t)r > (int32_t)f.top, f.top, r);
+    r = qg_pick(a > infinity, f.nan, r);
+    sign = qg_pick((a > infinity) & (f.nan == f.top), 0, sign);
+    return (uint8_t)(sign | r);
+}
+
+QG_INLINE float decode(struct format f, uint8_t code)
+{
+    const uint32_t sign = (uint32_t)(code >> (f.bits - 1) & 1) << 31;
+    const uint32_t a = code & ((1u << (f.bits - 1)) - 1);
+    const float step = qg_f32_from_bits((128 - f.bias - f.mbits) << 23);
+    uint32_t small = qg_f32_bits((float)(int32_t)a * step);
+    uint32_t normal = (a << (23 - f.mbits)) + ((127 - f.bias) << 23);
+    uint32_t r = qg_pick(a < 1u << f.mbits, small, normal);
+    bool inf = f.bits == 8 && f.top == 0x7b && a == 0x7c;
+    r = qg_pick(a > f.top, inf ? 0x7f800000u : 0x7fc00000u, r);
+    return qg_f32_from_bits(sign | r);
+}
+
+/* --- scales ---------------------------------------------------------------------------------- */
+
+/* How far above 2^e, in units of the last place, log2f still rounds to e: half a step of the result
+ * is 2^(L-24) for 2^L <= |e| < 2^(L+1), half of that where |e| = 2^L and the result moves toward
+ * zero; and log2(1 + m 2^-23) is m 2^-23 / ln 2. */
+static uint32_t log2_slack(int e)
+{
+    static const uint8_t slack[] = {0, 0, 0, 1, 2, 5, 11, 22}; // (ln 2) 2^(L-1), by L + 1
+    int magnitude = e < 0 ? -e : e, length = 0;
+    while (magnitude >> length)
+        length++;
+    return slack[e < 0 && magnitude == 1 << (length - 1) ? length - 1 : length];
+}
+
+static uint32_t rceil_byte(const struct format *f, bool old, float amax)
+{
+    float quotient = old ? amax / f->max : amax * (1.0f / f->max);
+    uint32_t u = qg_f32_bits(quotient), field = u >> 23;
+    if (field == 255)
+        return old && u == 0x7f800000u ? 254 : 255;
+    if (field == 0)
+        return u > 0x400000u;
+    return (u + 0x7fffffu - (old ? log2_slack((int)field - 127) : 0)) >> 23;
+}
+
+static uint32_t scale_byte(const struct qg_args *a, const struct format *f, float amax)
+{
+    bool old = a->param[VERSION] == 0;
+    uint32_t u = qg_f32_bits(amax), up = 0, p = (uint32_t)f->power;
+    if (a->param[SCALE] == RCEIL)
+        return rceil_byte(f, old, amax);
+    if (a->param[SCALE] == CEIL && u < 0x7f800000u)
+        up = 0x7fffffu;
+    if (a->param[SCALE] == EVEN)
+        up = 1u << (22 - f->mbits);
+    uint32_t field = (u + up) >> 23;
+    if (u > 0x7f800000u || (!old && ((a->param[SCALE] == EVEN ? field : u >> 23) == 255)))
+        return 255;
+    return field < p ? 0 : field - p;
+}
+
+/* What the elements of a block are multiplied with. */
+static float factor_of(const struct qg_args *a, uint32_t byte)
+{
+    bool old = a->param[VERSION] == 0, rceil = a->param[SCALE] == RCEIL;
+    if (byte == 255)
+        return old && !rceil ? 0.0f : NAN; // x / inf
+    if (byte == 0 && old)
+        return rceil ? 1.0f : 0x1p126f;
+    return qg_f32_from_bits(byte == 254 ? 0x400000u : (254 - byte) << 23);
+}
+
+static float scale_value(uint32_t byte)
+{
+    return qg_e8m0_decode((qg_e8m0){(uint8_t)byte});
+}
+
+static size_t scale_at(const struct qg_args *a, size_t row, size_t j)
+{
+    size_t blocks = a->cols / BLOCK;
+    if (a->param[LAYOUT] == 0)
+        return row * blocks + j;
+    // Rows of 16: the tile, then the row within a quarter of it, then the quarter and the column.
+    size_t tiles = (blocks + 3) / 4, quarter = row / 32 % 4;
+    return (((row / 128 * tiles + j / 4) * 32 + row % 32) * 4 + quarter) * 4 + j % 4;
+}
+
+/* --- pieces of rows -------------------------------------------------------------------------- */
+
+QG_INLINE void encode_block(struct format f, const float *restrict x, float factor,
+                            uint8_t *restrict codes)
+{
+    for (size_t i = 0; i < BLOCK; i++)
+        codes[i] = encode(f, x[i] * factor);
+}
+
+QG_INLINE void decode_block(struct format f, const uint8_t *restrict codes, float scale,
+                            float *restrict y)
+{
+    for (size_t i = 0; i < BLOCK; i++)
+        y[i] = decode(f, codes[i]) * scale;
+}
+
+/* Codes and scales of n elements (whole blocks, at most QG_CHUNK). */
+static void quantize(const struct qg_args *a, size_t n, const float *x, uint8_t *codes,
+                     uint8_t *bytes)
+{
+    const struct format *f = &formats[format_number(a)];
+    float factor[QG_CHUNK / BLOCK];
+    for (size_t j = 0; j < n / BLOCK; j++) {
+        bytes[j] = (uint8_t)scale_byte(a, f, qg_amax_of(BLOCK, x + j * BLOCK));
+        factor[j] = factor_of(a, bytes[j]);
+    }
+    FOR_FORMAT(F, a,
+               for (size_t j = 0; j < n / BLOCK; j++)
+                   encode_block(F, x + j * BLOCK, factor[j], codes + j * BLOCK));
+}
+
+static void dequantize(const struct qg_args *a, size_t n, const uint8_t *codes,
+                       const uint8_t *bytes, float *y)
+{
+    FOR_FORMAT(F, a,
+               for (size_t j = 0; j < n / BLOCK; j++)
+                   decode_block(F, codes + j * BLOCK, scale_value(bytes[j]), y + j * BLOCK));
+}
+
+static void fake_quant(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    uint8_t codes[QG_CHUNK], bytes[QG_CHUNK / BLOCK];
+    size_t total = a->rows * a->cols;
+    for (size_t at = 0; at < total; at += QG_CHUNK) {
+        size_t n = qg_smaller(total - at, QG_CHUNK);
+        qg_load(&a->in[0], at, n, f);
+        quantize(a, n, f, codes, bytes);
+        dequantize(a, n, codes, bytes, f);
+        qg_store(&a->out[0], at, n, f);
+    }
+}
+
+static void pass_gradient(const struct qg_args *a)
+{
+    memcpy(a->out[0].data, a->in[1].data, qg_bytes(&a->in[1]));
+}
+
+static void convert(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    uint8_t codes[QG_CHUNK], bytes[QG_CHUNK / BLOCK], *scales = a->out[1].data;
+    size_t k = a->cols, fp4 = a->out[0].shape[1] != k;
+    memset(scales, 0, qg_bytes(&a->out[1]));
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < k; at += QG_CHUNK) {
+            size_t n = qg_smaller(k - at, QG_CHUNK);
+            uint8_t *out = (uint8_t *)a->out[0].data + (row * k + at) / (fp4 ? 2 : 1);
+            qg_load(&a->in[0], row * k + at, n, f);
+            quantize(a, n, f, codes, bytes);
+            if (fp4)
+                qg_nibbles_pack(n, codes, out);
+            else
+                memcpy(out, codes, n);
+            for (size_t j = 0; j < n / BLOCK; j++)
+                scales[scale_at(a, row, at / BLOCK + j)] = bytes[j];
+        }
+}
+
+/* Elements at .. at+n (whole blocks, at most QG_CHUNK) of a row, from planes. */
+static void load_planes(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
+                        size_t at, size_t n, float *y)
+{
+    static const uint8_t same[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    uint8_t codes[QG_CHUNK], bytes[QG_CHUNK / BLOCK];
+    const uint8_t *in = planes[0].data, *scales = planes[1].data;
+    size_t i = row * a->cols + at;
+    if (planes[0].shape[1] == a->cols)
+        memcpy(codes, in + i, n);
+    else
+        qg_nibbles_8(in + i / 2, 0, n, same, codes);
+    for (size_t j = 0; j < n / BLOCK; j++)
+        bytes[j] = scales[scale_at(a, row, at / BLOCK + j)];
+    dequantize(a, n, codes, bytes, y);
+}
+
+static void dequant(const struct qg_args *a)
+{
+    float f[QG_CHUNK];
+    for (size_t row = 0; row < a->rows; row++)
+        for (size_t at = 0; at < a->cols; at += QG_CHUNK) {
+            size_t n = qg_smaller(a->cols - at, QG_CHUNK);
+            load_planes(a, a->in, row, at, n, f);
+            qg_store(&a->out[0], row * a->cols + at, n, f);
+        }
+}
+
+/* --- matmul ---------------------------------------------------------------------------------- */
+
+static void round_to_dtype(enum qg_dtype t, size_t n, float *restrict f)
+{
+    QG_FOR_DTYPE(T, t, for (size_t i = 0; i < n; i++) f[i] = qg_round_as(T, f[i]));
+}
+
+static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    for (size_t i = 0; i < n; i += QG_CHUNK)
+        load_planes(a, a->in + 1, row, at + i, qg_smaller(n - i, QG_CHUNK), w + i);
+    round_to_dtype(a->dtype, n, w);
+}
+
+static void inputs(const struct qg_args *a, float *x, float *scales)
+{
+    uint8_t codes[QG_CHUNK], bytes[QG_CHUNK / BLOCK];
+    size_t total = a->m * a->cols;
+    (void)scales;
+    qg_load(&a->in[0], 0, total, x);
+    for (size_t at = 0; at < total; at += QG_CHUNK) {
+        size_t n = qg_smaller(total - at, QG_CHUNK);
+        quantize(a, n, x + at, codes, bytes);
+        dequantize(a, n, codes, bytes, x + at);
+    }
+    round_to_dtype(a->dtype, total, x);
+}
+
+static const struct qg_product product = {weights, inputs, NULL};
+QG_MATMUL(product)
+
+#define ROW(s, what, o, f)                                                            \
+    {                                                                                 \
+        .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
+    }
+#define OPERAND(s, what)                                                                      \
+    ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, pass_gradient), \
+        ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
+#define SCHEME(s) OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_MATMUL_ROWS(s, product)
+
+const struct qg_kernel qg_kernels_mx_c[] = {
+    SCHEME("mxfp4"),      SCHEME("mxfp6-e2m3"), SCHEME("mxfp6-e3m2"),
+    SCHEME("mxfp8-e4m3"), SCHEME("mxfp8-e5m2"), {.scheme = NULL},
+};
