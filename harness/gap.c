@@ -203,29 +203,6 @@ static void linear(const struct qg_tensor *x, const struct qg_tensor *w, qg_bf16
     }
 }
 
-/* One prepared layer: x fake-quantized where the scheme does so, then an ordinary linear. */
-static enum qg_status prepared_layer(const struct pair *p, const char *params, qg_bf16 *h,
-                                     struct qg_error *err)
-{
-    const struct qg_args *w = &p->prepare.args;
-    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
-    if (!qg_definition(w->scheme, QG_ACTIVATION, QG_FAKE_QUANT)) {
-        qg_bf16 y[QG_MODEL_WIDTH];
-        linear(&x, &w->out[0], y);
-        memcpy(h, y, w->rows * sizeof *y);
-        return QG_OK;
-    }
-    struct qg_call c;
-    if (qg_call_make(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
-                     err))
-        return err->status;
-    set_input(&c, 0, h);
-    compute(&c);
-    linear(&c.args.out[0], &w->out[0], h);
-    qg_call_free(&c);
-    return QG_OK;
-}
-
 /* One converted layer: the scheme's own matmul on the planes. */
 static enum qg_status converted_layer(const struct pair *p, const char *params, qg_bf16 *h,
                                       struct qg_error *err)
@@ -240,6 +217,32 @@ static enum qg_status converted_layer(const struct pair *p, const char *params, 
         set_input(&c, 1 + i, w->out[i].data);
     compute(&c);
     memcpy(h, c.args.out[0].data, qg_bytes(&c.args.out[0]));
+    qg_call_free(&c);
+    return QG_OK;
+}
+
+/* One prepared layer: x fake-quantized where the scheme does so, then an ordinary linear;
+ * or the quantized matmul, where upstream trains on that. */
+static enum qg_status prepared_layer(const struct pair *p, const char *params, qg_bf16 *h,
+                                     struct qg_error *err)
+{
+    const struct qg_args *w = &p->prepare.args;
+    if (w->scheme->trains_on_matmul)
+        return converted_layer(p, params, h, err);
+    struct qg_tensor x = {"x", QG_BF16, 2, {1, w->cols}, h};
+    if (!qg_definition(w->scheme, QG_ACTIVATION, QG_FAKE_QUANT)) {
+        qg_bf16 y[QG_MODEL_WIDTH];
+        linear(&x, &w->out[0], y);
+        memcpy(h, y, w->rows * sizeof *y);
+        return QG_OK;
+    }
+    struct qg_call c;
+    if (qg_call_make(w->scheme, params, QG_FAKE_QUANT, QG_ACTIVATION, QG_BF16, 0, 1, w->cols, &c,
+                     err))
+        return err->status;
+    set_input(&c, 0, h);
+    compute(&c);
+    linear(&c.args.out[0], &w->out[0], h);
     qg_call_free(&c);
     return QG_OK;
 }

@@ -60,6 +60,15 @@ static inline void qg_emit(const struct qg_args *a, size_t i, float y, double ex
     qg_emit_to(a, 0, i, y, exact, bound);
 }
 
+/* dx = g: a fake quantizer whose upstream hands the gradient on as it is. */
+static inline void qg_straight_through(const struct qg_args *a)
+{
+    for (size_t i = 0; i < a->rows * a->cols; i++) {
+        float g = qg_get(&a->in[1], i);
+        qg_emit(a, i, g, g, 0);
+    }
+}
+
 /* Column n of y = x . w^T for one row w[K] of weights: the exact sum, rounded to binary32 (the
  * accumulator), rounded to y's dtype. One rounding per term: the product. */
 static inline void qg_matmul_row(const struct qg_args *a, size_t n, const float *w)

@@ -45,12 +45,10 @@
 enum { SCALE, VERSION, LAYOUT };
 enum { FLOOR, CEIL, EVEN, RCEIL };
 enum { RELEASE_0_18, SNAPSHOT };
-enum { PLAIN, SWIZZLED };
 enum { BLOCK = 32, NAN_BYTE = 255 };
 
 static const char *const scale_words[] = {"floor", "ceil", "even", "rceil", NULL};
 static const char *const version_words[] = {"0.18", "snapshot", NULL};
-static const char *const layout_words[] = {"plain", "swizzled", NULL};
 
 /* An element: its largest number and that number's exponent. */
 struct element {
@@ -189,16 +187,6 @@ static void fake_quant(const struct qg_args *a)
     }
 }
 
-/* dx = g: upstream's backward multiplies the gradient with the other operand, dequantized, and
- * hands the product on as it is. */
-static void fake_quant_grad(const struct qg_args *a)
-{
-    for (size_t i = 0; i < a->rows * a->cols; i++) {
-        float g = qg_get(&a->in[1], i);
-        qg_emit(a, i, g, g, 0);
-    }
-}
-
 /* --- convert --------------------------------------------------------------------------------- */
 
 /* The byte of the smallest power of two >= x >= 0; 2^-127 at least. NaN and inf: 255. */
@@ -263,8 +251,7 @@ static unsigned convert_code(const struct qg_args *a, float x, unsigned byte)
 /* Where the scale of block j of a row lies in its plane. */
 static size_t scale_at(const struct qg_args *a, size_t row, size_t j)
 {
-    size_t blocks = a->cols / BLOCK;
-    return a->param[LAYOUT] == SWIZZLED ? qg_blocked_at(blocks, row, j) : row * blocks + j;
+    return qg_layout_at(a->param[LAYOUT], a->cols / BLOCK, row, j);
 }
 
 static bool two_per_byte(const struct qg_args *a)
@@ -371,7 +358,7 @@ static const struct qg_param params[] = {
     [VERSION] = {"version", "torchao release or later source, where byte 0 and inf differ",
                  RELEASE_0_18, 0, 0, version_words, false},
     [LAYOUT] = {"layout", "order of the scales: row-major, or the tiles that tensor cores read",
-                PLAIN, 0, 0, layout_words, false},
+                QG_PLAIN, 0, 0, qg_layout_words, false},
     {NULL},
 };
 
@@ -387,13 +374,12 @@ static const char *refuse(const struct qg_args *a)
 
 static size_t scale_rows(const struct qg_args *a)
 {
-    return a->param[LAYOUT] == SWIZZLED ? qg_blocked_rows(a->rows) : a->rows;
+    return qg_layout_rows(a->param[LAYOUT], a->rows);
 }
 
 static size_t scale_cols(const struct qg_args *a)
 {
-    size_t blocks = a->cols / BLOCK;
-    return a->param[LAYOUT] == SWIZZLED ? qg_blocked_cols(blocks) : blocks;
+    return qg_layout_cols(a->param[LAYOUT], a->cols / BLOCK);
 }
 
 static const struct qg_extent ext_scale_rows = {"R (swizzled 32*ceil(R/128))", scale_rows},
@@ -419,7 +405,7 @@ static const struct qg_plane e5m2_planes[] = PLANES(QG_E5M2, &qg_ext_cols, "one 
 /* `number`: how many codes convert can write. */
 #define OPERAND(plane, bits, number)                                                          \
     {                                                                                         \
-        .fake_quant = fake_quant, .fake_quant_grad = fake_quant_grad, .convert = convert,     \
+        .fake_quant = fake_quant, .fake_quant_grad = qg_straight_through, .convert = convert, \
         .dequant = dequant, .group = block, .planes = plane, .code_bits = bits, .code = code, \
         .codes = number                                                                       \
     }

@@ -101,6 +101,9 @@ struct qg_scheme {
     /* Why results that are nearly all alike, or x itself, are right for this call; NULL when they
      * would be suspicious. May be NULL. */
     const char *(*uniform)(const struct qg_args *a);
+    /* Upstream trains on the quantized matmul itself, not on an ordinary one of fake-quantized
+     * operands: a prepared layer is that matmul. */
+    bool trains_on_matmul;
 };
 
 /* A named intermediate value, recorded for one element (`explain`, `gap`). */

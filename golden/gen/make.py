@@ -23,6 +23,7 @@ FAMILIES = [
     "checkpoint_goldens",
     "gptq_awq_goldens",
     "mx_goldens",
+    "nvfp4_goldens",
 ]
 
 

@@ -6,7 +6,7 @@
  * branches, compiled once per element format.
  */
 #include "kernels/c/matmul.h"
-#include "kernels/c/rows.h"
+#include "kernels/c/small_floats.h"
 #include "kernels/kernel.h"
 
 enum { SCALE, VERSION, LAYOUT };
@@ -15,20 +15,8 @@ enum { BLOCK = 32 };
 
 /* --- elements -------------------------------------------------------------------------------- */
 
-/* A format of `bits` bits, largest magnitude code `top`; fp8 formats have NaN, the others none. */
-struct format {
-    uint32_t bits, mbits, bias, top, nan;
-    float max;
-    int power; /* exponent of max */
-};
-
-static const struct format formats[] = {
-    {4, 1, 1, 7, 7, 6.0f, 2},
-    {6, 3, 1, 31, 31, 7.5f, 2},
-    {6, 2, 3, 31, 31, 28.0f, 4},
-    {8, 3, 7, 0x7e, 0x7f, 448.0f, 8},
-    {8, 2, 15, 0x7b, 0x7f, 57344.0f, 15},
-};
+static const struct qg_small formats[] = {QG_SMALL_E2M1, QG_SMALL_E2M3, QG_SMALL_E3M2,
+                                          QG_SMALL_E4M3, QG_SMALL_E5M2};
 enum { E2M1, E2M3, E3M2, E4M3, E5M2 };
 
 static unsigned format_number(const struct qg_args *a)
@@ -41,62 +29,31 @@ static unsigned format_number(const struct qg_args *a)
 }
 
 /* Runs `statement` with F a constant format, so that its loops are compiled once for each. */
-#define FOR_FORMAT(F, a, statement)                \
-    do {                                           \
-        switch (format_number(a)) {                \
-        case E2M1: {                               \
-            const struct format F = formats[E2M1]; \
-            statement;                             \
-        } break;                                   \
-        case E2M3: {                               \
-            const struct format F = formats[E2M3]; \
-            statement;                             \
-        } break;                                   \
-        case E3M2: {                               \
-            const struct format F = formats[E3M2]; \
-            statement;                             \
-        } break;                                   \
-        case E4M3: {                               \
-            const struct format F = formats[E4M3]; \
-            statement;                             \
-        } break;                                   \
-        default: {                                 \
-            const struct format F = formats[E5M2]; \
-            statement;                             \
-        }                                          \
-        }                                          \
+#define FOR_FORMAT(F, a, statement)                  \
+    do {                                             \
+        switch (format_number(a)) {                  \
+        case E2M1: {                                 \
+            const struct qg_small F = QG_SMALL_E2M1; \
+            statement;                               \
+        } break;                                     \
+        case E2M3: {                                 \
+            const struct qg_small F = QG_SMALL_E2M3; \
+            statement;                               \
+        } break;                                     \
+        case E3M2: {                                 \
+            const struct qg_small F = QG_SMALL_E3M2; \
+            statement;                               \
+        } break;                                     \
+        case E4M3: {                                 \
+            const struct qg_small F = QG_SMALL_E4M3; \
+            statement;                               \
+        } break;                                     \
+        default: {                                   \
+            const struct qg_small F = QG_SMALL_E5M2; \
+            statement;                               \
+        }                                            \
+        }                                            \
     } while (0)
-
-/* Below the smallest normal number, the sum with a power of two whose step is the format's does
- * the rounding. A NaN keeps its sign where the format has NaN, and is positive where not. */
-QG_INLINE uint8_t encode(struct format f, float x)
-{
-    const uint32_t drop = 23 - f.mbits, magic = (127 + 24 - f.bias - f.mbits) << 23;
-    const int32_t tiny = (int32_t)((128 - f.bias) << 23), infinity = 0x7f800000;
-    int32_t a = qg_magnitude(x);
-    uint32_t u = (uint32_t)a, sign = qg_sign(x) >> (32 - f.bits);
-    uint32_t normal =
-        ((u + (1u << (drop - 1)) - 1 + (u >> drop & 1u)) >> drop) - ((127 - f.bias) << f.mbits);
-    uint32_t small = qg_f32_bits(qg_f32_from_bits(u) + qg_f32_from_bits(magic)) - magic;
-    uint32_t r = qg_pick(a < tiny, small, normal);
-    r = qg_pick((int32_t)r > (int32_t)f.top, f.top, r);
-    r = qg_pick(a > infinity, f.nan, r);
-    sign = qg_pick((a > infinity) & (f.nan == f.top), 0, sign);
-    return (uint8_t)(sign | r);
-}
-
-QG_INLINE float decode(struct format f, uint8_t code)
-{
-    const uint32_t sign = (uint32_t)(code >> (f.bits - 1) & 1) << 31;
-    const uint32_t a = code & ((1u << (f.bits - 1)) - 1);
-    const float step = qg_f32_from_bits((128 - f.bias - f.mbits) << 23);
-    uint32_t small = qg_f32_bits((float)(int32_t)a * step);
-    uint32_t normal = (a << (23 - f.mbits)) + ((127 - f.bias) << 23);
-    uint32_t r = qg_pick(a < 1u << f.mbits, small, normal);
-    bool inf = f.bits == 8 && f.top == 0x7b && a == 0x7c;
-    r = qg_pick(a > f.top, inf ? 0x7f800000u : 0x7fc00000u, r);
-    return qg_f32_from_bits(sign | r);
-}
 
 /* --- scales ---------------------------------------------------------------------------------- */
 
@@ -112,7 +69,7 @@ static uint32_t log2_slack(int e)
     return slack[e < 0 && magnitude == 1 << (length - 1) ? length - 1 : length];
 }
 
-static uint32_t rceil_byte(const struct format *f, bool old, float amax)
+static uint32_t rceil_byte(const struct qg_small *f, bool old, float amax)
 {
     float quotient = old ? amax / f->max : amax * (1.0f / f->max);
     uint32_t u = qg_f32_bits(quotient), field = u >> 23;
@@ -123,7 +80,7 @@ static uint32_t rceil_byte(const struct format *f, bool old, float amax)
     return (u + 0x7fffffu - (old ? log2_slack((int)field - 127) : 0)) >> 23;
 }
 
-static uint32_t scale_byte(const struct qg_args *a, const struct format *f, float amax)
+static uint32_t scale_byte(const struct qg_args *a, const struct qg_small *f, float amax)
 {
     bool old = a->param[VERSION] == 0;
     uint32_t u = qg_f32_bits(amax), up = 0, p = (uint32_t)f->power;
@@ -158,34 +115,30 @@ static float scale_value(uint32_t byte)
 static size_t scale_at(const struct qg_args *a, size_t row, size_t j)
 {
     size_t blocks = a->cols / BLOCK;
-    if (a->param[LAYOUT] == 0)
-        return row * blocks + j;
-    // Rows of 16: the tile, then the row within a quarter of it, then the quarter and the column.
-    size_t tiles = (blocks + 3) / 4, quarter = row / 32 % 4;
-    return (((row / 128 * tiles + j / 4) * 32 + row % 32) * 4 + quarter) * 4 + j % 4;
+    return a->param[LAYOUT] == 0 ? row * blocks + j : qg_tile_at(blocks, row, j);
 }
 
 /* --- pieces of rows -------------------------------------------------------------------------- */
 
-QG_INLINE void encode_block(struct format f, const float *restrict x, float factor,
+QG_INLINE void encode_block(struct qg_small f, const float *restrict x, float factor,
                             uint8_t *restrict codes)
 {
     for (size_t i = 0; i < BLOCK; i++)
-        codes[i] = encode(f, x[i] * factor);
+        codes[i] = qg_small_of(f, x[i] * factor);
 }
 
-QG_INLINE void decode_block(struct format f, const uint8_t *restrict codes, float scale,
+QG_INLINE void decode_block(struct qg_small f, const uint8_t *restrict codes, float scale,
                             float *restrict y)
 {
     for (size_t i = 0; i < BLOCK; i++)
-        y[i] = decode(f, codes[i]) * scale;
+        y[i] = qg_small_value(f, codes[i]) * scale;
 }
 
 /* Codes and scales of n elements (whole blocks, at most QG_CHUNK). */
 static void quantize(const struct qg_args *a, size_t n, const float *x, uint8_t *codes,
                      uint8_t *bytes)
 {
-    const struct format *f = &formats[format_number(a)];
+    const struct qg_small *f = &formats[format_number(a)];
     float factor[QG_CHUNK / BLOCK];
     for (size_t j = 0; j < n / BLOCK; j++) {
         bytes[j] = (uint8_t)scale_byte(a, f, qg_amax_of(BLOCK, x + j * BLOCK));
@@ -218,11 +171,6 @@ static void fake_quant(const struct qg_args *a)
     }
 }
 
-static void pass_gradient(const struct qg_args *a)
-{
-    memcpy(a->out[0].data, a->in[1].data, qg_bytes(&a->in[1]));
-}
-
 static void convert(const struct qg_args *a)
 {
     float f[QG_CHUNK];
@@ -248,14 +196,13 @@ static void convert(const struct qg_args *a)
 static void load_planes(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
                         size_t at, size_t n, float *y)
 {
-    static const uint8_t same[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     uint8_t codes[QG_CHUNK], bytes[QG_CHUNK / BLOCK];
     const uint8_t *in = planes[0].data, *scales = planes[1].data;
     size_t i = row * a->cols + at;
     if (planes[0].shape[1] == a->cols)
         memcpy(codes, in + i, n);
     else
-        qg_nibbles_8(in + i / 2, 0, n, same, codes);
+        qg_nibbles_unpack(n, in + i / 2, codes);
     for (size_t j = 0; j < n / BLOCK; j++)
         bytes[j] = scales[scale_at(a, row, at / BLOCK + j)];
     dequantize(a, n, codes, bytes, y);
@@ -307,8 +254,8 @@ QG_MATMUL(product)
     {                                                                                 \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
     }
-#define OPERAND(s, what)                                                                      \
-    ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, pass_gradient), \
+#define OPERAND(s, what)                                                                         \
+    ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, qg_pass_gradient), \
         ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
 #define SCHEME(s) OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_MATMUL_ROWS(s, product)
 

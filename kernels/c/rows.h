@@ -293,6 +293,12 @@ static inline double qg_sum_of(size_t n, const float *restrict x)
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
+/* dx = g, where the gradient passes straight through. */
+static inline void qg_pass_gradient(const struct qg_args *a)
+{
+    memcpy(a->out[0].data, a->in[1].data, qg_bytes(&a->in[1]));
+}
+
 /* --- nibbles --------------------------------------------------------------------------------- */
 
 /* Codes 0..255, of which the low four bits count, to a row of nibbles, the even element low. */
@@ -322,7 +328,6 @@ static inline void qg_nibbles_pack(size_t n, const uint8_t *restrict code, uint8
     }
 QG_NIBBLES_LOOK_UP(qg_nibbles_f32, float)
 QG_NIBBLES_LOOK_UP(qg_nibbles_16, uint16_t)
-QG_NIBBLES_LOOK_UP(qg_nibbles_8, uint8_t)
 
 /* Stores table[nibble] for the nibbles at .. at+n of `row` as elements out .. out+n of t. */
 static inline void qg_nibbles_store(const struct qg_tensor *t, size_t out, const uint8_t *row,
