@@ -14,6 +14,13 @@ static const struct qg_atlas_pair pairs[] = {
      "FBGEMM's row quantizer multiplies by 448/max, its successor MSLK divides by max/448 and lets "
      "no "
      "row's maximum lie below 1/512"},
+    {"nf4", "nf4", "", "nf4-bnb", "",
+     "torchao rounds the list to four decimals and the scale to int8, bitsandbytes keeps both"},
+    {"fp4-bnb", "fp4-bnb", "", "fp4-bnb", "impl=cuda",
+     "of the two zeros the CPU gives 8 to what is positive and CUDA to what is negative; CUDA's "
+     "limits are decimals"},
+    {"int8-bnb", "int8-bnb", "", "int8-bnb", "impl=torch",
+     "the C++ library rounds x / absmax to one of 65536 points first, zero among them to code 131"},
 };
 
 const struct qg_atlas_pair *qg_atlas_at(size_t i)

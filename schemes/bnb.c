@@ -54,10 +54,15 @@ enum impl { CPU, CUDA, TORCH }; /* 4 bits have no TORCH: their CPU is torch */
 /* How many of n rising middles lie below s; all of them for NaN (torch.bucketize). */
 static unsigned count_below(const float *middle, unsigned n, float s)
 {
-    unsigned below = 0;
-    while (below < n && !(middle[below] >= s))
-        below++;
-    return below;
+    unsigned low = 0;
+    for (unsigned high = n; low < high;) {
+        unsigned half = (low + high) / 2;
+        if (middle[half] >= s)
+            high = half;
+        else
+            low = half + 1;
+    }
+    return low;
 }
 
 static float middle_of(float low, float high)
@@ -216,32 +221,37 @@ static float value_at(const struct qg_args *a, const struct list *list, const ui
     return qg_round(a->dtype, qg_mul(list->value[code_at(codes, i)], absmax));
 }
 
-typedef float absmax_fn(const struct qg_tensor *planes, size_t block);
+/* Writes the number of every block to `absmax`. */
+typedef void absmax_fn(const struct qg_args *a, const struct qg_tensor *planes, float *absmax);
 
-static float plain_absmax(const struct qg_tensor *planes, size_t block)
+static void plain_absmax(const struct qg_args *a, const struct qg_tensor *planes, float *absmax)
 {
-    return qg_get(&planes[1], block);
+    for (size_t j = 0; j < count_blocks(a); j++)
+        absmax[j] = qg_get(&planes[1], j);
 }
 
-static void decode(const struct qg_args *a, const struct four_bits *format, absmax_fn *absmax)
+static void decode(const struct qg_args *a, const struct four_bits *format, absmax_fn *load)
 {
     struct list list = format->list((enum impl)a->param[IMPL]);
+    float *absmax = a->work;
+    load(a, a->in, absmax);
     for (size_t i = 0; i < a->rows * a->cols; i++) {
-        float scale = absmax(a->in, i / qg_group(a));
-        qg_put(&a->out[0], i, value_at(a, &list, a->in[0].data, i, scale));
-        qg_note(a, i, "absmax (stored)", scale);
+        qg_put(&a->out[0], i, value_at(a, &list, a->in[0].data, i, absmax[i / qg_group(a)]));
+        qg_note(a, i, "absmax (stored)", absmax[i / qg_group(a)]);
         qg_note(a, i, "y", qg_get(&a->out[0], i));
     }
 }
 
-static void multiply(const struct qg_args *a, const struct four_bits *format, absmax_fn *absmax)
+/* a->work holds a row of W, then the numbers of all blocks. */
+static void multiply(const struct qg_args *a, const struct four_bits *format, absmax_fn *load)
 {
     struct list list = format->list((enum impl)a->param[IMPL]);
+    float *absmax = a->work + a->cols;
+    load(a, a->in + 1, absmax);
     for (size_t n = 0; n < a->rows; n++) {
         for (size_t k = 0; k < a->cols; k++) {
             size_t i = n * a->cols + k;
-            float scale = absmax(a->in + 1, i / qg_group(a));
-            a->work[k] = value_at(a, &list, a->in[1].data, i, scale);
+            a->work[k] = value_at(a, &list, a->in[1].data, i, absmax[i / qg_group(a)]);
         }
         qg_matmul_row(a, n, a->work);
     }
@@ -277,6 +287,102 @@ static void fp4_matmul(const struct qg_args *a)
     multiply(a, &fp4, plain_absmax);
 }
 
+/* --- 8 bits ---------------------------------------------------------------------------------- */
+
+/* s as the C++ library sees it: one of 65536 points. Its NaN is the first one (on x86). */
+static float snapped(float s)
+{
+    float place = qg_add(qg_mul(qg_add(s, 1.0f) / 2, 65535.0f), 0.5f);
+    unsigned point = place >= 0 ? (unsigned)place : 0;
+    return qg_add(-1.0f, qg_div(2.0f * (float)point, 65535.0f));
+}
+
+static unsigned byte_code(const float *middle, enum impl impl, float s)
+{
+    unsigned code = count_below(middle, 255, impl == CPU ? snapped(s) : s);
+    if (impl != CUDA)
+        return code;
+    bool tie = code < 255 && middle[code] == s;
+    return s != s ? 0 : code + (tie && code % 2);
+}
+
+/* in[0] to codes out[0] and the numbers of the blocks out[1]. */
+static void bytes_convert(const struct qg_args *a)
+{
+    enum impl impl = (enum impl)a->param[IMPL];
+    float map[256], middle[255];
+    qg_dynamic_map(map);
+    for (int i = 0; i < 255; i++)
+        middle[i] = middle_of(map[i], map[i + 1]);
+    for (size_t j = 0; j < count_blocks(a); j++) {
+        struct block b = block_of(a, j, impl);
+        qg_put(&a->out[1], j, b.absmax);
+        for (size_t i = b.at; i < b.at + b.n; i++) {
+            float s = scaled(&b, qg_get(&a->in[0], i));
+            qg_put(&a->out[0], i, (float)byte_code(middle, impl, s));
+            qg_note(a, i, "absmax", b.absmax);
+            qg_note(a, i, "x / absmax", s);
+            qg_note(a, i, "code", qg_get(&a->out[0], i));
+        }
+    }
+}
+
+static void bytes_dequant(const struct qg_args *a)
+{
+    float map[256];
+    qg_dynamic_map(map);
+    for (size_t i = 0; i < a->rows * a->cols; i++) {
+        float absmax = qg_get(&a->in[1], i / qg_group(a));
+        qg_put(&a->out[0], i, qg_mul(map[((const uint8_t *)a->in[0].data)[i]], absmax));
+        qg_note(a, i, "absmax (stored)", absmax);
+        qg_note(a, i, "y", qg_get(&a->out[0], i));
+    }
+}
+
+/* --- double quantization --------------------------------------------------------------------- */
+
+enum { NESTED = 256 };
+
+static void double_convert(const struct qg_args *a)
+{
+    size_t n = count_blocks(a);
+    float *absmax = a->work;
+    encode(a, &nf4, absmax);
+    float offset = qg_torch_mean(absmax, n);
+    for (size_t j = 0; j < n; j++)
+        absmax[j] = qg_sub(absmax[j], offset);
+    struct qg_args b = *a; // the numbers of all blocks are one row
+    b.rows = 1;
+    b.cols = n;
+    b.param[GROUP] = NESTED;
+    b.in[0] = (struct qg_tensor){.dtype = QG_F32, .rank = 1, .shape = {n}, .data = absmax};
+    b.out[0] = a->out[1];
+    b.out[1] = a->out[2];
+    b.trace = NULL;
+    bytes_convert(&b);
+    qg_put(&a->out[3], 0, offset);
+}
+
+static void double_absmax(const struct qg_args *a, const struct qg_tensor *planes, float *absmax)
+{
+    float map[256], offset = qg_get(&planes[3], 0);
+    qg_dynamic_map(map);
+    for (size_t j = 0; j < count_blocks(a); j++) {
+        uint8_t code = ((const uint8_t *)planes[1].data)[j];
+        absmax[j] = qg_add(qg_mul(map[code], qg_get(&planes[2], j / NESTED)), offset);
+    }
+}
+
+static void double_dequant(const struct qg_args *a)
+{
+    decode(a, &nf4, double_absmax);
+}
+
+static void double_matmul(const struct qg_args *a)
+{
+    multiply(a, &nf4, double_absmax);
+}
+
 /* --- the table ------------------------------------------------------------------------------- */
 
 static size_t group_param(const struct qg_args *a)
@@ -289,7 +395,19 @@ static size_t half_of_all(const struct qg_args *a)
     return (a->rows * a->cols + 1) / 2;
 }
 
-static const struct qg_extent packed = {"(R*K+1)/2", half_of_all}, blocks = {"R*K/g", count_blocks};
+static size_t everything(const struct qg_args *a)
+{
+    return a->rows * a->cols;
+}
+
+static size_t count_nested(const struct qg_args *a)
+{
+    return (count_blocks(a) + NESTED - 1) / NESTED;
+}
+
+static const struct qg_extent packed = {"(R*K+1)/2", half_of_all}, all = {"R*K", everything},
+                              blocks = {"R*K/g", count_blocks},
+                              nested = {"R*K/g/256", count_nested};
 
 static const char *refuse_4bit(const struct qg_args *a)
 {
@@ -306,6 +424,19 @@ static const struct qg_plane absmax_planes[] = {
     {NULL},
 };
 
+static const struct qg_plane double_planes[] = {
+    {"codes", QG_U8, 0, {&packed}, FOUR_BITS_PACKING},
+    {"absmax", QG_U8, 0, {&blocks}, "places in the dynamic map, one per block"},
+    {"nested_absmax", QG_F32, 0, {&nested}, "one per 256 blocks"},
+    {"offset", QG_F32, 0, {&qg_ext_one}, "mean of all absmax"},
+    {NULL},
+};
+static const struct qg_plane byte_planes[] = {
+    {"codes", QG_U8, 0, {&all}, "places in the dynamic map, of the flattened tensor"},
+    {"absmax", QG_F32, 0, {&blocks}, "one per block of the flattened tensor"},
+    {NULL},
+};
+
 static const char *const impls[] = {"cpu", "cuda", NULL};
 static const struct qg_param params_4bit[] = {
     [GROUP] = {"group", "elements of the flattened tensor that share a scale; a power of two", 64,
@@ -314,6 +445,16 @@ static const struct qg_param params_4bit[] = {
               impls, false},
     {NULL},
 };
+
+static const char *const byte_impls[] = {"cpu", "cuda", "torch", NULL};
+static const struct qg_param byte_params[] = {
+    [GROUP] = {"group", "elements of the flattened tensor that share a scale", 4096, 16, 4096, NULL,
+               true},
+    [IMPL] = {"impl", "whose encoder: the C++ library's, the CUDA kernel's, or torch's", 0, 0, 0,
+              byte_impls, false},
+    {NULL},
+};
+static const char *const byte_variants[] = {"impl=cuda", "impl=torch", NULL};
 
 #define FOUR_BITS(name, what)                                                        \
     {                                                                                \
@@ -339,6 +480,16 @@ const struct qg_scheme qg_schemes_bnb[] = {
      .operand = {[QG_WEIGHT] = FOUR_BITS(nf4, absmax)},
      .matmul = nf4_matmul,
      .refuse = refuse_4bit},
+    {.name = "nf4-bnb-double",
+     .summary = "NF4 of bitsandbytes with double quantization: absmax in 8 bits (QLoRA)",
+     .upstream = "bnb:bitsandbytes/functional.py quantize_4bit compress_statistics",
+     .nonfinite =
+         NONFINITE_4BIT("15", "7") " NaN or inf anywhere: the mean and all values are NaN.",
+     .params = params_4bit,
+     .variants = variants_4bit,
+     .operand = {[QG_WEIGHT] = FOUR_BITS(double, double)},
+     .matmul = double_matmul,
+     .refuse = refuse_4bit},
     {.name = "fp4-bnb",
      .summary = "FP4 of bitsandbytes: its own 4-bit floats (1/192 to 1), binary32 absmax per block",
      .upstream = "bnb:bitsandbytes/functional.py quantize_4bit quant_type fp4",
@@ -348,5 +499,22 @@ const struct qg_scheme qg_schemes_bnb[] = {
      .operand = {[QG_WEIGHT] = FOUR_BITS(fp4, absmax)},
      .matmul = fp4_matmul,
      .refuse = refuse_4bit},
+    {.name = "int8-bnb",
+     .summary = "8-bit blocks of bitsandbytes: 256 numbers over seven decades (dynamic map)",
+     .upstream = "bnb:bitsandbytes/functional.py quantize_blockwise",
+     .nonfinite =
+         "cpu (on x86) and cuda: NaN is ignored by absmax and gets code 0; inf: absmax inf, its "
+         "own "
+         "code 0, values NaN or inf; all-zero block: codes 0, absmax 0. torch: NaN makes absmax "
+         "NaN "
+         "and all codes 255; inf: its own code 255, all others 127; all-zero block: codes 127.",
+     .params = byte_params,
+     .variants = byte_variants,
+     .operand = {[QG_WEIGHT] = {.convert = bytes_convert,
+                                .dequant = bytes_dequant,
+                                .group = group_param,
+                                .planes = byte_planes,
+                                .code_bits = 8,
+                                .spans_rows = true}}},
     {.name = NULL},
 };

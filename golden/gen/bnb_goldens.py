@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What bitsandbytes makes of nf4-bnb, nf4-bnb-double, fp4-bnb and int8-bnb on a CPU."""
+"""What bitsandbytes makes of nf4-bnb, nf4-bnb-double, fp4-bnb and int8-bnb, and torchao of nf4, on a CPU."""
 import upstream  # first: it sets up the threads of torch
-from upstream import DERIVED
+from upstream import DERIVED, TORCHAO
 
 import logging
 
@@ -16,6 +16,8 @@ torch._dynamo.config.disable = True  # the default backend's decoders are compil
 import bitsandbytes
 from bitsandbytes import functional as F
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
+
+from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import linear_nf4, to_nf4
 
 import inputs
 from torchao_goldens import BF16, F16, F32, Sets, parameters
@@ -146,7 +148,171 @@ def four_bits_file(file, scheme):
                 four_bits(sets, scheme, kind, dtype, rows, cols)
 
 
+# --- 8 bits, and double quantization ------------------------------------------------------------
+
+
+def dynamic_limits(r, n, g, t):
+    return on_limits(F.create_dynamic_map())(r, n, g, t)
+
+
+def decades(r, n, g, t):
+    """Magnitudes over eight decades, zeros of both signs between: all numbers of the dynamic map."""
+    x = 10.0 ** r.uniform(-8, 0, (n, g)) * r.choice([-1, 1], (n, g))
+    x[:, ::17] *= 0
+    x[:, 1] = r.choice([-1, 1], n)
+    return x * r.uniform(0.01, 2, (n, 1))
+
+
+inputs.KINDS["limits-dynamic"] = dynamic_limits
+inputs.KINDS["decades"] = decades
+
+
+def torch_bytes(x, group):
+    """The default backend's encoder, which a CPU without the C++ library uses."""
+    op = torch.ops.bitsandbytes.quantize_blockwise.default
+    return op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, x, F.create_dynamic_map(), group)
+
+
+def cuda_bytes(x, group):
+    """Nearest number of the map, an even place where two are as near; comparisons with NaN are false."""
+    scaled, absmax = cuda_blocks(x, group)
+    limits = limits_of(F.create_dynamic_map()).numpy()
+    s = scaled[:x.numel()]
+    place = np.searchsorted(limits, s)
+    up = (place < 255) & (limits[np.minimum(place, 254)] == s) & (place % 2 == 1)
+    codes = np.where(np.isnan(s), 0, place + up).astype(np.uint8)
+    return torch.from_numpy(codes), torch.from_numpy(absmax)
+
+
+BYTES = {
+    "cpu": (lambda x, g: (lambda q, s: (q, s.absmax))(*F.quantize_blockwise(x, blocksize=g)),
+            (BNB, "functional.quantize_blockwise", "the C++ library")),
+    "torch": (torch_bytes, (BNB, "bitsandbytes::quantize_blockwise of the default backend", "")),
+    "cuda": (cuda_bytes, (DERIVED, "csrc/kernels.cu dQuantize in numpy binary32",
+                          "needs a GPU, and fast math there: divisions here are correctly rounded")),
+}
+
+
+def bytes_set(sets, impl, kind, dtype, rows, cols, group=4096):
+    params = parameters(group=group if group != 4096 else None, impl=impl if impl != "cpu" else None)
+    at, x = sets.start("int8-bnb", "weight", dtype, kind, params, rows, cols, group)
+    encoder, made_by = BYTES[impl]
+    codes, absmax = encoder(x, group)
+    planes = {"codes": codes.reshape(-1), "absmax": absmax}
+    sets.file.op(at, "convert", made_by, {"x": x}, planes)
+    if kind != "nonfinite":
+        y = torch.ops.bitsandbytes.dequantize_blockwise(planes["codes"], absmax, F.create_dynamic_map(), group, dtype)
+        sets.file.op(at, "dequant", (BNB, "bitsandbytes::dequantize_blockwise", "the C++ library"), planes,
+                     {"y": y.reshape(x.shape)})
+
+
+def int8_bnb_file(file):
+    sets = Sets(file)
+    for impl in BYTES:
+        for dtype in (BF16, F32, F16) if impl == "cpu" else (F32, BF16):
+            for kind in ("normal-0.02", "decades", "limits-dynamic", "zeros", "outlier", "tiny", "huge"):
+                bytes_set(sets, impl, kind, dtype, 4, 512, 256)
+            bytes_set(sets, impl, "decades", dtype, 3, 1500)
+            bytes_set(sets, impl, "zeros", dtype, 3, 43, 33)
+            if impl != "cpu":  # NaN to an integer in C++
+                bytes_set(sets, impl, "nonfinite", dtype, 8, 64, 64)
+
+
+def spread(r, n, g, t):
+    """Blocks of very different sizes: what double quantization loses, even to the sign."""
+    return r.standard_normal((n, g)) * 10.0 ** r.uniform(-6, 0, (n, 1))
+
+
+inputs.KINDS["spread"] = spread
+
+
+def double_set(sets, kind, dtype, rows, cols, group=64, multiply=False):
+    params = parameters(group=group if group != 64 else None)
+    at, x = sets.start("nf4-bnb-double", "weight", dtype, kind, params, rows, cols, group)
+    packed, state = F.quantize_4bit(x, blocksize=group, quant_type="nf4", compress_statistics=True)
+    assert torch.equal(state.state2.code, F.create_dynamic_map()) and state.state2.blocksize == 256
+    planes = {"codes": packed.reshape(-1), "absmax": state.absmax, "nested_absmax": state.state2.absmax,
+              "offset": state.offset.reshape(1)}
+    sets.file.op(at, "convert", (BNB, "functional.quantize_4bit nf4, compress_statistics",
+                                 "mean by torch on one thread"), {"x": x}, planes)
+    if kind == "nonfinite":
+        return
+    absmax = F.dequantize_blockwise(state.absmax, state.state2)
+    absmax += state.offset
+    y = _dequantize_4bit_compute(packed.reshape(-1), absmax, state.code, group, x.shape, dtype)
+    if cols % group == 0 and kind not in ("tiny", "huge", "spread"):  # subnormals, NaN, subnormals
+        assert torch.equal(y, F.dequantize_4bit(packed, state))
+    sets.file.op(at, "dequant", (BNB, "functional.dequantize_blockwise, + offset, "
+                                 "backends/default/ops.py _dequantize_4bit_compute", ""), planes, {"y": y})
+    if multiply:
+        a = inputs.matrix("normal", 5, cols, cols, dtype, sets.seed)
+        out = bitsandbytes.matmul_4bit(a, packed, state)
+        sets.file.op(at, "matmul", (BNB, "matmul_4bit", "on the CPU: decode, then torch's linear"),
+                     {"x": a, **planes}, {"y": out})
+
+
+def double_file(file):
+    sets = Sets(file)
+    for dtype in (BF16, F32, F16):
+        for kind in ("normal-0.02", "zeros", "constant", "outlier", "tiny", "huge", "spread"):
+            double_set(sets, kind, dtype, 8, 256, multiply=kind in ("normal-0.02", "outlier"))
+        double_set(sets, "normal-0.02", dtype, 5, 100)
+        double_set(sets, "spread", dtype, 3, 43, 32)
+        double_set(sets, "outlier", dtype, 1, 33)
+    for kind in ("spread", "normal-1e-3"):  # more than 256 blocks, and more than a level of the sum
+        double_set(sets, kind, BF16, 33, 600, 32)
+    double_set(sets, "spread", F32, 7, 96, 32, multiply=True)
+
+
+# --- torchao's nf4 ------------------------------------------------------------------------------
+
+
+def limits_torchao(r, n, g, t):
+    """x / absmax half-way between neighbours of the list as rounded to the dtype, and beside."""
+    codes = torch.tensor([-1.0, -.6962, -.5251, -.3949, -.2844, -.1848, -.0911, 0, .0796, .1609, .2461, .3379,
+                          .4407, .5626, .7230, 1], dtype=t)
+    return on_limits(codes.double())(r, n, g, t)
+
+
+def thousands(r, n, g, t):
+    """Scalers so far apart that 1 / (2 max|D|) is subnormal in binary16."""
+    return np.round(r.uniform(-1, 1, (n, g)) * 16) / 16 * r.integers(1, 11, (n, 1)) * 2000
+
+
+inputs.KINDS["limits-torchao"] = limits_torchao
+inputs.KINDS["thousands"] = thousands
+
+
+def nf4_set(sets, kind, dtype, rows=16, cols=1024, multiply=False):
+    at, x = sets.start("nf4", "weight", dtype, kind, "", rows, cols, 64)
+    w = to_nf4(x)
+    planes = {"codes": w.quantized_data, "scalers": w.quantized_scalers, "factors": w.quantization_factor,
+              "mean": w.scaler_mean.reshape(1)}
+    sets.file.op(at, "convert", (TORCHAO, "nf4_tensor.py to_nf4", "mean by torch on one thread"), {"x": x}, planes)
+    sets.file.op(at, "dequant", (TORCHAO, "NF4Tensor.get_original_weight", ""), planes,
+                 {"y": w.get_original_weight()})
+    if multiply:
+        a = inputs.matrix("normal", 3, cols, cols, dtype, sets.seed)
+        sets.file.op(at, "matmul", (TORCHAO, "nf4_tensor.py linear_nf4", "decode, then torch's linear"),
+                     {"x": a, **planes}, {"y": linear_nf4(a, w)})
+
+
+def nf4_file(file):
+    sets = Sets(file)
+    for dtype in (BF16, F16, F32):
+        for kind in ("normal-0.02", "limits-torchao", "zeros", "constant"):
+            nf4_set(sets, kind, dtype, multiply=kind == "normal-0.02")
+    for kind in ("spread", "tiny", "small", "huge", "nonfinite"):
+        nf4_set(sets, kind, BF16)
+    for kind in ("tiny", "small", "huge", "thousands"):
+        nf4_set(sets, kind, F16)
+    nf4_set(sets, "few", BF16, 128, 256)
+
+
 FILES = {
+    "nf4.h5": nf4_file,
     "nf4-bnb.h5": lambda file: four_bits_file(file, "nf4-bnb"),
+    "nf4-bnb-double.h5": double_file,
     "fp4-bnb.h5": lambda file: four_bits_file(file, "fp4-bnb"),
+    "int8-bnb.h5": int8_bnb_file,
 }

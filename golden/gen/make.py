@@ -16,6 +16,7 @@ FAMILIES = [
     "torchao_goldens",
     "microxcaling_goldens",
     "bnb_goldens",
+    "llm_int8_goldens",
     "intx_goldens",
     "learned_goldens",
     "int8_tensor_goldens",

@@ -9,9 +9,10 @@
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 #include "schemes/num/codebook.h"
+#include "schemes/num/torch_sum.h"
 
 enum { GROUP, IMPL };
-enum { CPU, CUDA };
+enum { CPU, CUDA, TORCH };
 
 /* --- blocks ---------------------------------------------------------------------------------- */
 
@@ -56,6 +57,14 @@ static struct block cuda_block(const struct qg_args *a, size_t at)
 {
     size_t n = block_length(a, at);
     float absmax = largest_number(&a->in[0], at, n, -FLT_MAX);
+    return (struct block){at, n, absmax, 1.0f / absmax, 0};
+}
+
+/* The C++ library's, for 8 bits. */
+static struct block cpu_block(const struct qg_args *a, size_t at)
+{
+    size_t n = block_length(a, at);
+    float absmax = largest_number(&a->in[0], at, n, 0);
     return (struct block){at, n, absmax, 1.0f / absmax, 0};
 }
 
@@ -163,15 +172,25 @@ static void encode(const struct qg_args *a, const struct format *format, float *
     }
 }
 
-/* Elements at .. at+n of the flattened tensor, not rounded; absmax as every block has it. */
-static void decode(const struct format *format, const uint8_t *packed, const float *absmax,
-                   size_t group, size_t at, size_t n, float *restrict f)
+/* Elements at .. at+n of the flattened tensor, in one block, not rounded. */
+static void decode_part(const struct format *format, const uint8_t *packed, float scale, size_t at,
+                        size_t n, float *restrict f)
 {
-    for (size_t i = at; i < at + n;) {
-        size_t end = qg_smaller((i / group + 1) * group, at + n);
-        float scale = absmax[i / group];
-        for (; i < end; i++)
-            f[i - at] = format->value[packed[i / 2] >> (4 - i % 2 * 4) & 15] * scale;
+    float value[16];
+    for (int c = 0; c < 16; c++)
+        value[c] = format->value[c] * scale;
+    for (size_t i = 0; i < n; i++)
+        f[i] = value[packed[(at + i) / 2] >> (4 - (at + i) % 2 * 4) & 15];
+}
+
+/* The same anywhere; absmax has the number of every block. */
+static void decode(const struct format *format, const uint8_t *packed, const float *absmax,
+                   size_t group, size_t at, size_t n, float *f)
+{
+    for (size_t i = 0; i < n;) {
+        size_t part = qg_smaller(group - (at + i) % group, n - i);
+        decode_part(format, packed, absmax[(at + i) / group], at + i, part, f + i);
+        i += part;
     }
 }
 
@@ -186,11 +205,9 @@ static void dequant(const struct qg_args *a, const struct format *format, const 
     }
 }
 
-static void load_weights(const struct qg_args *a, const struct format *format, const float *absmax,
-                         size_t at, size_t n, float *w)
+static void round_all(enum qg_dtype t, size_t n, float *restrict w)
 {
-    decode(format, a->in[1].data, absmax, qg_group(a), at, n, w);
-    QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) w[i] = qg_round_as(T, w[i]));
+    QG_FOR_DTYPE(T, t, for (size_t i = 0; i < n; i++) w[i] = qg_round_as(T, w[i]));
 }
 
 /* The three operations of a format whose absmax is plane 1. */
@@ -208,12 +225,141 @@ static void load_weights(const struct qg_args *a, const struct format *format, c
     static void name##_weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w) \
     {                                                                                              \
         struct format format = name(a->param[IMPL] == CUDA);                                       \
-        load_weights(a, &format, a->in[2].data, row * a->cols + at, n, w);                         \
+        decode(&format, a->in[1].data, a->in[2].data, qg_group(a), row * a->cols + at, n, w);      \
+        round_all(a->dtype, n, w);                                                                 \
     }                                                                                              \
     static const struct qg_product name##_product = {name##_weights, qg_inputs_plain, NULL};       \
     QG_MATMUL(name##_product)
 FOUR_BITS(nf4)
 FOUR_BITS(fp4)
+
+/* --- 8 bits ---------------------------------------------------------------------------------- */
+
+/* How many of the 255 limits are below s; all of them for NaN. */
+static uint8_t place_of(const float *limit, float s)
+{
+    unsigned place = 0;
+    for (unsigned step = 128; step; step /= 2)
+        place += limit[place + step - 1] >= s ? 0 : step;
+    return (uint8_t)place;
+}
+
+/* s as one of 65536 points of [-1, 1], a NaN as the lowest. */
+static float point_of(float s)
+{
+    float high = s > 1 ? 1 : s, inside = high >= -1 ? high : -1;
+    float place = (inside + 1) * 0.5f * 65535 + 0.5f;
+    return (float)(2 * (int32_t)place) / 65535 - 1;
+}
+
+/* Upwards where s is half-way and the lower code is odd. */
+static uint8_t even_place_of(const float *limit, float s)
+{
+    unsigned place = place_of(limit, s), next = place < 255 && limit[place] == s ? place & 1 : 0;
+    return (uint8_t)(s == s ? place + next : 0);
+}
+
+static void byte_convert(const struct qg_args *a)
+{
+    int impl = (int)a->param[IMPL];
+    float f[QG_CHUNK], map[256], limit[255], *absmax = a->out[1].data;
+    qg_dynamic_map(map);
+    for (int i = 0; i < 255; i++)
+        limit[i] = (map[i] + map[i + 1]) * 0.5f;
+    for (size_t at = 0; at < a->rows * a->cols; at += qg_group(a)) {
+        struct block b = impl == CPU    ? cpu_block(a, at)
+                         : impl == CUDA ? cuda_block(a, at)
+                                        : torch_block(a, at);
+        *absmax++ = b.stored;
+        for (size_t i = 0; i < b.n; i += QG_CHUNK) {
+            size_t n = qg_smaller(b.n - i, QG_CHUNK);
+            uint8_t *code = (uint8_t *)a->out[0].data + at + i;
+            load_scaled(a, &b, i, n, f);
+            for (size_t k = 0; k < n; k++)
+                code[k] = impl == CPU    ? place_of(limit, point_of(f[k]))
+                          : impl == CUDA ? even_place_of(limit, f[k])
+                                         : place_of(limit, f[k]);
+        }
+    }
+}
+
+static void byte_dequant(const struct qg_args *a)
+{
+    float f[QG_CHUNK], map[256];
+    const uint8_t *codes = a->in[0].data;
+    const float *absmax = a->in[1].data;
+    size_t total = a->rows * a->cols, group = qg_group(a);
+    qg_dynamic_map(map);
+    for (size_t at = 0; at < total; at += QG_CHUNK) {
+        size_t n = qg_smaller(total - at, QG_CHUNK);
+        for (size_t i = 0; i < n; i++)
+            f[i] = map[codes[at + i]] * absmax[(at + i) / group];
+        qg_store(&a->out[0], at, n, f);
+    }
+}
+
+/* --- double quantization --------------------------------------------------------------------- */
+
+static size_t count_blocks(const struct qg_args *a)
+{
+    return (a->rows * a->cols + qg_group(a) - 1) / qg_group(a);
+}
+
+static void double_convert(const struct qg_args *a)
+{
+    struct format format = nf4(a->param[IMPL] == CUDA);
+    size_t n = count_blocks(a);
+    encode(a, &format, a->work);
+    float offset = qg_torch_mean(a->work, n);
+    for (size_t j = 0; j < n; j++)
+        a->work[j] -= offset;
+    struct qg_args b = *a;
+    b.rows = 1;
+    b.cols = n;
+    b.param[GROUP] = 256;
+    b.in[0] = (struct qg_tensor){.dtype = QG_F32, .data = a->work};
+    b.out[0] = a->out[1];
+    b.out[1] = a->out[2];
+    byte_convert(&b);
+    *(float *)a->out[3].data = offset;
+}
+
+/* The number of one block, by the dynamic map. */
+static float double_absmax(const struct qg_tensor *planes, const float *map, size_t block)
+{
+    const uint8_t *codes = planes[1].data;
+    const float *nested = planes[2].data, *offset = planes[3].data;
+    float product = map[codes[block]] * nested[block / 256];
+    return product + *offset;
+}
+
+static void double_dequant(const struct qg_args *a)
+{
+    struct format format = nf4(a->param[IMPL] == CUDA);
+    float map[256];
+    qg_dynamic_map(map);
+    for (size_t j = 0; j < count_blocks(a); j++)
+        a->work[j] = double_absmax(a->in, map, j);
+    dequant(a, &format, a->work);
+}
+
+static void double_weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
+{
+    struct format format = nf4(a->param[IMPL] == CUDA);
+    float map[256];
+    size_t group = qg_group(a), first = row * a->cols + at;
+    qg_dynamic_map(map);
+    for (size_t i = 0; i < n;) {
+        size_t part = qg_smaller(group - (first + i) % group, n - i);
+        float scale = double_absmax(a->in + 1, map, (first + i) / group);
+        decode_part(&format, a->in[1].data, scale, first + i, part, w + i);
+        i += part;
+    }
+    round_all(a->dtype, n, w);
+}
+
+static const struct qg_product double_product = {double_weights, qg_inputs_plain, NULL};
+QG_MATMUL(double_product)
 
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
@@ -227,5 +373,10 @@ const struct qg_kernel qg_kernels_bnb_c[] = {
     ROW("fp4-bnb", QG_CONVERT, fp4_convert),
     ROW("fp4-bnb", QG_DEQUANT, fp4_dequant),
     QG_MATMUL_ROWS("fp4-bnb", fp4_product),
+    ROW("nf4-bnb-double", QG_CONVERT, double_convert),
+    ROW("nf4-bnb-double", QG_DEQUANT, double_dequant),
+    QG_MATMUL_ROWS("nf4-bnb-double", double_product),
+    ROW("int8-bnb", QG_CONVERT, byte_convert),
+    ROW("int8-bnb", QG_DEQUANT, byte_dequant),
     {.scheme = NULL},
 };
