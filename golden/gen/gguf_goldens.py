@@ -214,6 +214,36 @@ class Sets:
                      {"y": rounded(y, dtype)})
 
 
+def with_codes(name, blocks, q):
+    """K-quant blocks with every code q."""
+    filled = blocks.reshape(-1, ggml.BLOCKS[name][1]).copy()
+    if name == "q4_K":
+        filled[:, 16:] = q * 0x11
+    else:
+        filled[:, :128], filled[:, 128:192] = (q & 15) * 0x11, (q >> 4) * 0x55
+    return filled.reshape(blocks.shape)
+
+
+def last_pass_ties(name, top):
+    """Blocks whose codes, taken anew from the rounded scales, are ties: of random blocks, in which every 64th
+    element was moved half-way to the next code, those whose scales stayed the same."""
+    def kind(r, n, g, t):
+        x = r.standard_normal((128 * n, g)).astype(np.float32) * np.float32(0.1)
+        blocks = ggml.quantize(name, torch.from_numpy(x))[0]
+        values = np.stack([ggml.dequantize(name, with_codes(name, blocks, q), g)[0] for q in range(top + 1)])
+        code = np.abs(values[:-1].astype(np.float64) - x).argmin(axis=0)[None]
+        tie = (np.take_along_axis(values, code, 0)[0].astype(np.float64) +
+               np.take_along_axis(values, code + 1, 0)[0]) / 2
+        moved = np.where(np.arange(g) % 64 == 5, tie, x).astype(np.float32)
+        again = ggml.quantize(name, torch.from_numpy(moved))[0]
+        same = (with_codes(name, again, 0) == with_codes(name, blocks, 0)).all(axis=1)
+        assert same.sum() >= n
+        return moved[same][:n].astype(np.float64)
+    return kind
+
+
+inputs.KINDS.update({"last-pass-q4_K": last_pass_ties("q4_K", 15), "last-pass-q6_K": last_pass_ties("q6_K", 63)})
+
 SHORT = ["normal-0.02", "few", "huge", "tiny"]
 FULL = ["normal", "zeros", "constant", "outlier", "positive", "small", "repeated", "edges", *SHORT,
         "both-extremes", "single", "half-edges", "smallest", "nonfinite"]
@@ -252,6 +282,7 @@ def k_file(file):
         for kind in FULL + ties + ["uniform"]:
             sets.weight(scheme, F32, kind)
         sets.weight(scheme, F32, "parts", 32)
+        sets.weight(scheme, F32, f"last-pass-{scheme}", 12)
         for dtype in (BF16, F16):
             for kind in SHORT + ties:
                 sets.weight(scheme, dtype, kind, 2)
