@@ -337,10 +337,12 @@ static enum qg_status set_params(struct builder *b, struct qg_case *c, const cha
             return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: '%s' is not NAME=VALUE",
                            b->path, b->entry, word);
         *value++ = '\0';
+        // Schemes share words: what is no value of this one's may be one of another's.
         bool has = qg_param_find(c->scheme, word) != NULL;
-        *ret_fits &= has;
-        if (has && !qg_param_set(&a, c->scheme, word, value, why, sizeof why))
-            return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: %s", b->path, b->entry, why);
+        bool good = has && qg_param_set(&a, c->scheme, word, value, why, sizeof why);
+        *ret_fits &= good;
+        if (has && !good)
+            qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: %s", b->path, b->entry, why);
     }
     memcpy(c->param, a.param, sizeof c->param);
     return QG_OK;
@@ -425,6 +427,26 @@ static enum qg_status push_kernel(struct builder *b, const struct entry *e,
     return QG_OK;
 }
 
+/* That every parameter is taken by some scheme of the entry, when any has it. */
+static enum qg_status check_params(struct builder *b, const struct entry *e)
+{
+    const struct qg_kernel *k;
+    for (unsigned i = 0; i < e->params_count; i++) {
+        bool any = false, fits;
+        b->err->status = QG_OK;
+        for (size_t n = 0; (k = qg_kernel_at(n)) && !any; n++) {
+            struct qg_case c = {.scheme = qg_scheme_find(k->scheme), .kernel = k};
+            if (wanted(e, k) && set_params(b, &c, e->params[i], &fits) != QG_OK)
+                return b->err->status;
+            any = wanted(e, k) && fits;
+        }
+        if (!any && b->err->status != QG_OK)
+            return b->err->status;
+    }
+    b->err->status = QG_OK;
+    return QG_OK;
+}
+
 static bool has_kernel(const struct entry *e, const struct qg_kernel *like)
 {
     const struct qg_kernel *k;
@@ -468,6 +490,8 @@ static enum qg_status push_entry(struct builder *b, const struct entry *e)
     if (e->shapes_count == 0)
         return qg_fail(b->err, QG_EINVAL, "suite '%s', entry %zu: it has no shapes", b->path,
                        b->entry);
+    if (check_params(b, e) != QG_OK)
+        return b->err->status;
     for (size_t s = 0; qg_scheme_at(s) && s < MAX_WORDS; s++)
         count_missing(b, e, s);
     for (size_t i = 0; (k = qg_kernel_at(i)); i++)
