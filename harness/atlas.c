@@ -10,17 +10,51 @@
 #include "harness/fill.h"
 
 static const struct qg_atlas_pair pairs[] = {
-    {"fp8-int4", "fp8-int4", "", "fp8-int4", "row=mslk",
-     "FBGEMM's row quantizer multiplies by 448/max, its successor MSLK divides by max/448 and lets "
-     "no "
-     "row's maximum lie below 1/512"},
+    {"mxfp4", "mxfp4", "scale=floor", "mxfp4-ggml", "",
+     "ggml takes the nearest value with ties to the smaller magnitude and has no -0; torchao takes "
+     "ties to the even code"},
+    {"mxfp4", "mxfp4", "scale=floor", "mxfp4-mxc", "",
+     "microxcaling takes ties away from zero; its scale is 2^floor(log2 amax) by a logarithm that "
+     "rounds"},
+    {"mxfp4", "mxfp4", "", "mxfp4", "scale=floor",
+     "RCEIL, which torchao's layers ask for, takes a scale that nothing saturates; FLOOR, the rule "
+     "of "
+     "the OCP text and of to_mx alone, never steps it up and clips above 6"},
+    {"mxfp4", "mxfp4", "", "mxfp4", "scale=even",
+     "EVEN steps the scale up from 1.75 times a power of two on, RCEIL from 1.5 on"},
+    {"mxfp8", "mxfp8-e4m3", "", "mxfp8-e4m3", "scale=floor",
+     "RCEIL never saturates; FLOOR clips above 448 where amax is more than 1.75 times a power of "
+     "two"},
+    {"nvfp4", "nvfp4", "", "nvfp4-te", "",
+     "TransformerEngine multiplies by reciprocals where torchao divides, and lets block scales be "
+     "subnormal; both scale the tensor first"},
+    {"nvfp4", "nvfp4-single", "", "nvfp4-ggml", "",
+     "torchao lifts block scales to 2^-6, ggml keeps three subnormal bits and rounds them half up; "
+     "ggml's codes take ties to the smaller magnitude"},
     {"nf4", "nf4", "", "nf4-bnb", "",
      "torchao rounds the list to four decimals and the scale to int8, bitsandbytes keeps both"},
+    {"nf4", "nf4-bnb", "", "nf4-bnb-double", "",
+     "double quantization changes the scales alone: codes were chosen with the exact ones"},
     {"fp4-bnb", "fp4-bnb", "", "fp4-bnb", "impl=cuda",
      "of the two zeros the CPU gives 8 to what is positive and CUDA to what is negative; CUDA's "
      "limits are decimals"},
+    {"int8", "int8-g32", "", "q8_0", "",
+     "torchao's step is max/127.5, which clips the largest positive; ggml's is max/127, held in "
+     "fp16, and it rounds halves away from zero"},
+    {"int8", "int8-row", "", "llm-int8", "",
+     "Int8Tensor's step is max/127.5 with codes from -128; LLM.int8's is max/127 of weights that "
+     "are "
+     "rounded to fp16 first"},
     {"int8-bnb", "int8-bnb", "", "int8-bnb", "impl=torch",
      "the C++ library rounds x / absmax to one of 65536 points first, zero among them to code 131"},
+    {"fp8", "fp8-fp8", "", "fp8-fp8", "scale=torch",
+     "the kernel divides by amax/448 in binary32, but takes no amax below 1/512; torch's scale is "
+     "rounded to the tensor's dtype (in F32: not at all)"},
+    {"fp8", "fp8-fp8", "", "fp8-fp8", "scale=fbgemm",
+     "FBGEMM multiplies by 448/amax, MSLK divides by amax/448 and takes no amax below 1/512"},
+    {"fp8-int4", "fp8-int4", "", "fp8-int4", "row=mslk",
+     "FBGEMM's row quantizer multiplies by 448/max, its successor MSLK divides by max/448 and lets "
+     "no row's maximum lie below 1/512"},
 };
 
 const struct qg_atlas_pair *qg_atlas_at(size_t i)

@@ -382,6 +382,10 @@ static enum qg_status push_fills(struct builder *b, const struct entry *e, struc
     for (size_t d = 0; d < QG_DTYPE_COUNT; d++) {
         if (e->dtypes_count ? !asked(e->dtypes, e->dtypes_count, d) : d != QG_BF16)
             continue;
+        if (c->scheme->dtypes && !(c->scheme->dtypes >> d & 1)) {
+            b->p->no_dtype++;
+            continue;
+        }
         c->dtype = (enum qg_dtype)d;
         for (size_t f = 0; qg_fill_at(f); f++) {
             c->fill = qg_fill_at(f);

@@ -408,6 +408,8 @@ static void print_start(const struct execution *s)
     if (p->no_kernel)
         printf("without a kernel, not run: %zu operations (%s%s)\n", p->no_kernel,
                p->no_kernel_names, p->no_kernel > 4 ? ", ..." : "");
+    if (p->no_dtype)
+        printf("upstream refuses the dtype, not run: %zu combinations\n", p->no_dtype);
     if (p->no_param)
         printf("the scheme lacks the parameter, not run: %zu combinations\n", p->no_param);
     if (p->wrong_rank || p->wrong_dtype)
