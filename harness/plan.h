@@ -50,9 +50,9 @@ struct qg_plan {
     /* Left out: */
     size_t no_kernel; /* combinations of scheme, op, operand and backend */
     char no_kernel_names[256];
-    size_t no_param;                         /* combinations of kernel and parameters */
-    size_t no_dtype;                         /* of kernel, shape and a dtype that upstream refuses */
-    size_t not_matched;                      /* cases, by --match */
+    size_t no_param;    /* combinations of kernel and parameters */
+    size_t no_dtype;    /* of kernel, shape and a dtype that upstream refuses */
+    size_t not_matched; /* cases, by --match */
     size_t tensors, wrong_rank, wrong_dtype; /* that --tensors matches; of these, not used */
 };
 
