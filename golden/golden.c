@@ -146,7 +146,7 @@ static enum qg_status open_image(const char *folder, const struct entry *e, hid_
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     hid_t file = H5I_INVALID_HID;
     if (H5Pset_fapl_core(access, 1 << 16, false) >= 0 && H5Pset_file_image(access, bytes, n) >= 0)
-        file = H5Fopen(e->name, H5F_ACC_RDONLY, access);
+        file = H5Fopen("/dev/null/golden", H5F_ACC_RDONLY, access); // a name that no file has
     H5Pclose(access);
     free(bytes);
     if (file < 0)

@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* HDF5 wants a name for a file in memory, and looks whether there is one on disk: there is none. */
+#define IMAGE "/dev/null/results"
+
 #define CHUNK_ROWS    64
 #define CHUNK_BYTES   65536
 #define MAX_CHUNK     ((size_t)1 << 26)
@@ -165,7 +168,7 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), create = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_fapl_core(access, 1 << 20, false);
     H5Pset_obj_track_times(create, false);
-    hid_t file = H5Fcreate("results", H5F_ACC_TRUNC, create, access);
+    hid_t file = H5Fcreate(IMAGE, H5F_ACC_TRUNC, create, access);
     bool ok = file >= 0 && put_meta(file, &r->meta) &&
               put_rows(file, "cases", qg_record_fields, sizeof *r->cases, r->n_cases, r->cases) &&
               put_dataset(file, "samples", H5T_NATIVE_DOUBLE, r->n_samples,
@@ -437,7 +440,7 @@ static hid_t open_image(void *data, size_t bytes)
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), file = H5I_INVALID_HID;
     if (H5Pset_fapl_core(access, 1 << 20, false) >= 0 &&
         H5Pset_file_image(access, data, bytes) >= 0)
-        file = H5Fopen("results", H5F_ACC_RDONLY, access);
+        file = H5Fopen(IMAGE, H5F_ACC_RDONLY, access);
     drop(access);
     return file;
 }

@@ -22,6 +22,7 @@ expect 0 'int4-old.convert.c' golden verify --kernels --scheme int4-old
 expect 0 'int4-old.h5:int4-old.weight.bf16.uniform fake-quant' golden verify -v --scheme=int4-old
 expect 0 'int4_row_quantize_zp' golden list --scheme int4-old
 expect 1 'MISSING: there is no golden' golden verify
+(cd one && "$qgauge" golden verify --golden . --scheme int4-old) >out.txt 2>&1 || fail "in the folder itself: $(cat out.txt)"
 expect 1 '0 elements, 0 mismatches' golden verify --scheme int4
 expect 1 'no golden of scheme int4' golden list --scheme int4
 cp "$source_root/golden/data/int8.h5" one
