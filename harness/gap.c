@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "harness/call.h"
@@ -153,10 +154,49 @@ static enum qg_status try_cause(const struct qg_scheme *trained, const struct qg
     return QG_OK;
 }
 
+/* Looks in the traces of the first difference for a value of prepare's that convert rounded when it
+ * stored it: "scale" beside "scale (stored)". */
+static bool name_stored(const struct qg_gap_detail *d, struct qg_gap *g)
+{
+    for (int i = 0; i < d->prepare.n; i++)
+        for (int j = 0; j < d->convert.n; j++) {
+            char stored[64];
+            const char *what = d->prepare.step[i].what;
+            snprintf(stored, sizeof stored, "%s (stored)", what);
+            if (strcmp(stored, d->convert.step[j].what) != 0 ||
+                d->prepare.step[i].value == d->convert.step[j].value)
+                continue;
+            snprintf(g->cause, sizeof g->cause, "the %s is rounded when it is stored: %.9g, %.9g",
+                     what, (double)d->prepare.step[i].value, (double)d->convert.step[j].value);
+            return true;
+        }
+    return false;
+}
+
+/* The same weights held in dtype t. */
+static enum qg_status try_dtype(const struct qg_scheme *s, const char *params, enum qg_dtype t,
+                                const struct qg_tensor *w, double *best, struct qg_gap *g,
+                                struct qg_error *err)
+{
+    struct qg_tensor cast = *w;
+    char name[32];
+    cast.dtype = t;
+    cast.data = malloc(qg_bytes(&cast));
+    if (!cast.data)
+        return qg_fail(err, QG_ENOMEM, "no memory for '%s'", w->name);
+    for (size_t i = 0; i < qg_count(w); i++)
+        qg_put(&cast, i, qg_get(w, i));
+    snprintf(name, sizeof name, "weights in %s", qg_dtype_name(t));
+    enum qg_status status = try_cause(s, s, params, name, &cast, best, g, err);
+    free(cast.data);
+    return status;
+}
+
 /* Tries every other choice of every choice parameter, one at a time; when none is the cause, the
- * prepare paths of all other schemes in the place of this one's. */
+ * prepare paths of all other schemes in the place of this one's, and weights in other dtypes. */
 static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
-                                 const struct qg_tensor *w, struct qg_gap *g, struct qg_error *err)
+                                 const struct qg_tensor *w, const struct qg_gap_detail *detail,
+                                 struct qg_gap *g, struct qg_error *err)
 {
     const struct qg_scheme *t;
     double best = g->sqnr_db + 3;
@@ -176,7 +216,10 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
             try_cause(t, s, params, name, w, &best, g, err) != QG_OK)
             return err->status;
     }
-    if (!g->cause[0] && g->differ)
+    for (enum qg_dtype other = QG_F32; !by_parameter && other <= QG_F16; other++)
+        if (other != w->dtype && try_dtype(s, params, other, w, &best, g, err) != QG_OK)
+            return err->status;
+    if (!g->cause[0] && g->differ && !name_stored(detail, g))
         snprintf(g->cause, sizeof g->cause, "no single parameter explains it");
     return QG_OK;
 }
@@ -206,7 +249,7 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
     if (detail && g.first >= 0)
         look_closer(&p, (size_t)g.first, detail);
     pair_free(&p);
-    if (detail && g.differ && name_cause(s, params, w, &g, err) != QG_OK)
+    if (detail && g.differ && name_cause(s, params, w, detail, &g, err) != QG_OK)
         return err->status;
     *ret_gap = g;
     return QG_OK;
@@ -396,7 +439,7 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
         pair_free(&p);
         weights.sqnr_db = decibels(&sum);
         if (status == QG_OK && detail && was_equal && weights.first >= 0)
-            status = name_cause(s, params, &w, &weights, err);
+            status = name_cause(s, params, &w, detail, &weights, err);
     }
     qg_torch_model_free(&m);
     if (status != QG_OK)

@@ -13,6 +13,8 @@ expect 0 'scale-dtype=f32 would make it inf dB' gap --scheme int4 --seeds 0
 expect 0 'scale=torch would make it inf dB' gap --scheme fp8-fp8 --set '' --seeds 0
 expect 0 'the prepare path of int4 would make it 53.76 dB' gap --scheme int4-old --seeds 0
 expect 0 'in the model: operands not rounded to bf16 would make it inf dB' gap --scheme fp8-fp8-tensor --seeds 0
+expect 0 'the scale is rounded when it is stored' gap --scheme gptq --seeds 0
+expect 0 'weights in F16 would make it inf dB' gap --scheme awq --seeds 0
 expect 0 'zero (stored)' gap --scheme int4 --seeds 0 -v
 expect 0 'inf on all 1' gap --scheme int4 --set scale-dtype=f32 --seeds 1
 
