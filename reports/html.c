@@ -253,19 +253,26 @@ static void put_share(FILE *out, uint64_t part, uint64_t whole)
     fputs("</td>", out);
 }
 
+static void put_text_cell(FILE *out, const char *s)
+{
+    fputs("<td class=\"text\">", out);
+    put(out, s);
+    fputs("</td>", out);
+}
+
 static void put_atlas_row(FILE *out, const struct qg_atlas *a)
 {
     fputs("<tr>", out);
     put_cell(out, a->format);
-    put_cell(out, a->left);
-    put_cell(out, a->right);
-    put_cell(out, a->source);
+    put_text_cell(out, a->left);
+    put_text_cell(out, a->right);
+    put_text_cell(out, a->source);
     fprintf(out, "<td>%.4f %%</td><td>%.4f %%</td>", 100.0 * (double)a->differ / (double)a->count,
             100.0 * (double)a->blocks_scaled / (double)a->blocks);
     const uint64_t part[] = {a->scale, a->tie, a->rounding, a->clip, a->same_value, a->other};
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
         put_share(out, part[i], a->differ);
-    fputs("<td class=\"text wrap\">", out);
+    fputs("</tr>\n<tr><td></td><td class=\"text wrap\" colspan=\"11\">", out);
     put(out, a->rule);
     fputs("</td></tr>\n", out);
 }
@@ -282,7 +289,7 @@ static void put_atlas(FILE *out, const struct qg_result *r)
         "<div class=\"wide\"><table><tr><th>format</th><th class=\"text\">left</th>"
         "<th class=\"text\">right</th><th class=\"text\">weights</th><th>codes differ</th>"
         "<th>scales differ</th><th>by scale</th><th>ties</th><th>near ties</th><th>clip</th>"
-        "<th>same value</th><th>other</th><th class=\"text\">what they do differently</th></tr>\n",
+        "<th>same value</th><th>other</th></tr>\n",
         out);
     for (size_t i = 0; i < r->n_atlas; i++)
         if (r->atlas[i].count && r->atlas[i].blocks)

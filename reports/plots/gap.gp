@@ -30,29 +30,29 @@ shown = kinds > 6 ? 6 : kinds
 
 array color[6] = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#000000']
 array shape[6] = [7, 9, 5, 11, 13, 6]
-# Points of one source side by side, spread a little by seed so that equal ones can be counted.
-x(c, k, seed) = c + (k - (shown - 1) / 2.0) * 0.8 / shown + ((int(seed) * 7) % 11 - 5) * 0.055 / shown
+# A line per scheme, the first on top; points of one source lie above those of the next, spread a
+# little by seed so that equal ones can be counted.
+line(c, k, seed) = -c - (k - (shown - 1) / 2.0) * 0.7 / shown - ((int(seed) * 7) % 11 - 5) * 0.04 / shown
+label(scheme, params) = params eq '-' ? scheme : scheme . ' ' . params
 
-width = 140 + 112 * (columns + 1)
-set terminal svg size width < 760 ? 760 : width, 490 + 18 * shown font 'sans-serif,13' \
+set terminal svg size 900, 130 + 22 * (columns + 1) + 18 * shown font 'sans-serif,13' \
     background '#ffffff' noenhanced
 set output 'gap.svg'
-set title 'Prepare against convert: SQNR in dB (higher is closer, top row: equal in every bit)' \
+set title 'Prepare against convert: SQNR in dB (higher is closer, right: equal in every bit)' \
     . (shown < kinds ? sprintf("\n(the first %d of %d sources)", shown, kinds) : '')
-set ylabel 'SQNR, dB'
-set xrange [-0.6:columns + 0.6]
-set yrange [low:top + 0.4 * step]
-set ytics nomirror low, step, high
-set ytics add ('equal' top)
-set xtics scale 0
-set grid ytics lc rgb '#dddddd' lt 1
+set xlabel 'SQNR, dB'
+set yrange [-columns - 0.6:0.6]
+set xrange [low:top + 0.4 * step]
+set xtics nomirror low, step, high
+set xtics add ('equal' top)
+set ytics scale 0
+set grid xtics lc rgb '#dddddd' lt 1
 set key tmargin center horizontal samplen 1
-set border 3
-set bmargin 3
-set object 1 rectangle from graph 0, first top - 0.3 * step to graph 1, first top + 0.3 * step behind \
+set border 1
+set object 1 rectangle from first top - 0.3 * step, graph 0 to first top + 0.3 * step, graph 1 behind \
     fc rgb '#e6f4ec' fs solid noborder
 plot for [k = 0:shown - 1] file \
-    using (name(strcol('source'), strcol('what')) eq nth(sources, k) ? \
-        x(column('column'), k, column('seed')) : NaN):(y(strcol('sqnr_db'))) \
-    with points pt shape[k + 1] ps 0.7 lc rgb color[k + 1] title nth(sources, k), \
-    file using (column('column')):(low - 100):xtic(strcol("scheme") . (strcol("params") eq "-" ? "" : "\n" . strcol("params"))) with points notitle
+    using (y(strcol('sqnr_db'))):(name(strcol('source'), strcol('what')) eq nth(sources, k) ? \
+        line(column('column'), k, column('seed')) : NaN) \
+    with points pt shape[k + 1] ps 0.6 lc rgb color[k + 1] title nth(sources, k), \
+    file using (low - 100):(-column('column')):ytic(label(strcol('scheme'), strcol('params'))) with points notitle
