@@ -110,29 +110,14 @@ struct qg_crew *qg_crew_start(const struct qg_planned *const *list, size_t n, do
     return c;
 }
 
-/* Reads exactly that much; false when the worker is gone. */
-static bool hear(int fd, void *data, size_t bytes)
-{
-    for (char *p = data; bytes;) {
-        ssize_t n = read(fd, p, bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        bytes -= (size_t)n;
-    }
-    return true;
-}
-
 static bool receive(int fd, struct qg_outcome *o)
 {
-    if (!hear(fd, o, sizeof *o))
+    if (!qg_read_exactly(fd, o, sizeof *o))
         return false;
     o->output = o->output_bytes ? malloc(o->output_bytes) : NULL;
     if (!o->output)
         return o->output_bytes == 0;
-    if (hear(fd, o->output, o->output_bytes))
+    if (qg_read_exactly(fd, o->output, o->output_bytes))
         return true;
     free(o->output);
     return false;

@@ -190,3 +190,17 @@ enum qg_status qg_journal_append(int fd, const char *path, uint32_t kind,
                        strerror(errno));
     return status;
 }
+
+bool qg_read_exactly(int fd, void *data, size_t bytes)
+{
+    for (char *p = data; bytes;) {
+        ssize_t n = read(fd, p, bytes < 1u << 30 ? bytes : 1u << 30);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return true;
+}

@@ -9,6 +9,7 @@
 #ifndef QG_JOURNAL_H
 #define QG_JOURNAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,9 @@ QG_MUST_CHECK enum qg_status qg_journal_append(int fd, const char *path, uint32_
 /* write() until all of it is written; QG_EIO with the system's reason. */
 QG_MUST_CHECK enum qg_status qg_write_all(int fd, const char *path, const void *data, size_t bytes,
                                           struct qg_error *err);
+
+/* Reads exactly that much from a pipe; false when the other side ends before. */
+bool qg_read_exactly(int fd, void *data, size_t bytes);
 
 /* Reads a whole open file of at most `limit` bytes into memory that the caller frees. */
 QG_MUST_CHECK enum qg_status qg_read_all(int fd, const char *path, size_t limit, void **ret_data,

@@ -69,18 +69,25 @@ static void fill_beside(const struct qg_case *c, const struct qg_args *a, const 
         qg_put(t, i, ldexpf(qg_get(t, i), 4 * (int)((i / a->cols + 1) % 4)));
 }
 
+/* The convert call that stands before this case's own: j->source. */
+static enum qg_status make_source(const struct qg_case *c, struct qg_judgement *j,
+                                  struct qg_error *err)
+{
+    struct qg_args a = {.scheme = c->scheme};
+    char why[256];
+    memcpy(a.param, c->param, sizeof a.param);
+    if (!qg_args_init(&a, c->scheme, QG_CONVERT, j->got.args.operand, c->dtype, 0, c->rows, c->cols,
+                      why, sizeof why))
+        return qg_fail(err, QG_EINVAL, "%s", why);
+    return qg_call_alloc(&j->source, &a, false, err);
+}
+
 /* Dequant and matmul take what the scheme's own convert makes of the original tensor. */
 static enum qg_status convert_original(const struct qg_case *c, struct qg_judgement *j,
                                        struct qg_error *err)
 {
     const struct qg_args *g = &j->got.args;
-    struct qg_args a = {.scheme = c->scheme};
-    char why[256];
-    memcpy(a.param, c->param, sizeof a.param);
-    if (!qg_args_init(&a, c->scheme, QG_CONVERT, g->operand, c->dtype, 0, c->rows, c->cols, why,
-                      sizeof why))
-        return qg_fail(err, QG_EINVAL, "%s", why);
-    if (qg_call_alloc(&j->source, &a, false, err) != QG_OK)
+    if (make_source(c, j, err) != QG_OK)
         return err->status;
     j->original = j->source.args.in[0];
     if (g->op == QG_MATMUL)
@@ -98,13 +105,8 @@ static enum qg_status convert_original(const struct qg_case *c, struct qg_judgem
 static enum qg_status fill_learned(const struct qg_case *c, struct qg_judgement *j,
                                    struct qg_error *err)
 {
-    struct qg_args *g = &j->got.args, a = {.scheme = c->scheme};
-    char why[256];
-    memcpy(a.param, c->param, sizeof a.param);
-    if (!qg_args_init(&a, c->scheme, QG_CONVERT, g->operand, c->dtype, 0, c->rows, c->cols, why,
-                      sizeof why))
-        return qg_fail(err, QG_EINVAL, "%s", why);
-    if (qg_call_alloc(&j->source, &a, false, err) != QG_OK)
+    const struct qg_args *g = &j->got.args;
+    if (make_source(c, j, err) != QG_OK)
         return err->status;
     memcpy(j->source.args.in[0].data, j->original.data, qg_bytes(&j->original));
     qg_definition(c->scheme, g->operand, QG_CONVERT)(&j->source.args);

@@ -84,33 +84,18 @@ static void parse_and_tell(int fd, void *image, size_t bytes, const char *path)
     _exit(ok ? 0 : 1);
 }
 
-/* Reads exactly that much; false when the other side ends before. */
-static bool hear(int fd, void *data, size_t bytes)
-{
-    for (char *p = data; bytes;) {
-        ssize_t n = read(fd, p, bytes < 1u << 30 ? bytes : 1u << 30);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        bytes -= (size_t)n;
-    }
-    return true;
-}
-
 static bool hear_array(int fd, void **ret_data, uint64_t n, size_t size)
 {
     if (n > QG_RESULT_LIMIT / size)
         return false;
     *ret_data = calloc(n ? (size_t)n : 1, size);
-    return *ret_data && hear(fd, *ret_data, (size_t)n * size);
+    return *ret_data && qg_read_exactly(fd, *ret_data, (size_t)n * size);
 }
 
 static bool hear_result(int fd, struct answer *a, struct qg_result *r)
 {
     void *cases = NULL, *gaps = NULL, *atlas = NULL, *samples = NULL, *output = NULL;
-    bool ok = hear(fd, a, sizeof *a);
+    bool ok = qg_read_exactly(fd, a, sizeof *a);
     if (ok && a->err.status == QG_OK)
         ok = a->meta.n <= QG_META_ITEMS && hear_array(fd, &cases, a->n_cases, sizeof *r->cases) &&
              hear_array(fd, &gaps, a->n_gaps, sizeof *r->gaps) &&
