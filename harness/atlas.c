@@ -18,8 +18,7 @@ static const struct qg_atlas_pair pairs[] = {
      "rounds"},
     {"mxfp4", "mxfp4", "", "mxfp4", "scale=floor",
      "RCEIL, which torchao's layers ask for, takes a scale that nothing saturates; FLOOR, the rule "
-     "of "
-     "the OCP text and of to_mx alone, never steps it up and clips above 6"},
+     "of the OCP text and of to_mx alone, never steps it up and clips above 6"},
     {"mxfp4", "mxfp4", "", "mxfp4", "scale=even",
      "EVEN steps the scale up from 1.75 times a power of two on, RCEIL from 1.5 on"},
     {"mxfp8", "mxfp8-e4m3", "", "mxfp8-e4m3", "scale=floor",
@@ -43,8 +42,7 @@ static const struct qg_atlas_pair pairs[] = {
      "fp16, and it rounds halves away from zero"},
     {"int8", "int8-row", "", "llm-int8", "",
      "Int8Tensor's step is max/127.5 with codes from -128; LLM.int8's is max/127 of weights that "
-     "are "
-     "rounded to fp16 first"},
+     "are rounded to fp16 first"},
     {"int8-bnb", "int8-bnb", "", "int8-bnb", "impl=torch",
      "the C++ library rounds x / absmax to one of 65536 points first, zero among them to code 131"},
     {"fp8", "fp8-fp8", "", "fp8-fp8", "scale=torch",

@@ -37,6 +37,7 @@ expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32
 expect 2 'whole number' gap --seeds x
 expect 2 'need --weights' gap --tensors a
 expect 2 'not of --weights' gap --weights model --seed 5
+expect 77 'no prepare path upstream' gap --weights model --scheme nf4-bnb
 expect 77 '0 tensors' gap --weights model --tensors '^b' --scheme int4
 expect 2 "'extra' is not an option" gap extra
 expect 2 'nonsense' gap --nonsense

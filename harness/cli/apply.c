@@ -378,15 +378,6 @@ static bool set_operand(struct request *q, const char *word)
     return q->operand != QG_OPERAND_COUNT;
 }
 
-static bool set_dtype(struct request *q, const char *word)
-{
-    q->dtype = qg_dtype_parse(word);
-    if (q->dtype == QG_F32 || q->dtype == QG_BF16 || q->dtype == QG_F16)
-        return true;
-    qg_usage_error(&qg_command_apply, "--dtype is F32, BF16 or F16, not '%s'", word);
-    return false;
-}
-
 /* Whether the scheme does what is asked; if not, says what it does. */
 static bool check_supported(const struct request *q)
 {
@@ -461,7 +452,7 @@ static bool take(struct request *q, struct words *w, int option)
     case OPT_OPERAND:
         return set_operand(q, optarg);
     case OPT_DTYPE:
-        return set_dtype(q, optarg);
+        return qg_take_dtype(&qg_command_apply, optarg, &q->dtype);
     case OPT_SHAPE:
         return set_shape(q, optarg);
     case OPT_SET:

@@ -102,10 +102,10 @@ static enum qg_status of_pair(const struct qg_atlas_pair *p, const struct qg_che
             return status;
         if (status != QG_OK)
             continue;
-        struct qg_atlas before = sum;
-        sum = used++ ? before : a;
-        if (used > 1)
+        if (used++)
             add(&sum, &a);
+        else
+            sum = a;
     }
     if (used)
         put_row(&sum);
@@ -119,7 +119,7 @@ static enum qg_status of_checkpoint(const struct options *o, struct qg_error *er
 {
     struct qg_checkpoint model;
     const struct qg_atlas_pair *p;
-    enum qg_status status = qg_checkpoint_open(o->weights, o->tensors, o->dtype, &model, err);
+    enum qg_status status = qg_take_checkpoint(o->weights, o->tensors, o->dtype, &model, err);
     if (status == QG_OK)
         put_head(o->weights);
     for (size_t i = 0; status == QG_OK && (p = qg_atlas_at(i)); i++)
@@ -156,10 +156,7 @@ static int take_option(struct options *o, int option)
         o->tensors = optarg;
         return QG_EXIT_OK;
     case 'd':
-        o->dtype = qg_dtype_parse(optarg);
-        if (o->dtype == QG_F32 || o->dtype == QG_BF16 || o->dtype == QG_F16)
-            return QG_EXIT_OK;
-        return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
+        return qg_take_dtype(c, optarg, &o->dtype) ? QG_EXIT_OK : QG_EXIT_USAGE;
     case 'r':
         if (qg_whole_parse(optarg, UINT64_MAX, &o->seed))
             return QG_EXIT_OK;

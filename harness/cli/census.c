@@ -92,10 +92,7 @@ static int census(const struct options *o)
     struct qg_error err;
     struct qg_checkpoint model;
     const struct qg_scheme *s;
-    enum qg_status status = qg_checkpoint_open(o->model, o->tensors, o->dtype, &model, &err);
-    if (model.left_out)
-        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
-                model.left_out);
+    enum qg_status status = qg_take_checkpoint(o->model, o->tensors, o->dtype, &model, &err);
     if (status == QG_OK)
         printf("%zu tensors, %u draws, seed %" PRIu64 "\n\n%-16s %-20s %10s %10s %12s %12s %12s\n",
                model.n, o->request.draws, o->request.seed, "scheme", "parameters", "blocks",
@@ -124,10 +121,7 @@ static int take_option(struct options *o, int option)
         o->verbose = true;
         return QG_EXIT_OK;
     case 'd':
-        o->dtype = qg_dtype_parse(optarg);
-        if (o->dtype == QG_F32 || o->dtype == QG_BF16 || o->dtype == QG_F16)
-            return QG_EXIT_OK;
-        return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
+        return qg_take_dtype(c, optarg, &o->dtype) ? QG_EXIT_OK : QG_EXIT_USAGE;
     case 'n':
         if (qg_whole_parse(optarg, MAX_DRAWS, &o->draws) && o->draws > 0)
             return QG_EXIT_OK;

@@ -8,6 +8,7 @@
 #define QG_CLI_H
 
 #include "harness/base/error.h"
+#include "harness/checkpoint.h"
 #include "schemes/scheme.h"
 
 /* Exit codes: what Meson and scripts understand. */
@@ -29,6 +30,14 @@ int qg_report_error(const struct qg_command *c, const struct qg_error *err);
 
 /* The scheme of that name, or NULL after a usage error that names all there are. */
 const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name);
+
+/* A dtype that tensors are quantized in; false after a usage error. */
+bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *ret_t);
+
+/* qg_checkpoint_open, and a line on stderr about the tensors that are left out. */
+QG_MUST_CHECK enum qg_status qg_take_checkpoint(const char *path, const char *tensors,
+                                                enum qg_dtype dtype, struct qg_checkpoint *ret_c,
+                                                struct qg_error *err);
 
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);

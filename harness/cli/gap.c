@@ -113,6 +113,14 @@ static void print_detail(const struct qg_gap *g, const struct qg_gap_detail *d, 
         printf("    cause: %s\n", g->cause);
 }
 
+/* Whether there is anything to compare; says so when not. */
+static bool has_prepare(const struct qg_scheme *s)
+{
+    if (!qg_gap_has(s))
+        printf("%-16s no prepare path upstream: nothing to compare\n", s->name);
+    return qg_gap_has(s);
+}
+
 /* The scheme with one set of parameters over all seeds. */
 static enum qg_status model_row(const struct qg_scheme *s, const char *params,
                                 const struct options *o, struct qg_error *err)
@@ -120,10 +128,8 @@ static enum qg_status model_row(const struct qg_scheme *s, const char *params,
     struct qg_gap model, weights, other, other_weights;
     struct qg_gap_detail detail;
     double db[MAX_SEEDS];
-    if (!qg_gap_has(s)) {
-        printf("%-16s no prepare path upstream: nothing to compare\n", s->name);
+    if (!has_prepare(s))
         return QG_OK;
-    }
     size_t n = 0, equal = 0;
     if (qg_gap_model(s, params, o->seed, &model, &weights, &detail, err) != QG_OK)
         return err->status;
@@ -194,6 +200,8 @@ static enum qg_status checkpoint_row(const struct qg_scheme *s, const char *para
     struct qg_gap_detail detail;
     size_t used = 0, worst_at = 0;
     uint64_t count = 0, differ = 0;
+    if (!has_prepare(s))
+        return QG_OK;
     printf("%s%s%s\n", s->name, params[0] ? " " : "", params);
     for (size_t i = 0; i < w->n; i++) {
         const struct qg_tensor *t = &w->tensor[i];
@@ -237,14 +245,11 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
 {
     struct qg_error err;
     struct qg_checkpoint w;
-    enum qg_status status = qg_checkpoint_open(o->weights, o->tensors, o->dtype, &w, &err);
-    if (w.left_out)
-        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
-                w.left_out);
+    enum qg_status status = qg_take_checkpoint(o->weights, o->tensors, o->dtype, &w, &err);
     const struct qg_scheme *s;
     size_t used = 0;
     for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
-        if (qg_gap_has(s) && (!o->scheme || strcmp(s->name, o->scheme) == 0))
+        if (!o->scheme || strcmp(s->name, o->scheme) == 0)
             status = checkpoint_row(s, o->set ? o->set : "", &w, o->verbose, &used, &err);
     qg_checkpoint_close(&w);
     if (status != QG_OK)
@@ -272,10 +277,7 @@ static int take_option(struct options *o, int option)
         o->verbose = true;
         return QG_EXIT_OK;
     case 'd':
-        o->dtype = qg_dtype_parse(optarg);
-        if (o->dtype == QG_F32 || o->dtype == QG_BF16 || o->dtype == QG_F16)
-            return QG_EXIT_OK;
-        return qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", optarg);
+        return qg_take_dtype(c, optarg, &o->dtype) ? QG_EXIT_OK : QG_EXIT_USAGE;
     case 'r':
     case 'n':
         if (qg_whole_parse(optarg, option == 'r' ? UINT32_MAX : MAX_SEEDS,

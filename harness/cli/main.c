@@ -74,6 +74,25 @@ const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *n
     return NULL;
 }
 
+bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *ret_t)
+{
+    *ret_t = qg_dtype_parse(word);
+    if (*ret_t == QG_F32 || *ret_t == QG_BF16 || *ret_t == QG_F16)
+        return true;
+    qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", word);
+    return false;
+}
+
+enum qg_status qg_take_checkpoint(const char *path, const char *tensors, enum qg_dtype dtype,
+                                  struct qg_checkpoint *ret_c, struct qg_error *err)
+{
+    enum qg_status status = qg_checkpoint_open(path, tensors, dtype, ret_c, err);
+    if (ret_c->left_out)
+        fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
+                ret_c->left_out);
+    return status;
+}
+
 int qg_finish_stdout(const struct qg_command *c, int code)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * qgauge run: every case of a suite, one after the other, into a result file.
+ * qgauge run: every case of a suite into a result file: untimed ones side by side, timed ones one
+ * after the other.
  */
 #define _GNU_SOURCE /* getopt_long */
 #include <assert.h>
