@@ -3,7 +3,6 @@
  * Reading and writing safetensors. The header is read into memory and parsed by cJSON; everything
  * it claims is then checked here, before anybody sees a tensor.
  */
-#define _DEFAULT_SOURCE /* mmap, fsync */
 #include "harness/io/safetensors.h"
 
 #include <assert.h>
@@ -18,29 +17,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cjson/cJSON.h>
-
+#include "harness/io/json.h"
 #include "schemes/scheme.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor data is written as it lies");
 
 #define HEADER_LIMIT 100000000u /* bytes, as in the reference implementation */
-#define VALUE_LIMIT                                                               \
-    ((size_t)1 << 22) /* JSON values in a header: parsed, they take 64 bytes each \
-                       */
 
 struct entry {
     struct qg_tensor t; /* name lives in qg_safetensors.header */
-    char word[48];      /* dtype as people should read it */
-    size_t begin, end;  /* in the data */
-    size_t order;       /* in the header */
+    struct qg_stored stored;
+    size_t *shape;
+    char word[48];     /* dtype as people should read it */
+    size_t begin, end; /* in the data */
+    size_t order;      /* in the header */
 };
 
 struct qg_safetensors {
-    int fd;
+    struct qg_file file;
     cJSON *header;
     unsigned char *map;
-    size_t size, data_at; /* of the file; where the data begins */
+    size_t data_at; /* where in the file the data begins */
     struct entry *entry;
     size_t n;
 };
@@ -73,68 +70,6 @@ static enum qg_dtype exact_dtype(const char *word)
 
 /* --- reading --------------------------------------------------------------------------------- */
 
-static enum qg_status read_at(int fd, void *dst, size_t n, size_t at, struct qg_error *err)
-{
-    char *p = dst;
-    while (n > 0) {
-        ssize_t got = pread(fd, p, n, (off_t)at);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return qg_fail(err, QG_EIO, "%s", strerror(errno));
-        if (got == 0)
-            return qg_fail(err, QG_EIO, "the file became shorter while it was read");
-        p += got, at += (size_t)got, n -= (size_t)got;
-    }
-    return QG_OK;
-}
-
-/* What cJSON would let pass or choke on: NUL, written out or as an escape, ends a C string early;
- * and millions of tiny values would take gigabytes. */
-static enum qg_status scan_header(const char *text, size_t n, struct qg_error *err)
-{
-    bool in_string = false;
-    size_t values = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (text[i] == '\0')
-            return qg_fail(err, QG_EFORMAT, "the header holds a NUL byte (at byte %zu)", 8 + i);
-        if (text[i] == '"')
-            in_string = !in_string;
-        else if (in_string && text[i] == '\\') {
-            if (n - i > 5 && memcmp(text + i + 1, "u0000", 5) == 0)
-                return qg_fail(err, QG_EFORMAT, "the header holds a NUL byte (\\u0000 at byte %zu)",
-                               8 + i);
-            i++;
-        } else
-            values += !in_string && text[i] == ',';
-    }
-    if (values > VALUE_LIMIT)
-        return qg_fail(err, QG_EFORMAT, "the header holds more than %zu values", VALUE_LIMIT);
-    return QG_OK;
-}
-
-/* Names are printed and compared: valid UTF-8 without control characters. */
-static bool is_plain_text(const char *s)
-{
-    const unsigned char *p = (const unsigned char *)s;
-    while (*p) {
-        uint32_t c = *p++;
-        int more = c < 0x80 ? 0 : c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
-        if ((c >= 0x80 && c < 0xc2) || c > 0xf4)
-            return false;
-        c &= more ? 0x3fu >> more : 0x7fu;
-        for (int i = 0; i < more; i++, p++) {
-            if ((*p & 0xc0) != 0x80)
-                return false;
-            c = c << 6 | (*p & 0x3f);
-        }
-        bool overlong = (more == 2 && c < 0x800) || (more == 3 && c < 0x10000);
-        if (overlong || c < 0x20 || (c >= 0x7f && c < 0xa0) || c > 0x10ffff || c >> 11 == 0x1b)
-            return false;
-    }
-    return true;
-}
-
 /* A JSON number that is a whole one and that a double holds exactly. */
 static bool is_size(const cJSON *j, size_t *ret)
 {
@@ -144,37 +79,16 @@ static bool is_size(const cJSON *j, size_t *ret)
     return (double)*ret == j->valuedouble;
 }
 
-/* The member `key` of a tensor's object, of the given JSON type; NULL with an error when it is
- * absent, there twice, or of another type. */
-static const cJSON *member(const cJSON *tensor, const char *key, int type, const char *type_word,
-                           struct qg_error *err)
-{
-    const cJSON *found = NULL, *j;
-    cJSON_ArrayForEach(j, tensor)
-    {
-        if (strcmp(j->string, key) != 0)
-            continue;
-        if (found) {
-            qg_fail(err, QG_EFORMAT, "\"%s\" is there twice", key);
-            return NULL;
-        }
-        found = j;
-    }
-    if (!found || (found->type & 0xff) != type) {
-        qg_fail(err, QG_EFORMAT, found ? "\"%s\" is not %s" : "\"%s\" (%s) is missing", key,
-                type_word);
-        return NULL;
-    }
-    return found;
-}
-
 static enum qg_status parse_shape(const cJSON *tensor, struct entry *e, size_t *ret_count,
-                                  size_t *ret_rank, struct qg_error *err)
+                                  struct qg_error *err)
 {
-    const cJSON *shape = member(tensor, "shape", cJSON_Array, "a list", err), *j;
+    const cJSON *shape = qg_json_member(tensor, "shape", cJSON_Array, "a list", err), *j;
     size_t count = 1, rank = 0, extent;
     if (!shape)
         return err->status;
+    e->shape = calloc((size_t)cJSON_GetArraySize(shape) + 1, sizeof *e->shape);
+    if (!e->shape)
+        return qg_fail(err, QG_ENOMEM, "no memory for its shape");
     cJSON_ArrayForEach(j, shape)
     {
         if (!is_size(j, &extent))
@@ -183,27 +97,39 @@ static enum qg_status parse_shape(const cJSON *tensor, struct entry *e, size_t *
         if (extent && count > SIZE_MAX / 64 / extent)
             return qg_fail(err, QG_EFORMAT, "the shape has more elements than can be addressed");
         count *= extent;
-        if (rank < QG_MAX_RANK)
-            e->t.shape[rank] = extent;
-        rank++;
+        e->shape[rank++] = extent;
     }
     *ret_count = count;
-    *ret_rank = rank;
+    e->stored.shape = e->shape;
+    e->stored.rank = (int)rank;
     return QG_OK;
+}
+
+/* What can be computed with, and how people should read it. */
+static void set_view(struct entry *e)
+{
+    int rank = e->stored.rank;
+    e->t.name = e->stored.name;
+    e->t.dtype = rank <= QG_MAX_RANK ? exact_dtype(e->stored.dtype) : QG_DTYPE_COUNT;
+    e->t.rank = rank <= QG_MAX_RANK ? rank : 0;
+    for (int d = 0; d < e->t.rank; d++)
+        e->t.shape[d] = e->shape[d];
+    snprintf(e->word, sizeof e->word, rank <= QG_MAX_RANK ? "%.20s" : "%.20s of rank %d",
+             e->stored.dtype, rank);
 }
 
 static enum qg_status parse_tensor(const cJSON *tensor, size_t data_bytes, struct entry *e,
                                    struct qg_error *err)
 {
     const cJSON *dtype, *offsets;
-    size_t count = 0, rank = 0;
+    size_t count = 0;
     if (!cJSON_IsObject(tensor))
         return qg_fail(err, QG_EFORMAT, "its entry in the header is not an object");
-    if (!(dtype = member(tensor, "dtype", cJSON_String, "a string", err)) ||
-        parse_shape(tensor, e, &count, &rank, err) != QG_OK ||
-        !(offsets = member(tensor, "data_offsets", cJSON_Array, "a list", err)))
+    if (!(dtype = qg_json_member(tensor, "dtype", cJSON_String, "a string", err)) ||
+        parse_shape(tensor, e, &count, err) != QG_OK ||
+        !(offsets = qg_json_member(tensor, "data_offsets", cJSON_Array, "a list", err)))
         return err->status;
-    if (!is_plain_text(dtype->valuestring))
+    if (!qg_is_plain_text(dtype->valuestring))
         return qg_fail(err, QG_EFORMAT, "its dtype is not printable text");
     if (cJSON_GetArraySize(offsets) != 2 || !is_size(offsets->child, &e->begin) ||
         !is_size(offsets->child->next, &e->end))
@@ -215,11 +141,10 @@ static enum qg_status parse_tensor(const cJSON *tensor, size_t data_bytes, struc
     if (bits && (count * bits % 8 || count * bits / 8 != e->end - e->begin))
         return qg_fail(err, QG_EFORMAT, "%zu elements of %s do not fill the %zu bytes at %zu..%zu",
                        count, dtype->valuestring, e->end - e->begin, e->begin, e->end);
-    e->t.name = tensor->string;
-    e->t.dtype = rank <= QG_MAX_RANK ? exact_dtype(dtype->valuestring) : QG_DTYPE_COUNT;
-    e->t.rank = rank <= QG_MAX_RANK ? (int)rank : 0;
-    snprintf(e->word, sizeof e->word, rank <= QG_MAX_RANK ? "%.20s" : "%.20s of rank %zu",
-             dtype->valuestring, rank);
+    e->stored.name = tensor->string;
+    e->stored.dtype = dtype->valuestring;
+    e->stored.bytes = e->end - e->begin;
+    set_view(e);
     return QG_OK;
 }
 
@@ -258,9 +183,9 @@ static enum qg_status check_layout(struct qg_safetensors *f, struct qg_error *er
             return qg_fail(err, QG_EFORMAT, "%zu bytes before tensor '%.80s' belong to no tensor",
                            e[i].begin - at, e[i].t.name);
     }
-    if (at != f->size - f->data_at)
+    if (at != f->file.size - f->data_at)
         return qg_fail(err, QG_EFORMAT, "the last %zu bytes belong to no tensor",
-                       f->size - f->data_at - at);
+                       f->file.size - f->data_at - at);
     return QG_OK;
 }
 
@@ -274,7 +199,7 @@ static enum qg_status parse_entries(struct qg_safetensors *f, struct qg_error *e
         return qg_fail(err, QG_ENOMEM, "no memory for %zu tensors", members);
     cJSON_ArrayForEach(j, f->header)
     {
-        if (!is_plain_text(j->string))
+        if (!qg_is_plain_text(j->string))
             return qg_fail(err, QG_EFORMAT, "the name of tensor %zu is not printable text", f->n);
         if (strcmp(j->string, "__metadata__") == 0) {
             if (metadata || !cJSON_IsObject(j))
@@ -283,9 +208,8 @@ static enum qg_status parse_entries(struct qg_safetensors *f, struct qg_error *e
             continue;
         }
         f->entry[f->n].order = f->n;
-        if (parse_tensor(j, f->size - f->data_at, &f->entry[f->n], err) != QG_OK)
+        if (parse_tensor(j, f->file.size - f->data_at, &f->entry[f->n++], err) != QG_OK)
             return qg_context(err, "tensor '%.80s'", j->string);
-        f->n++;
     }
     return check_layout(f, err);
 }
@@ -295,29 +219,18 @@ static enum qg_status parse_header(struct qg_safetensors *f, const char *text, s
 {
     if (text[0] != '{')
         return qg_fail(err, QG_EFORMAT, "the header does not begin with '{'");
-    if (scan_header(text, n, err) != QG_OK)
-        return err->status;
-    const char *end = text;
-    f->header = cJSON_ParseWithLengthOpts(text, n, &end, false);
-    if (!f->header)
-        return qg_fail(err, QG_EFORMAT,
-                       "the header is not JSON, or nested too deeply (near byte %zu)",
-                       8 + (size_t)(end - text));
-    while (end < text + n && strchr(" \t\r\n", *end))
-        end++;
-    if (end != text + n)
-        return qg_fail(err, QG_EFORMAT, "text after the header's JSON (at byte %zu)",
-                       8 + (size_t)(end - text));
-    return parse_entries(f, err);
+    return qg_json_parse(text, n, "the header", 8, &f->header, err) == QG_OK ? parse_entries(f, err)
+                                                                             : err->status;
 }
 
 static enum qg_status read_header(struct qg_safetensors *f, struct qg_error *err)
 {
     unsigned char head[8];
     uint64_t n = 0;
-    if (f->size < sizeof head)
-        return qg_fail(err, QG_EFORMAT, "%zu bytes are too few for a safetensors file", f->size);
-    if (read_at(f->fd, head, sizeof head, 0, err) != QG_OK)
+    if (f->file.size < sizeof head)
+        return qg_fail(err, QG_EFORMAT, "%zu bytes are too few for a safetensors file",
+                       f->file.size);
+    if (qg_file_read(&f->file, head, sizeof head, 0, err) != QG_OK)
         return err->status;
     for (int i = 7; i >= 0; i--)
         n = n << 8 | head[i];
@@ -326,16 +239,16 @@ static enum qg_status read_header(struct qg_safetensors *f, struct qg_error *err
                        "not a safetensors file: a header of %" PRIu64
                        " bytes (2 to %u are allowed)",
                        n, HEADER_LIMIT);
-    if (n > f->size - 8)
+    if (n > f->file.size - 8)
         return qg_fail(err, QG_EFORMAT,
                        "truncated: the header should have %" PRIu64
                        " bytes, the file ends after %zu",
-                       n, f->size - 8);
+                       n, f->file.size - 8);
     f->data_at = 8 + (size_t)n;
     char *text = malloc((size_t)n);
     if (!text)
         return qg_fail(err, QG_ENOMEM, "no memory for a header of %" PRIu64 " bytes", n);
-    if (read_at(f->fd, text, (size_t)n, 8, err) == QG_OK)
+    if (qg_file_read(&f->file, text, (size_t)n, 8, err) == QG_OK)
         (void)parse_header(f, text, (size_t)n, err);
     free(text);
     return err->status;
@@ -343,22 +256,18 @@ static enum qg_status read_header(struct qg_safetensors *f, struct qg_error *err
 
 static enum qg_status open_file(struct qg_safetensors *f, const char *path, struct qg_error *err)
 {
-    struct stat st;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not keep us waiting
-    if (f->fd < 0 || fstat(f->fd, &st) != 0)
-        return qg_fail(err, QG_EIO, "%s", strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return qg_fail(err, QG_EFORMAT, "not a regular file");
-    f->size = (size_t)st.st_size;
-    if (read_header(f, err) != QG_OK)
+    if (qg_file_open(path, &f->file, err) != QG_OK || read_header(f, err) != QG_OK)
         return err->status;
-    void *map = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
+    void *map = mmap(NULL, f->file.size, PROT_READ, MAP_PRIVATE, f->file.fd, 0);
     if (map == MAP_FAILED)
         return qg_fail(err, QG_EIO, "%s", strerror(errno));
     f->map = map;
-    for (size_t i = 0; i < f->n; i++)
-        if (f->entry[i].t.dtype != QG_DTYPE_COUNT)
-            f->entry[i].t.data = f->map + f->data_at + f->entry[i].begin;
+    for (size_t i = 0; i < f->n; i++) {
+        struct entry *e = &f->entry[i];
+        e->stored.at = f->data_at + e->begin;
+        if (e->t.dtype != QG_DTYPE_COUNT)
+            e->t.data = f->map + e->stored.at;
+    }
     return QG_OK;
 }
 
@@ -383,10 +292,11 @@ void qg_safetensors_close(struct qg_safetensors **f)
     if (!*f)
         return;
     if ((*f)->map)
-        munmap((*f)->map, (*f)->size);
-    if ((*f)->fd >= 0)
-        close((*f)->fd);
+        munmap((*f)->map, (*f)->file.size);
+    qg_file_close(&(*f)->file);
     cJSON_Delete((*f)->header);
+    for (size_t i = 0; i < (*f)->n; i++)
+        free((*f)->entry[i].shape);
     free((*f)->entry);
     free(*f);
     *f = NULL;
@@ -407,6 +317,16 @@ const char *qg_safetensors_dtype_word(const struct qg_safetensors *f, size_t i)
     return f->entry[i].word;
 }
 
+const struct qg_stored *qg_safetensors_stored(const struct qg_safetensors *f, size_t i)
+{
+    return i < f->n ? &f->entry[i].stored : NULL;
+}
+
+const struct qg_file *qg_safetensors_file(const struct qg_safetensors *f)
+{
+    return &f->file;
+}
+
 const struct qg_tensor *qg_safetensors_find(const struct qg_safetensors *f, const char *name)
 {
     for (size_t i = 0; i < f->n; i++)
@@ -419,7 +339,7 @@ enum qg_status qg_safetensors_load(const struct qg_safetensors *f, const struct 
                                    void *dst, struct qg_error *err)
 {
     size_t at = (size_t)((unsigned char *)t->data - f->map);
-    if (read_at(f->fd, dst, qg_bytes(t), at, err) != QG_OK)
+    if (qg_file_read(&f->file, dst, qg_bytes(t), at, err) != QG_OK)
         return qg_context(err, "tensor '%.80s'", t->name);
     return QG_OK;
 }

@@ -15,6 +15,7 @@
 #include <stddef.h>
 
 #include "harness/base/error.h"
+#include "harness/io/file.h"
 #include "schemes/num/tensor.h"
 
 struct qg_safetensors;
@@ -36,8 +37,14 @@ const struct qg_tensor *qg_safetensors_at(const struct qg_safetensors *f, size_t
 const char *qg_safetensors_dtype_word(const struct qg_safetensors *f, size_t i);
 const struct qg_tensor *qg_safetensors_find(const struct qg_safetensors *f, const char *name);
 
+/* Tensor i as the file holds it, whatever its dtype and rank; NULL past the end. */
+const struct qg_stored *qg_safetensors_stored(const struct qg_safetensors *f, size_t i);
+
+/* The file itself, to read from. */
+const struct qg_file *qg_safetensors_file(const struct qg_safetensors *f);
+
 /* Copies the qg_bytes(t) bytes of a tensor of this file whose data is not NULL. QG_EIO when the
- * file cannot be read or has become shorter. */
+ * file cannot be read or has changed. */
 QG_MUST_CHECK enum qg_status qg_safetensors_load(const struct qg_safetensors *f,
                                                  const struct qg_tensor *t, void *dst,
                                                  struct qg_error *err);
