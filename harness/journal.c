@@ -12,6 +12,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "harness/io/file.h"
+
 #define LIMIT ((size_t)1 << 36) /* of a whole journal */
 
 static const char magic[8] = {'Q', 'G', 'J', 'R', 'N', 'L', '0', '1'};
@@ -81,16 +83,6 @@ enum qg_status qg_read_all(int fd, const char *path, size_t limit, void **ret_da
     return QG_OK;
 }
 
-static enum qg_status lock(int fd, const char *path, struct qg_error *err)
-{
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_SETLK, &whole) == 0)
-        return QG_OK;
-    if (errno == EACCES || errno == EAGAIN)
-        return qg_fail(err, QG_EIO, "%s: another run is writing it", path);
-    return qg_fail(err, QG_EIO, "%s: lock: %s", path, strerror(errno));
-}
-
 enum qg_status qg_journal_create(const char *path, int *ret_fd, struct qg_error *err)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
@@ -100,7 +92,8 @@ enum qg_status qg_journal_create(const char *path, int *ret_fd, struct qg_error 
             "%s: the journal of an earlier run is here: go on with --resume, or remove it", path);
     if (fd < 0)
         return qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (lock(fd, path, err) != QG_OK || qg_write_all(fd, path, magic, sizeof magic, err) != QG_OK) {
+    if (qg_file_lock(fd, path, err) != QG_OK ||
+        qg_write_all(fd, path, magic, sizeof magic, err) != QG_OK) {
         close(fd);
         unlink(path);
         return err->status;
@@ -148,7 +141,8 @@ enum qg_status qg_journal_resume(const char *path, qg_journal_fn *each, void *co
     int fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
     if (fd < 0)
         return qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (lock(fd, path, err) != QG_OK || qg_read_all(fd, path, LIMIT, &data, &size, err) != QG_OK)
+    if (qg_file_lock(fd, path, err) != QG_OK ||
+        qg_read_all(fd, path, LIMIT, &data, &size, err) != QG_OK)
         goto fail;
     enum qg_status status = walk(path, data, size, each, context, &good, err);
     free(data);

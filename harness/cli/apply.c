@@ -341,8 +341,7 @@ static enum qg_status apply(const struct request *q, struct qg_error *err)
     struct qg_safetensors *f = NULL;
     struct qg_call c;
     qg_op_fn *fn;
-    if (find_function(q, &fn, err) != QG_OK ||
-        qg_safetensors_may_write(q->out, q->overwrite, err) != QG_OK ||
+    if (find_function(q, &fn, err) != QG_OK || qg_may_write(q->out, q->overwrite, err) != QG_OK ||
         qg_safetensors_open(q->in, &f, err) != QG_OK)
         return err->status;
     enum qg_status status = prepare(q, f, &c, err);

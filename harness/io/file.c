@@ -61,3 +61,13 @@ enum qg_status qg_file_read(const struct qg_file *f, void *dst, size_t n, size_t
                        "nobody writes it");
     return QG_OK;
 }
+
+enum qg_status qg_file_lock(int fd, const char *path, struct qg_error *err)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_SETLK, &whole) == 0)
+        return QG_OK;
+    if (errno == EACCES || errno == EAGAIN)
+        return qg_fail(err, QG_EIO, "%s: another run is writing it", path);
+    return qg_fail(err, QG_EIO, "%s: lock: %s", path, strerror(errno));
+}

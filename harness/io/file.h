@@ -38,4 +38,8 @@ void qg_file_close(struct qg_file *f);
 QG_MUST_CHECK enum qg_status qg_file_read(const struct qg_file *f, void *dst, size_t n, size_t at,
                                           struct qg_error *err);
 
+/* Locks an open file against other processes that lock it, until it is closed. QG_EIO when another
+ * one has it. */
+QG_MUST_CHECK enum qg_status qg_file_lock(int fd, const char *path, struct qg_error *err);
+
 #endif

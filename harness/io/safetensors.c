@@ -346,97 +346,146 @@ enum qg_status qg_safetensors_load(const struct qg_safetensors *f, const struct 
 
 /* --- writing --------------------------------------------------------------------------------- */
 
-/* The header's JSON, to be freed with cJSON_free; NULL without memory. */
-static char *format_header(const struct qg_tensor *tensors, size_t n)
+/* What a reader would refuse, and metadata other than strings. */
+static enum qg_status check_new(const struct qg_stored *t, size_t n, const cJSON *metadata,
+                                struct qg_error *err)
+{
+    const cJSON *j;
+    cJSON_ArrayForEach(j, metadata)
+    {
+        if (!cJSON_IsString(j))
+            return qg_fail(err, QG_EINVAL, "metadata '%.80s' is not a string", j->string);
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned bits = dtype_bits(t[i].dtype);
+        size_t count = 1;
+        for (int d = 0; d < t[i].rank; d++)
+            count *= t[i].shape[d];
+        if (!qg_is_plain_text(t[i].name) || strcmp(t[i].name, "__metadata__") == 0)
+            return qg_fail(err, QG_EINVAL, "tensor %zu cannot have its name in safetensors", i);
+        if (bits && (count * bits % 8 || count * bits / 8 != t[i].bytes))
+            return qg_fail(err, QG_EINVAL, "tensor '%.80s': %zu elements of %s are not %zu bytes",
+                           t[i].name, count, t[i].dtype, t[i].bytes);
+    }
+    return QG_OK;
+}
+
+static void add_numbers(cJSON *entry, const char *key, const size_t *number, int n)
+{
+    cJSON *list = cJSON_AddArrayToObject(entry, key);
+    for (int i = 0; i < n; i++)
+        cJSON_AddItemToArray(list, cJSON_CreateNumber((double)number[i]));
+}
+
+/* The header's JSON, to be freed with cJSON_free; NULL without memory. Offsets follow from the
+ * order. */
+static char *format_header(const struct qg_stored *t, size_t n, const cJSON *metadata)
 {
     cJSON *header = cJSON_CreateObject();
-    size_t at = 0;
-    for (size_t i = 0; i < n; i++) {
-        const struct qg_tensor *t = &tensors[i];
-        cJSON *entry = cJSON_AddObjectToObject(header, t->name);
-        cJSON_AddStringToObject(entry, "dtype", qg_dtype_name(t->dtype));
-        cJSON *shape = cJSON_AddArrayToObject(entry, "shape");
-        for (int d = 0; d < t->rank; d++)
-            cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)t->shape[d]));
-        cJSON *offsets = cJSON_AddArrayToObject(entry, "data_offsets");
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)at));
-        at += qg_bytes(t);
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)at));
+    size_t offsets[2] = {0, 0};
+    if (metadata)
+        cJSON_AddItemToObject(header, "__metadata__", cJSON_Duplicate(metadata, true));
+    for (size_t i = 0; i < n; i++, offsets[0] = offsets[1]) {
+        cJSON *entry = cJSON_AddObjectToObject(header, t[i].name);
+        offsets[1] += t[i].bytes;
+        cJSON_AddStringToObject(entry, "dtype", t[i].dtype);
+        add_numbers(entry, "shape", t[i].shape, t[i].rank);
+        add_numbers(entry, "data_offsets", offsets, 2);
     }
     char *text = cJSON_PrintUnformatted(header);
     cJSON_Delete(header);
     return text;
 }
 
-static enum qg_status write_all(int fd, const void *src, size_t n, struct qg_error *err)
+/* The length, the header, spaces up to a multiple of 8; to be freed. */
+static char *format_head(const struct qg_stored *t, size_t n, const cJSON *metadata,
+                         size_t *ret_bytes)
 {
-    const char *p = src;
-    while (n > 0) {
-        ssize_t put = write(fd, p, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return qg_fail(err, QG_EIO, "%s", strerror(errno));
-        p += put, n -= (size_t)put;
+    char *text = format_header(t, n, metadata);
+    size_t length = text ? strlen(text) : 0, padded = (length + 7) / 8 * 8;
+    char *head = text ? malloc(8 + padded) : NULL;
+    if (head) {
+        for (int i = 0; i < 8; i++)
+            head[i] = (char)((uint64_t)padded >> 8 * i);
+        memcpy(head + 8, text, length);
+        memset(head + 8 + length, ' ', padded - length);
     }
-    return QG_OK;
+    cJSON_free(text);
+    *ret_bytes = 8 + padded;
+    return head;
 }
 
-static enum qg_status write_tensors(int fd, const struct qg_tensor *tensors, size_t n,
-                                    struct qg_error *err)
+static int stored_by_name(const void *a, const void *b)
 {
-    char *text = format_header(tensors, n);
-    if (!text)
-        return qg_fail(err, QG_ENOMEM, "no memory for the header of %zu tensors", n);
-    size_t length = strlen(text), padding = (8 - length % 8) % 8;
-    unsigned char head[8];
-    for (int i = 0; i < 8; i++)
-        head[i] = (unsigned char)((uint64_t)(length + padding) >> 8 * i);
-    enum qg_status status = write_all(fd, head, sizeof head, err);
-    if (status == QG_OK)
-        status = write_all(fd, text, length, err);
-    if (status == QG_OK)
-        status = write_all(fd, "       ", padding, err);
-    cJSON_free(text);
-    for (size_t i = 0; status == QG_OK && i < n; i++)
-        status = write_all(fd, tensors[i].data, qg_bytes(&tensors[i]), err);
-    if (status == QG_OK && fsync(fd) != 0)
-        status = qg_fail(err, QG_EIO, "%s", strerror(errno));
+    const struct qg_stored *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static enum qg_status check_unique(const struct qg_stored *t, size_t n, struct qg_error *err)
+{
+    struct qg_stored *sorted = malloc((n + 1) * sizeof *sorted);
+    if (!sorted)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu tensors", n);
+    enum qg_status status = QG_OK;
+    if (n)
+        memcpy(sorted, t, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, stored_by_name);
+    for (size_t i = 1; i < n && status == QG_OK; i++)
+        if (strcmp(sorted[i - 1].name, sorted[i].name) == 0)
+            status = qg_fail(err, QG_EINVAL, "tensor '%.80s' is there twice", sorted[i].name);
+    free(sorted);
     return status;
 }
 
-enum qg_status qg_safetensors_may_write(const char *path, bool overwrite, struct qg_error *err)
+enum qg_status qg_safetensors_create(const char *path, struct qg_stored *t, size_t n,
+                                     const cJSON *metadata, unsigned flags,
+                                     struct qg_writer **ret_w, struct qg_error *err)
 {
-    struct stat st;
-    if (stat(path, &st) != 0)
-        return errno == ENOENT ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return qg_fail(err, QG_EIO, "%s: not a regular file, nothing was written", path);
-    return overwrite ? QG_OK
-                     : qg_fail(err, QG_EIO, "%s: the file exists, nothing was written", path);
+    size_t head_bytes;
+    if (check_new(t, n, metadata, err) != QG_OK || check_unique(t, n, err) != QG_OK)
+        return qg_context(err, "%s", path);
+    char *head = format_head(t, n, metadata, &head_bytes);
+    if (!head)
+        return qg_fail(err, QG_ENOMEM, "%s: no memory for the header of %zu tensors", path, n);
+    size_t at = head_bytes;
+    for (size_t i = 0; i < n; at += t[i++].bytes)
+        t[i].at = at;
+    enum qg_status status =
+        head_bytes - 8 <= HEADER_LIMIT
+            ? qg_writer_open(path, flags, head, head_bytes, t, n, at, ret_w, err)
+            : qg_fail(err, QG_EINVAL, "%s: a header of %zu bytes; at most %u are read", path,
+                      head_bytes - 8, HEADER_LIMIT);
+    free(head);
+    return status;
+}
+
+static enum qg_status put_all(struct qg_writer *w, const struct qg_tensor *tensors, size_t n,
+                              struct qg_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (qg_writer_put(w, i, 0, tensors[i].data, qg_bytes(&tensors[i]), err) != QG_OK)
+            return err->status;
+    return qg_writer_finish(w, err);
 }
 
 enum qg_status qg_safetensors_write(const char *path, const struct qg_tensor *tensors, size_t n,
                                     bool overwrite, struct qg_error *err)
 {
-    if (qg_safetensors_may_write(path, overwrite, err) != QG_OK)
-        return err->status;
-    size_t room = strlen(path) + sizeof ".part";
-    char *part = malloc(room);
-    if (!part)
+    struct qg_writer *w = NULL;
+    struct qg_stored *t = calloc(n + 1, sizeof *t);
+    if (!t)
         return qg_fail(err, QG_ENOMEM, "%s: no memory", path);
-    snprintf(part, room, "%s.part", path);
-    unlink(part); // what an interrupted run left
-    int fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    enum qg_status status = fd < 0 ? qg_fail(err, QG_EIO, "%s: %s", part, strerror(errno)) : QG_OK;
-    if (status == QG_OK && (status = write_tensors(fd, tensors, n, err)) != QG_OK)
-        qg_context(err, "%s: nothing was written", path);
-    if (fd >= 0 && close(fd) != 0 && status == QG_OK)
-        status = qg_fail(err, QG_EIO, "%s: %s", part, strerror(errno));
-    if (status == QG_OK && rename(part, path) != 0)
-        status = qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (status != QG_OK && fd >= 0)
-        unlink(part);
-    free(part);
+    for (size_t i = 0; i < n; i++)
+        t[i] = (struct qg_stored){.name = tensors[i].name,
+                                  .dtype = qg_dtype_name(tensors[i].dtype),
+                                  .rank = tensors[i].rank,
+                                  .shape = tensors[i].shape,
+                                  .bytes = qg_bytes(&tensors[i])};
+    enum qg_status status =
+        qg_safetensors_create(path, t, n, NULL, overwrite ? QG_WRITE_OVER : 0, &w, err);
+    if (status == QG_OK)
+        status = put_all(w, tensors, n, err);
+    qg_writer_close(&w, false);
+    free(t);
     return status;
 }

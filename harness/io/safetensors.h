@@ -14,8 +14,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <cjson/cJSON.h>
+
 #include "harness/base/error.h"
-#include "harness/io/file.h"
+#include "harness/io/writer.h"
 #include "schemes/num/tensor.h"
 
 struct qg_safetensors;
@@ -49,10 +51,13 @@ QG_MUST_CHECK enum qg_status qg_safetensors_load(const struct qg_safetensors *f,
                                                  const struct qg_tensor *t, void *dst,
                                                  struct qg_error *err);
 
-/* QG_OK when qg_safetensors_write would not refuse PATH: it does not exist, or is a regular file
- * and may be overwritten. To be asked before long work. */
-QG_MUST_CHECK enum qg_status qg_safetensors_may_write(const char *path, bool overwrite,
-                                                      struct qg_error *err);
+/* A writer of tensors, in that order without gaps; `at` of each is set. Any dtype word will do, so
+ * that tensors can be copied, but bytes must agree with a word that is known. `metadata` is an
+ * object of strings, or NULL; flags are those of qg_write_flags. QG_EINVAL for what a reader would
+ * refuse; otherwise as qg_writer_open. */
+QG_MUST_CHECK enum qg_status qg_safetensors_create(const char *path, struct qg_stored *t, size_t n,
+                                                   const cJSON *metadata, unsigned flags,
+                                                   struct qg_writer **ret_w, struct qg_error *err);
 
 /* Writes tensors to a new file: PATH.part first, then renamed. QG_EIO when PATH exists and not
  * `overwrite`, or when the disk is full (nothing is left behind). Same input, same bytes. */
