@@ -31,7 +31,7 @@ enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args, 
         return err->status;
     }
     c.args.work = c.work.data;
-    if (judge && (args->op == QG_MATMUL || args->op == QG_FAKE_QUANT_GRAD)) {
+    if (judge && (args->layer || args->op == QG_MATMUL || args->op == QG_FAKE_QUANT_GRAD)) {
         c.args.exact = c.exact.data;
         c.args.bound = c.bound.data;
     }
@@ -60,8 +60,9 @@ void qg_call_learn(const struct qg_args *a, const struct qg_args *convert)
                     qg_put(&a->in[i], k, qg_get(&convert->out[p], k));
 }
 
-enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, const char *text,
-                               struct qg_error *err)
+/* Parses the words of "group=32 grad=torch" into value[]. */
+static enum qg_status parse(const struct qg_param *list, const char *owner, double *value,
+                            const char *text, struct qg_error *err)
 {
     char copy[256], why[256], *save = NULL;
     if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
@@ -71,10 +72,26 @@ enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, con
         if (!equal)
             return qg_fail(err, QG_EINVAL, "'%s' is not a parameter; write NAME=VALUE", word);
         *equal = '\0';
-        if (!qg_param_set(a, s, word, equal + 1, why, sizeof why))
+        if (!qg_param_list_set(list, owner, value, word, equal + 1, why, sizeof why))
             return qg_fail(err, QG_EINVAL, "%s", why);
     }
     return QG_OK;
+}
+
+enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s, const char *text,
+                               struct qg_error *err)
+{
+    char owner[64];
+    snprintf(owner, sizeof owner, "scheme '%s'", s->name);
+    return parse(s->params, owner, a->param, text, err);
+}
+
+enum qg_status qg_layer_params_parse(struct qg_args *a, const struct qg_layer *l, const char *text,
+                                     struct qg_error *err)
+{
+    char owner[64];
+    snprintf(owner, sizeof owner, "layer '%s'", l->name);
+    return parse(l->params, owner, a->param, text, err);
 }
 
 enum qg_status qg_call_make(const struct qg_scheme *s, const char *params, enum qg_op op,

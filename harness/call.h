@@ -8,16 +8,16 @@
 
 #include "harness/base/buffer.h"
 #include "harness/base/error.h"
-#include "schemes/scheme.h"
+#include "schemes/layers/layer.h"
 
 struct qg_call {
     struct qg_args args;
     struct qg_buffer in[QG_MAX_TENSORS], out[QG_MAX_TENSORS], work, exact, bound;
 };
 
-/* Takes arguments that qg_args_init has filled and puts memory behind every in[] and out[] tensor
- * and behind work; with `judge`, behind exact and bound as well. All zeroed, all shared with
- * children. */
+/* Takes arguments that qg_args_init or qg_layer_init has filled and puts memory behind every in[]
+ * and out[] tensor and behind work; with `judge`, behind exact and bound as well. All zeroed, all
+ * shared with children. */
 QG_MUST_CHECK enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args,
                                            bool judge, struct qg_error *err);
 void qg_call_free(struct qg_call *c);
@@ -29,6 +29,10 @@ void qg_call_learn(const struct qg_args *a, const struct qg_args *convert);
 /* Parses "group=32 grad=torch" into the parameters of `a`, which qg_params_default has set. */
 QG_MUST_CHECK enum qg_status qg_params_parse(struct qg_args *a, const struct qg_scheme *s,
                                              const char *text, struct qg_error *err);
+
+/* The same for a layer, after qg_layer_params_default. */
+QG_MUST_CHECK enum qg_status qg_layer_params_parse(struct qg_args *a, const struct qg_layer *l,
+                                                   const char *text, struct qg_error *err);
 
 /* One operation of a scheme with parameters as above on a tensor of rows x cols (and m rows of x),
  * with memory. QG_EINVAL, with the reason, when the scheme refuses. */

@@ -4,10 +4,10 @@
  * files is in meson.build; scheme_list.h is made from it.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "schemes/layers/layer.h"
 #include "schemes/scheme.h"
 
 #define QG_SCHEMES(file) extern const struct qg_scheme qg_schemes_##file[];
@@ -38,8 +38,10 @@ const struct qg_scheme *qg_scheme_find(const char *name)
     return NULL;
 }
 
-static const char *const op_words[] = {"fake-quant", "fake-quant-grad", "convert", "dequant",
-                                       "matmul"};
+static const char *const op_words[] = {"fake-quant", "fake-quant-grad",
+                                       "convert",    "dequant",
+                                       "matmul",     "", // QG_OP_COUNT is no operation
+                                       "forward",    "backward"};
 static const char *const operand_words[] = {"weight", "activation", "embedding"};
 static const char *const dtype_words[] = {"F32",     "BF16", "F16", "F8_E4M3", "F8_E5M2",
                                           "F8_E8M0", "I8",   "U8",  "I16",     "I32"};
@@ -72,7 +74,8 @@ static int find_word(const char *const *words, int n, const char *word)
 
 enum qg_op qg_op_parse(const char *word)
 {
-    return (enum qg_op)find_word(op_words, QG_OP_COUNT, word);
+    int op = *word ? find_word(op_words, QG_ALL_OP_COUNT, word) : QG_ALL_OP_COUNT;
+    return op == QG_ALL_OP_COUNT ? QG_OP_COUNT : (enum qg_op)op;
 }
 
 enum qg_operand qg_operand_parse(const char *word)
@@ -87,88 +90,25 @@ enum qg_dtype qg_dtype_parse(const char *word)
 
 void qg_params_default(struct qg_args *a, const struct qg_scheme *s)
 {
-    for (int i = 0; s->params[i].name; i++)
-        a->param[i] = s->params[i].def;
-}
-
-/* "[a, b]" or "one of x, y": what a parameter takes. */
-static void describe_range(const struct qg_param *p, char *text, size_t size)
-{
-    if (!p->choices) {
-        snprintf(text, size, "%s from %g to %g", p->integer ? "a whole number" : "a number", p->min,
-                 p->max);
-        return;
-    }
-    size_t n = (size_t)snprintf(text, size, "one of");
-    for (int c = 0; p->choices[c] && n < size; c++)
-        n += (size_t)snprintf(text + n, size - n, "%s %s", c ? "," : "", p->choices[c]);
+    qg_param_list_default(s->params, a->param);
 }
 
 const struct qg_param *qg_param_find(const struct qg_scheme *s, const char *name)
 {
-    for (const struct qg_param *p = s->params; p->name; p++)
-        if (strcmp(p->name, name) == 0)
-            return p;
-    return NULL;
+    return qg_param_list_find(s->params, name);
 }
 
 bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name, const char *value,
                   char *why, size_t why_size)
 {
-    const struct qg_param *p = qg_param_find(s, name);
-    if (!p) {
-        size_t n = (size_t)snprintf(why, why_size,
-                                    "scheme '%s' has no parameter '%s'; it has:", s->name, name);
-        for (p = s->params; p->name && n < why_size; p++)
-            n += (size_t)snprintf(why + n, why_size - n, " %s", p->name);
-        return false;
-    }
-    double v = -1;
-    bool good = false;
-    if (p->choices) {
-        for (int c = 0; p->choices[c]; c++)
-            if (strcmp(p->choices[c], value) == 0)
-                v = c, good = true;
-    } else {
-        char *end;
-        v = strtod(value, &end);
-        good = end != value && !*end && v >= p->min && v <= p->max &&
-               (!p->integer || v == (double)(long long)v);
-    }
-    if (!good) {
-        char range[128];
-        describe_range(p, range, sizeof range);
-        snprintf(why, why_size, "parameter '%s' of scheme '%s' is %s, not '%s'", name, s->name,
-                 range, value);
-        return false;
-    }
-    a->param[p - s->params] = v;
-    return true;
+    char owner[64];
+    snprintf(owner, sizeof owner, "scheme '%s'", s->name);
+    return qg_param_list_set(s->params, owner, a->param, name, value, why, why_size);
 }
 
 void qg_params_format(const struct qg_args *a, char *text, size_t size)
 {
-    size_t n = 0;
-    text[0] = '\0';
-    for (int i = 0; a->scheme->params[i].name; i++) {
-        const struct qg_param *p = &a->scheme->params[i];
-        if (a->param[i] == p->def || n >= size)
-            continue;
-        n += (size_t)snprintf(text + n, size - n, "%s%s=", n ? " " : "", p->name);
-        if (n >= size)
-            return;
-        if (p->choices) {
-            n += (size_t)snprintf(text + n, size - n, "%s", p->choices[(int)a->param[i]]);
-            continue;
-        }
-        char number[32];
-        for (int digits = 6; digits <= 17; digits++) { // the shortest text that reads back
-            snprintf(number, sizeof number, "%.*g", digits, a->param[i]);
-            if (strtod(number, NULL) == a->param[i])
-                break;
-        }
-        n += (size_t)snprintf(text + n, size - n, "%s", number);
-    }
+    qg_param_list_format(a->scheme->params, a->param, text, size);
 }
 
 qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum qg_op op)
@@ -183,8 +123,10 @@ qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum
         return d->convert;
     case QG_DEQUANT:
         return d->dequant;
-    default:
+    case QG_MATMUL:
         return operand == QG_WEIGHT ? s->matmul : NULL;
+    default:
+        return NULL;
     }
 }
 
@@ -245,6 +187,8 @@ int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand)
 
 size_t qg_work_floats(const struct qg_args *a)
 {
+    if (a->layer)
+        return qg_layer_work_floats(a);
     return (a->m + a->rows + 4) * a->cols + (a->m + 1) * (a->rows + 1);
 }
 
@@ -253,13 +197,16 @@ static struct qg_tensor matrix(const char *name, enum qg_dtype t, size_t rows, s
     return (struct qg_tensor){.name = name, .dtype = t, .rank = 2, .shape = {rows, cols}};
 }
 
+enum qg_dtype qg_dtype_by(const struct qg_args *a, enum qg_dtype t, int dtype_param)
+{
+    if (dtype_param > 0)
+        t = scale_dtypes[(int)a->param[dtype_param - 1]];
+    return t == QG_INPUT ? a->dtype : t;
+}
+
 static struct qg_tensor plane_tensor(const struct qg_args *a, const struct qg_plane *p)
 {
-    struct qg_tensor t = {.name = p->name, .dtype = p->dtype};
-    if (p->dtype_param > 0)
-        t.dtype = scale_dtypes[(int)a->param[p->dtype_param - 1]];
-    if (t.dtype == QG_INPUT)
-        t.dtype = a->dtype;
+    struct qg_tensor t = {.name = p->name, .dtype = qg_dtype_by(a, p->dtype, p->dtype_param)};
     for (int d = 0; d < QG_MAX_RANK && p->shape[d]; d++)
         t.shape[t.rank++] = p->shape[d]->of(a);
     return t;
@@ -312,6 +259,7 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
 {
     const size_t limit = (size_t)1 << 40;
     a->scheme = s;
+    a->layer = NULL;
     a->op = op;
     a->operand = operand;
     a->dtype = dtype;

@@ -17,9 +17,10 @@
 #include <stddef.h>
 
 #include "schemes/num/tensor.h"
+#include "schemes/param.h"
 
 #define QG_MAX_PARAMS  8
-#define QG_MAX_TENSORS 6
+#define QG_MAX_TENSORS 24
 
 /* What is computed. Every operation reads `in` and writes `out` of struct qg_args:
  *
@@ -28,22 +29,26 @@
  *     convert           x [R,K]               -> planes     the real quantizer
  *     dequant           planes                -> y  [R,K]   what the kernel makes of them
  *     matmul            x [M,K], planes [N,K] -> y  [M,N]   y = x . W^T with every rounding point
- */
-enum qg_op { QG_FAKE_QUANT, QG_FAKE_QUANT_GRAD, QG_CONVERT, QG_DEQUANT, QG_MATMUL, QG_OP_COUNT };
+ *
+ * Two more are those of a layer (schemes/layers/layer.h), which says what they read and write:
+ * forward, and backward with the base weights frozen. No scheme has them. */
+enum qg_op {
+    QG_FAKE_QUANT,
+    QG_FAKE_QUANT_GRAD,
+    QG_CONVERT,
+    QG_DEQUANT,
+    QG_MATMUL,
+    QG_OP_COUNT,
+    QG_FORWARD,
+    QG_BACKWARD,
+    QG_ALL_OP_COUNT
+};
 
 /* What is quantized: a linear layer's weight [N,K], its input [M,K], an embedding table [V,K]. */
 enum qg_operand { QG_WEIGHT, QG_ACTIVATION, QG_EMBEDDING, QG_OPERAND_COUNT };
 
 struct qg_args;
 typedef void qg_op_fn(const struct qg_args *a);
-
-/* A parameter of a scheme. Values are doubles: a number, or the index of a choice. */
-struct qg_param {
-    const char *name, *doc;
-    double def, min, max;       /* default and range; for choices the default is an index */
-    const char *const *choices; /* NULL-terminated words, or NULL for a number */
-    bool integer;               /* a number without a fraction */
-};
 
 /* How a plane's extent follows from the quantized tensor [R,K] and the group g. A scheme with an
  * extent of its own keeps it in its own file. */
@@ -69,6 +74,10 @@ struct qg_plane {
 
 /* The words of a "scale-dtype" parameter, in the order input, bf16, f16, f32. */
 extern const char *const qg_scale_dtypes[];
+
+/* The dtype of a plane, or of a layer's tensor, in this call: what `t` and `dtype_param` say there.
+ */
+enum qg_dtype qg_dtype_by(const struct qg_args *a, enum qg_dtype t, int dtype_param);
 
 /* One operand of a scheme. A NULL function: upstream has no such thing. */
 struct qg_operand_def {
@@ -118,22 +127,24 @@ struct qg_trace {
 
 /* One call of one operation. */
 struct qg_args {
-    const struct qg_scheme *scheme;
+    const struct qg_scheme *scheme; /* NULL for forward and backward */
+    const struct qg_layer *layer;   /* NULL for all others */
     enum qg_op op;
     enum qg_operand operand;
     enum qg_dtype dtype; /* of x, y, g and dx: F32, BF16 or F16 */
     size_t m;            /* matmul only: rows of x */
     size_t rows, cols;   /* of the quantized tensor: R (N for matmul) and K */
+    size_t extent[26];   /* of a layer's tensors, by letter, see qg_extent_of; 0: not used */
     double param[QG_MAX_PARAMS];
     struct qg_tensor in[QG_MAX_TENSORS], out[QG_MAX_TENSORS];
     int n_in, n_out;
     float *work; /* scratch of qg_work_floats() floats, for kernels and definitions alike */
 
-    /* Wanted from a definition of matmul or fake-quant-grad, or NULL: one double per element of all
-     * outputs, one after the other. `exact` is the value before the final store, with sums in exact
-     * arithmetic; a correct implementation's value before the store differs from it by at most
-     * `bound`, whatever the order of its sums, as long as no term passes through more than `depth`
-     * additions (0: any order). A bound of 0 asks for the very bits. */
+    /* Wanted from a definition of matmul, fake-quant-grad or a layer, or NULL: one double per
+     * element of all outputs, one after the other. `exact` is the value before the final store,
+     * with sums in exact arithmetic; a correct implementation's value before the store differs from
+     * it by at most `bound`, whatever the order of its sums, as long as no term passes through more
+     * than `depth` additions (0: any order). A bound of 0 asks for the very bits. */
     double *exact, *bound;
     size_t depth;
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
@@ -178,12 +189,13 @@ unsigned qg_code(const struct qg_args *a, size_t i);
 /* Number of planes of an operand, 0 when it is not converted. */
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 
-/* Floats of scratch that a call needs: room for x, W and y in binary32, three more rows of K, and
- * one number per row of x and of W. */
+/* Floats of scratch that a call needs. Of a scheme: room for x, W and y in binary32, three more
+ * rows of K, and one number per row of x and of W. Of a layer: what the layer asks for. */
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",
- * "weight", "BF16"); the inverse returns the _COUNT value for an unknown word. Dtype words are
+ * "weight", "BF16"); the inverse returns the _COUNT value for an unknown word (of ops the words of
+ * layers are known too). Dtype words are
  * those of safetensors; dtype parsing ignores case. */
 const char *qg_op_name(enum qg_op op);
 const char *qg_operand_name(enum qg_operand operand);

@@ -143,7 +143,7 @@ expect 2 "has no parameter 'gruop'; it has: group" \
 expect 2 "a whole number from 32 to 256, not '1'" apply --scheme int4 --op convert --set group=1 -i x -o no
 expect 2 'write NAME=VALUE' apply --scheme int4 --op convert --set group -i x -o no
 expect 2 'parameters are written --set' apply --scheme int4 --op convert --set group=64 eps=0 -i x -o no
-expect 2 '--scheme NAME is missing' apply --op convert -i x -o no
+expect 2 '--scheme NAME (or --layer NAME) is missing' apply --op convert -i x -o no
 expect 2 '--op NAME is missing' apply --scheme int4 -i x -o no
 expect 2 '-i FILE is missing' apply --scheme int4 --op convert -o no
 expect 2 '-o FILE is missing' apply --scheme int4 --op convert -i x
@@ -179,13 +179,45 @@ expect 0 'scales       by scale-dtype' list schemes -v
 expect 0 '"must_divide_k":	true' list schemes --format json
 expect 0 '"available":	true' list backends --format json
 expect 0 '"kernels":' list --format json
+expect 0 'w            input              [N, K]' list layers -v
+expect 0 '"layers":' list layers --format json
 expect 0 'nonfinite ' list fills
 expect 0 'int4.convert.c ' list kernels
-expect 2 "there is no list 'planes'; there are: schemes, kernels, backends, fills" list planes
+expect 2 "there is no list 'planes'; there are: schemes, layers, kernels, backends, fills" list planes
 expect 2 "--format is text or json, not 'xml'" list --format xml
 expect 2 'one list at a time' list schemes kernels
 expect 2 "there is no option '--all'" list --all
 expect 0 'usage: qgauge list' list --help
 expect 0 'usage: qgauge apply' apply --help
+
+# Layers. x = (1, 2), w = 3 rows of 2, A = (1, -1), B = (2, 0, 1)^T: y = x w^T + s (-1) B^T.
+"$tensors" write lora x F32 1x2 1,2 w F32 3x2 1,0,0,1,1,1 a F32 1x2 1,-1 b F32 3x1 2,0,1
+expect 0 '' apply --layer lora-unsloth --op forward -i lora -o lora1
+shows lora1 'y F32 1x3 -1 2 2'
+expect 0 '' apply --layer lora-unsloth --op forward --set s=2 -i lora -o lora2
+shows lora2 'y F32 1x3 -3 2 1'
+# With int8 as the base's scheme: w converted and dequantized, or its planes; by hand the same.
+expect 0 '' apply --layer lora-unsloth --op forward --scheme int8 -i lora -o lora3
+"$tensors" write lora-base x F32 3x2 1,0,0,1,1,1
+expect 0 '' apply --scheme int8 --op convert -i lora-base -o lora-codes
+expect 0 '' apply --scheme int8 --op dequant -i lora-codes -o lora-dense
+with_prefix() { awk '{ printf "w.%s %s %s %s", $1, $2, $3, $4; for (i = 5; i <= NF; i++) printf ",%s", $i; printf " " }'; }
+"$tensors" write lora-planes x F32 1x2 1,2 a F32 1x2 1,-1 b F32 3x1 2,0,1 $("$tensors" print lora-codes | with_prefix)
+expect 0 '' apply --layer lora-unsloth --op forward --scheme int8 -i lora-planes -o lora4
+cmp -s lora3 lora4 || fail 'a layer of w and of its planes differ'
+expect 2 "there is no layer 'lora'; there are: lora-unsloth" apply --layer lora --op forward -i lora -o no
+expect 2 "layer 'lora-unsloth' has no matmul" apply --layer lora-unsloth --op matmul -i lora -o no
+expect 2 "layer 'lora-unsloth' has no parameter 'r'" apply --layer lora-unsloth --op forward \
+    --set r=2 -i lora -o no
+expect 2 '--backend and --operand are not for layers' apply --layer lora-unsloth --op forward \
+    --backend c -i lora -o no
+expect 1 "there is no tensor 'mask', which forward reads" apply --layer lora-unsloth --op forward \
+    --set p=0.5 -i lora -o no
+"$tensors" write lora-none x F32 1x2 1,2 a F32 1x2 1,-1 b F32 3x1 2,0,1
+expect 1 "there is no tensor 'w.codes'" apply --layer lora-unsloth --op forward --scheme int8 \
+    -i lora-none -o no
+"$tensors" write lora-bad x F32 1x2 1,2 w F32 3x2 1,0,0,1,1,1 a F32 1x3 1,-1,0 b F32 3x1 2,0,1
+expect 1 "'a' [RK] says K = 3, others say 2" apply --layer lora-unsloth --op forward -i lora-bad -o no
+[ ! -e no ] || fail 'a refused layer left an output'
 
 finish

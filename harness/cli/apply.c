@@ -1,30 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * qgauge apply: one operation of one scheme on the tensors of a safetensors file. The door for
- * every other language.
+ * qgauge apply: one operation of one scheme, or one direction of a layer, on the tensors of a
+ * safetensors file. The door for every other language.
  */
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "harness/call.h"
 #include "harness/case.h"
+#include "harness/cli/apply.h"
 #include "harness/cli/cli.h"
-#include "harness/io/safetensors.h"
 #include "kernels/kernel.h"
 
 const struct qg_command qg_command_apply;
-
-struct request {
-    const char *in, *out, *backend, *variant;
-    const struct qg_scheme *scheme;
-    enum qg_op op;
-    enum qg_operand operand;
-    enum qg_dtype dtype; /* QG_DTYPE_COUNT: not given */
-    bool overwrite;
-    size_t rows, cols; /* of the quantized tensor, where the planes do not tell; 0: not given */
-    double param[QG_MAX_PARAMS];
-};
 
 /* A text that grows by pieces and ends in "..." when there is no more room. */
 struct list {
@@ -45,8 +33,14 @@ static void list_add(struct list *l, const char *piece)
 
 /* --- the input ------------------------------------------------------------------------------- */
 
-/* "[3, 4]" */
-static const char *shape_text(const struct qg_tensor *t, char text[96])
+struct qg_tensor_name qg_prefixed(const char *prefix, const char *name)
+{
+    struct qg_tensor_name n;
+    snprintf(n.text, sizeof n.text, "%s%s", prefix, name);
+    return n;
+}
+
+const char *qg_shape_text(const struct qg_tensor *t, char text[96])
 {
     size_t n = (size_t)snprintf(text, 96, "[");
     for (int d = 0; d < t->rank; d++)
@@ -55,9 +49,8 @@ static const char *shape_text(const struct qg_tensor *t, char text[96])
     return text;
 }
 
-/* The tensor of that name, or NULL with an error that lists what the file has. */
-static const struct qg_tensor *find(const struct request *q, const struct qg_safetensors *f,
-                                    const char *name, struct qg_error *err)
+const struct qg_tensor *qg_request_find(const struct qg_request *q, const struct qg_safetensors *f,
+                                        const char *name, struct qg_error *err)
 {
     struct list have = {""};
     const struct qg_tensor *t = qg_safetensors_find(f, name);
@@ -80,12 +73,12 @@ static const char *dtype_word(const struct qg_safetensors *f, const struct qg_te
     return qg_safetensors_dtype_word(f, i);
 }
 
-/* Finds a tensor that can be quantized: two dimensions, not empty, floating point. */
-static const struct qg_tensor *find_matrix(const struct request *q, const struct qg_safetensors *f,
-                                           const char *name, struct qg_error *err)
+const struct qg_tensor *qg_request_matrix(const struct qg_request *q,
+                                          const struct qg_safetensors *f, const char *name,
+                                          struct qg_error *err)
 {
     char shape[96];
-    const struct qg_tensor *t = find(q, f, name, err);
+    const struct qg_tensor *t = qg_request_find(q, f, name, err);
     if (!t)
         return NULL;
     if (t->dtype != QG_F32 && t->dtype != QG_BF16 && t->dtype != QG_F16)
@@ -95,54 +88,64 @@ static const struct qg_tensor *find_matrix(const struct request *q, const struct
         qg_fail(
             err, QG_EFORMAT,
             "%s: tensor '%s' has shape %s; it must have two dimensions: flatten it to [rows, K]",
-            q->in, name, shape_text(t, shape));
+            q->in, name, qg_shape_text(t, shape));
     else if (qg_count(t) == 0)
         qg_fail(err, QG_EFORMAT, "%s: tensor '%s' has shape %s: it is empty", q->in, name,
-                shape_text(t, shape));
+                qg_shape_text(t, shape));
     else
         return t;
     return NULL;
 }
 
 /* What to do about a plane of another dtype, where a parameter says which it has. */
-static void dtype_hint(const struct request *q, const char *name, char *text, size_t size)
+static void dtype_hint(const struct qg_request *q, const char *name, char *text, size_t size)
 {
-    const struct qg_plane *p = q->scheme->operand[q->operand].planes;
+    const struct qg_plane *p = q->scheme ? q->scheme->operand[q->operand].planes : NULL;
     text[0] = '\0';
     for (; p && p->name; p++)
         if (p->dtype_param && strcmp(p->name, name) == 0)
             snprintf(text, size, "; see --set %s", q->scheme->params[p->dtype_param - 1].name);
 }
 
-/* Reads every in[] of the call, whose dtypes and shapes say what is expected. */
-static enum qg_status load(const struct request *q, const struct qg_safetensors *f,
-                           const struct qg_args *a, struct qg_error *err)
+enum qg_status qg_request_load(const struct qg_request *q, const struct qg_safetensors *f,
+                               const char *prefix, const struct qg_tensor *want,
+                               struct qg_error *err)
 {
-    for (int i = 0; i < a->n_in; i++) {
-        char found[96], wanted[96], hint[64];
-        const struct qg_tensor *want = &a->in[i], *t = find(q, f, want->name, err);
-        if (!t)
-            return err->status;
-        shape_text(t, found);
-        shape_text(want, wanted);
-        dtype_hint(q, want->name, hint, sizeof hint);
-        if (t->dtype != want->dtype || strcmp(found, wanted) != 0)
-            return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s %s, expected %s %s%s", q->in,
-                           want->name, dtype_word(f, t), found, qg_dtype_name(want->dtype), wanted,
-                           t->dtype != want->dtype ? hint : "");
-        if (qg_safetensors_load(f, t, want->data, err) != QG_OK)
-            return qg_context(err, "%s", q->in);
-    }
+    char found[96], wanted[96], hint[64];
+    struct qg_tensor_name name = qg_prefixed(prefix, want->name);
+    const struct qg_tensor *t = qg_request_find(q, f, name.text, err);
+    if (!t)
+        return err->status;
+    qg_shape_text(t, found);
+    qg_shape_text(want, wanted);
+    dtype_hint(q, want->name, hint, sizeof hint);
+    if (t->dtype != want->dtype || strcmp(found, wanted) != 0)
+        return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s %s, expected %s %s%s", q->in,
+                       name.text, dtype_word(f, t), found, qg_dtype_name(want->dtype), wanted,
+                       t->dtype != want->dtype ? hint : "");
+    if (qg_safetensors_load(f, t, want->data, err) != QG_OK)
+        return qg_context(err, "%s", q->in);
     return QG_OK;
 }
 
-/* The extents R and K of the quantized tensor, from its code plane. */
-static enum qg_status extents_of_codes(const struct request *q, const struct qg_safetensors *f,
-                                       size_t *ret_rows, size_t *ret_cols, struct qg_error *err)
+/* Reads every in[] of the call, whose dtypes and shapes say what is expected. */
+static enum qg_status load(const struct qg_request *q, const struct qg_safetensors *f,
+                           const struct qg_args *a, struct qg_error *err)
+{
+    for (int i = 0; i < a->n_in; i++)
+        if (qg_request_load(q, f, "", &a->in[i], err) != QG_OK)
+            return err->status;
+    return QG_OK;
+}
+
+enum qg_status qg_request_extents(const struct qg_request *q, const struct qg_safetensors *f,
+                                  const char *prefix, size_t *ret_rows, size_t *ret_cols,
+                                  struct qg_error *err)
 {
     char shape[96];
     const struct qg_plane *codes = &q->scheme->operand[q->operand].planes[0];
-    const struct qg_tensor *t = find(q, f, codes->name, err);
+    struct qg_tensor_name name = qg_prefixed(prefix, codes->name);
+    const struct qg_tensor *t = qg_request_find(q, f, name.text, err);
     bool nibble = codes->shape[1] == &qg_ext_nibble;
     if (!t)
         return err->status;
@@ -154,23 +157,23 @@ static enum qg_status extents_of_codes(const struct request *q, const struct qg_
     if (codes->shape[0] != &qg_ext_rows || (codes->shape[1] != &qg_ext_cols && !nibble))
         return qg_fail(err, QG_EINVAL,
                        "the shape of '%s' does not tell that of the weight; say it: --shape NxK",
-                       codes->name);
+                       name.text);
     if (t->rank != 2)
         return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' has shape %s; codes have two dimensions",
-                       q->in, codes->name, shape_text(t, shape));
+                       q->in, name.text, qg_shape_text(t, shape));
     *ret_rows = t->shape[0];
     *ret_cols = t->shape[1] * (nibble ? 2 : 1);
     return QG_OK;
 }
 
 /* The dtype that dequantization returns: that of a plane that keeps the input's, or --dtype. */
-static enum qg_status dequant_dtype(const struct request *q, const struct qg_safetensors *f,
+static enum qg_status dequant_dtype(const struct qg_request *q, const struct qg_safetensors *f,
                                     enum qg_dtype *ret, struct qg_error *err)
 {
     const struct qg_plane *p = q->scheme->operand[q->operand].planes;
     for (; p->name; p++) {
         bool kept = p->dtype_param ? q->param[p->dtype_param - 1] == 0 : p->dtype == QG_INPUT;
-        const struct qg_tensor *t = kept ? find(q, f, p->name, err) : NULL;
+        const struct qg_tensor *t = kept ? qg_request_find(q, f, p->name, err) : NULL;
         if (!kept)
             continue;
         if (!t)
@@ -193,9 +196,9 @@ static enum qg_status dequant_dtype(const struct request *q, const struct qg_saf
 
 /* --- the call -------------------------------------------------------------------------------- */
 
-static enum qg_status init(const struct request *q, enum qg_op op, const char *tensor,
-                           enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
-                           struct qg_call *ret_c, struct qg_error *err)
+enum qg_status qg_request_call(const struct qg_request *q, enum qg_op op, const char *tensor,
+                               enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
+                               struct qg_call *ret_c, struct qg_error *err)
 {
     struct qg_args a;
     char why[256];
@@ -207,33 +210,33 @@ static enum qg_status init(const struct request *q, enum qg_op op, const char *t
     return QG_OK;
 }
 
-/* matmul with w: its planes are made by the scheme's own convert. */
-static enum qg_status convert_w(const struct request *q, const struct qg_safetensors *f,
-                                const struct qg_tensor *w, const struct qg_args *matmul,
-                                struct qg_error *err)
+enum qg_status qg_request_convert(const struct qg_request *q, const struct qg_safetensors *f,
+                                  const struct qg_tensor *w, const struct qg_tensor *to,
+                                  struct qg_error *err)
 {
     struct qg_call c;
-    if (init(q, QG_CONVERT, "w", w->dtype, 0, w->shape[0], w->shape[1], &c, err) != QG_OK)
+    if (qg_request_call(q, QG_CONVERT, w->name, w->dtype, 0, w->shape[0], w->shape[1], &c, err) !=
+        QG_OK)
         return err->status;
     enum qg_status status = qg_safetensors_load(f, w, c.args.in[0].data, err);
     if (status == QG_OK) {
         qg_definition(q->scheme, q->operand, QG_CONVERT)(&c.args);
         for (int i = 0; i < c.args.n_out; i++)
-            memcpy(matmul->in[1 + i].data, c.args.out[i].data, qg_bytes(&c.args.out[i]));
+            memcpy(to[i].data, c.args.out[i].data, qg_bytes(&c.args.out[i]));
     }
     qg_call_free(&c);
     return status == QG_OK ? QG_OK : qg_context(err, "%s", q->in);
 }
 
-static enum qg_status prepare_matmul(const struct request *q, const struct qg_safetensors *f,
+static enum qg_status prepare_matmul(const struct qg_request *q, const struct qg_safetensors *f,
                                      struct qg_call *ret_c, struct qg_error *err)
 {
     size_t rows = 0, cols = 0;
-    const struct qg_tensor *x = find_matrix(q, f, "x", err), *w = NULL;
+    const struct qg_tensor *x = qg_request_matrix(q, f, "x", err), *w = NULL;
     if (!x)
         return err->status;
     bool has_w = qg_safetensors_find(f, "w") != NULL;
-    if (has_w && !(w = find_matrix(q, f, "w", err)))
+    if (has_w && !(w = qg_request_matrix(q, f, "w", err)))
         return err->status;
     if (w && w->dtype != x->dtype)
         return qg_fail(err, QG_EFORMAT,
@@ -241,19 +244,20 @@ static enum qg_status prepare_matmul(const struct request *q, const struct qg_sa
                        qg_dtype_name(x->dtype), qg_dtype_name(w->dtype));
     if (w)
         rows = w->shape[0], cols = w->shape[1];
-    else if (extents_of_codes(q, f, &rows, &cols, err) != QG_OK)
+    else if (qg_request_extents(q, f, "", &rows, &cols, err) != QG_OK)
         return qg_context(err, "no 'w' to convert, so the planes of a converted weight are needed");
     if (cols != x->shape[1])
         return qg_fail(err, QG_EFORMAT, "%s: 'x' has K = %zu and the weight has K = %zu", q->in,
                        x->shape[1], cols);
     struct qg_call c;
-    if (init(q, QG_MATMUL, w ? "w" : "codes", x->dtype, x->shape[0], rows, cols, &c, err) != QG_OK)
+    if (qg_request_call(q, QG_MATMUL, w ? "w" : "codes", x->dtype, x->shape[0], rows, cols, &c,
+                        err) != QG_OK)
         return err->status;
     struct qg_args inputs = c.args;
     inputs.n_in = w ? 1 : c.args.n_in; // the planes are read, or made
     enum qg_status status = load(q, f, &inputs, err);
     if (status == QG_OK && w)
-        status = convert_w(q, f, w, &c.args, err);
+        status = qg_request_convert(q, f, w, &c.args.in[1], err);
     if (status != QG_OK)
         qg_call_free(&c);
     else
@@ -261,27 +265,29 @@ static enum qg_status prepare_matmul(const struct request *q, const struct qg_sa
     return status;
 }
 
-static enum qg_status prepare(const struct request *q, const struct qg_safetensors *f,
+static enum qg_status prepare(const struct qg_request *q, const struct qg_safetensors *f,
                               struct qg_call *ret_c, struct qg_error *err)
 {
     enum qg_dtype dtype = QG_BF16;
     size_t rows = 0, cols = 0;
     const char *first = "x";
+    if (q->layer)
+        return qg_request_layer(q, f, ret_c, err);
     if (q->op == QG_MATMUL)
         return prepare_matmul(q, f, ret_c, err);
     if (q->op == QG_DEQUANT) {
-        if (extents_of_codes(q, f, &rows, &cols, err) != QG_OK ||
+        if (qg_request_extents(q, f, "", &rows, &cols, err) != QG_OK ||
             dequant_dtype(q, f, &dtype, err) != QG_OK)
             return err->status;
         first = q->scheme->operand[q->operand].planes[0].name;
     } else {
-        const struct qg_tensor *x = find_matrix(q, f, "x", err);
+        const struct qg_tensor *x = qg_request_matrix(q, f, "x", err);
         if (!x)
             return err->status;
         dtype = x->dtype, rows = x->shape[0], cols = x->shape[1];
     }
     struct qg_call c;
-    if (init(q, q->op, first, dtype, 0, rows, cols, &c, err) != QG_OK)
+    if (qg_request_call(q, q->op, first, dtype, 0, rows, cols, &c, err) != QG_OK)
         return err->status;
     enum qg_status status = load(q, f, &c.args, err);
     if (status != QG_OK)
@@ -292,7 +298,7 @@ static enum qg_status prepare(const struct request *q, const struct qg_safetenso
 }
 
 /* The kernel that was asked for; NULL with an error that lists those there are. */
-static qg_op_fn *find_kernel(const struct request *q, struct qg_error *err)
+static qg_op_fn *find_kernel(const struct qg_request *q, struct qg_error *err)
 {
     struct list have = {""};
     const struct qg_kernel *k;
@@ -320,11 +326,12 @@ static qg_op_fn *find_kernel(const struct request *q, struct qg_error *err)
     return NULL;
 }
 
-static enum qg_status find_function(const struct request *q, qg_op_fn **ret_fn,
+static enum qg_status find_function(const struct qg_request *q, qg_op_fn **ret_fn,
                                     struct qg_error *err)
 {
     if (!q->backend) {
-        *ret_fn = qg_definition(q->scheme, q->operand, q->op);
+        *ret_fn = q->layer ? qg_layer_op(q->layer, q->op)->fn
+                           : qg_definition(q->scheme, q->operand, q->op);
         return QG_OK;
     }
     char why[128];
@@ -336,7 +343,7 @@ static enum qg_status find_function(const struct request *q, qg_op_fn **ret_fn,
     return QG_OK;
 }
 
-static enum qg_status apply(const struct request *q, struct qg_error *err)
+static enum qg_status apply(const struct qg_request *q, struct qg_error *err)
 {
     struct qg_safetensors *f = NULL;
     struct qg_call c;
@@ -356,19 +363,20 @@ static enum qg_status apply(const struct request *q, struct qg_error *err)
 
 /* --- the command line ------------------------------------------------------------------------ */
 
-static bool set_op(struct request *q, const char *word)
+static bool set_op(struct qg_request *q, const char *word)
 {
     struct list have = {""};
     q->op = qg_op_parse(word);
-    for (int op = 0; op < QG_OP_COUNT; op++)
-        list_add(&have, qg_op_name((enum qg_op)op));
+    for (int op = 0; op < QG_ALL_OP_COUNT; op++)
+        if (op != QG_OP_COUNT)
+            list_add(&have, qg_op_name((enum qg_op)op));
     if (q->op == QG_OP_COUNT)
         qg_usage_error(&qg_command_apply, "there is no operation '%s'; there are: %s", word,
                        have.text);
     return q->op != QG_OP_COUNT;
 }
 
-static bool set_operand(struct request *q, const char *word)
+static bool set_operand(struct qg_request *q, const char *word)
 {
     q->operand = qg_operand_parse(word);
     if (q->operand == QG_OPERAND_COUNT)
@@ -378,10 +386,14 @@ static bool set_operand(struct request *q, const char *word)
 }
 
 /* Whether the scheme does what is asked; if not, says what it does. */
-static bool check_supported(const struct request *q)
+static bool check_supported(const struct qg_request *q)
 {
     struct list have = {""};
-    if (qg_definition(q->scheme, q->operand, q->op))
+    if (q->layer && !qg_layer_op(q->layer, q->op))
+        return qg_usage_error(&qg_command_apply, "layer '%s' has no %s; see qgauge list layers -v",
+                              q->layer->name, qg_op_name(q->op)),
+               false;
+    if (q->layer || qg_definition(q->scheme, q->operand, q->op))
         return true;
     for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
         for (int op = 0; op < QG_OP_COUNT; op++) {
@@ -396,7 +408,7 @@ static bool check_supported(const struct request *q)
     return false;
 }
 
-static bool set_shape(struct request *q, const char *word)
+static bool set_shape(struct qg_request *q, const char *word)
 {
     size_t m;
     if (qg_shape_parse(word, &m, &q->rows, &q->cols) && m == 0)
@@ -407,6 +419,7 @@ static bool set_shape(struct request *q, const char *word)
 
 enum {
     OPT_SCHEME = 256,
+    OPT_LAYER,
     OPT_OP,
     OPT_OPERAND,
     OPT_BACKEND,
@@ -419,6 +432,7 @@ enum {
 
 static const struct option options[] = {
     {"scheme", required_argument, NULL, OPT_SCHEME},
+    {"layer", required_argument, NULL, OPT_LAYER},
     {"op", required_argument, NULL, OPT_OP},
     {"operand", required_argument, NULL, OPT_OPERAND},
     {"backend", required_argument, NULL, OPT_BACKEND},
@@ -434,16 +448,17 @@ static const struct option options[] = {
 };
 
 struct words {
-    const char *scheme, *op, *set[2 * QG_MAX_PARAMS];
+    const char *op, *set[2 * QG_MAX_PARAMS];
     int n_set;
 };
 
 /* Takes one option; false after a usage message. */
-static bool take(struct request *q, struct words *w, int option)
+static bool take(struct qg_request *q, struct words *w, int option)
 {
     switch (option) {
+    case OPT_LAYER:
+        return (q->layer = qg_take_layer(&qg_command_apply, optarg)) != NULL;
     case OPT_SCHEME:
-        w->scheme = optarg;
         return (q->scheme = qg_take_scheme(&qg_command_apply, optarg)) != NULL;
     case OPT_OP:
         w->op = optarg;
@@ -479,16 +494,39 @@ static bool take(struct request *q, struct words *w, int option)
     }
 }
 
+/* One --set: a parameter of the layer, else of the scheme. */
+static bool set(struct qg_request *q, const char *word, struct qg_error *err)
+{
+    struct qg_args a = {0};
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
+    bool of_layer = q->layer && (!q->scheme || qg_param_list_find(q->layer->params, name));
+    double *value = of_layer ? q->layer_param : q->param;
+    memcpy(a.param, value, sizeof a.param);
+    enum qg_status status = of_layer ? qg_layer_params_parse(&a, q->layer, word, err)
+                                     : qg_params_parse(&a, q->scheme, word, err);
+    memcpy(value, a.param, sizeof a.param);
+    return status == QG_OK;
+}
+
+static void set_defaults(struct qg_request *q)
+{
+    if (q->layer)
+        qg_param_list_default(q->layer->params, q->layer_param);
+    if (q->scheme)
+        qg_param_list_default(q->scheme->params, q->param);
+}
+
 /* What the options mean together; false after a usage message. */
-static bool check_request(struct request *q, const struct words *w)
+static bool check_request(struct qg_request *q, const struct words *w)
 {
     const struct qg_command *c = &qg_command_apply;
     struct qg_error err;
-    const char *missing = !w->scheme ? "--scheme NAME"
-                          : !w->op   ? "--op NAME"
-                          : !q->in   ? "-i FILE"
-                          : !q->out  ? "-o FILE"
-                                     : NULL;
+    const char *missing = !q->scheme && !q->layer ? "--scheme NAME (or --layer NAME)"
+                          : !w->op                ? "--op NAME"
+                          : !q->in                ? "-i FILE"
+                          : !q->out               ? "-o FILE"
+                                                  : NULL;
     if (missing)
         return qg_usage_error(c, "%s is missing", missing), false;
     if (!check_supported(q))
@@ -497,21 +535,20 @@ static bool check_request(struct request *q, const struct words *w)
         return qg_usage_error(c, "--variant needs --backend"), false;
     if (q->dtype != QG_DTYPE_COUNT && q->op != QG_DEQUANT)
         return qg_usage_error(c, "--dtype is for dequant; %s keeps the dtype of x", w->op), false;
-    if (q->rows && q->op != QG_DEQUANT && q->op != QG_MATMUL)
-        return qg_usage_error(c, "--shape is for dequant and matmul of planes"), false;
-    struct qg_args a;
-    qg_params_default(&a, q->scheme);
+    if (q->rows && q->op != QG_DEQUANT && q->op != QG_MATMUL && !q->layer)
+        return qg_usage_error(c, "--shape is for dequant, matmul and layers, of planes"), false;
+    if (q->layer && (q->backend || q->operand != QG_WEIGHT))
+        return qg_usage_error(c, "--backend and --operand are not for layers"), false;
+    set_defaults(q);
     for (int i = 0; i < w->n_set; i++)
-        if (qg_params_parse(&a, q->scheme, w->set[i], &err) != QG_OK)
+        if (!set(q, w->set[i], &err))
             return qg_usage_error(c, "--set %s: %s", w->set[i], err.message), false;
-    for (int i = 0; q->scheme->params[i].name; i++)
-        q->param[i] = a.param[i];
     return true;
 }
 
 static int run(int argc, char **argv)
 {
-    struct request q = {.dtype = QG_DTYPE_COUNT};
+    struct qg_request q = {.dtype = QG_DTYPE_COUNT};
     struct words w = {0};
     struct qg_error err;
     int option;
@@ -539,9 +576,11 @@ static int run(int argc, char **argv)
 
 const struct qg_command qg_command_apply = {
     .name = "apply",
-    .summary = "run one operation of a scheme on the tensors of a safetensors file",
+    .summary = "run one operation of a scheme, or a layer, on the tensors of a safetensors file",
     .help =
         "usage: qgauge apply --scheme NAME --op OP -i IN.safetensors -o OUT.safetensors "
+        "[OPTION]...\n"
+        "       qgauge apply --layer NAME --op forward|backward [--scheme NAME] -i IN -o OUT "
         "[OPTION]...\n"
         "\n"
         "Reads tensors by name, runs one operation, writes the result by name. Other tensors in "
@@ -561,12 +600,18 @@ const struct qg_command qg_command_apply = {
         "too. When matmul finds w, it converts w by the scheme's own convert and reads no planes.\n"
         "Names, dtypes, shapes and packings of planes: qgauge list schemes -v.\n"
         "\n"
+        "A layer reads and writes what qgauge list layers -v says. Its base weights (w) come\n"
+        "unquantized; with --scheme they are converted and dequantized by that scheme first, or\n"
+        "dequantized where the file has the planes (w.codes, w.scales, ...).\n"
+        "\n"
         "  --scheme NAME      the scheme (qgauge list schemes)\n"
+        "  --layer NAME       the layer (qgauge list layers)\n"
         "  --op OP            the operation, see above\n"
         "  -i, --input FILE   safetensors to read\n"
         "  -o, --output FILE  safetensors to write, in one piece or not at all\n"
         "  --operand WHAT     what x is: weight (default), activation or embedding\n"
-        "  --set NAME=VALUE   a parameter of the scheme; repeat for more (qgauge list schemes -v)\n"
+        "  --set NAME=VALUE   a parameter of the layer or the scheme; repeat for more (qgauge list "
+        "-v)\n"
         "  --backend NAME     run that backend's kernel instead of the definition (qgauge list "
         "kernels)\n"
         "  --variant NAME     which of the backend's kernels, when there are several\n"

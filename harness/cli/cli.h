@@ -9,7 +9,7 @@
 
 #include "harness/base/error.h"
 #include "harness/checkpoint.h"
-#include "schemes/scheme.h"
+#include "schemes/layers/layer.h"
 
 /* Exit codes: what Meson and scripts understand. */
 enum { QG_EXIT_OK = 0, QG_EXIT_FAIL = 1, QG_EXIT_USAGE = 2, QG_EXIT_SKIP = 77, QG_EXIT_HARD = 99 };
@@ -30,6 +30,9 @@ int qg_report_error(const struct qg_command *c, const struct qg_error *err);
 
 /* The scheme of that name, or NULL after a usage error that names all there are. */
 const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name);
+
+/* The same for a layer. */
+const struct qg_layer *qg_take_layer(const struct qg_command *c, const char *name);
 
 /* A dtype that tensors are quantized in; false after a usage error. */
 bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *ret_t);

@@ -12,6 +12,7 @@
 #include "harness/cli/cli.h"
 #include "harness/fill.h"
 #include "kernels/kernel.h"
+#include "schemes/layers/layer.h"
 
 const struct qg_command qg_command_list;
 
@@ -67,12 +68,14 @@ static const char *extent_symbol(enum qg_operand operand, const struct qg_extent
     return e == &qg_ext_rows ? rows[operand] : e->symbol;
 }
 
-static void dtype_text(const struct qg_scheme *s, const struct qg_plane *p, char *text, size_t size)
+/* The dtype of a plane or of a layer's tensor. */
+static void dtype_text(const struct qg_param *params, enum qg_dtype t, int dtype_param, char *text,
+                       size_t size)
 {
-    snprintf(text, size, "%s%s", p->dtype_param ? "by " : "",
-             p->dtype_param         ? s->params[p->dtype_param - 1].name
-             : p->dtype == QG_INPUT ? "input"
-                                    : qg_dtype_name(p->dtype));
+    snprintf(text, size, "%s%s", dtype_param ? "by " : "",
+             dtype_param     ? params[dtype_param - 1].name
+             : t == QG_INPUT ? "input"
+                             : qg_dtype_name(t));
 }
 
 static bool has_operand(const struct qg_scheme *s, enum qg_operand operand)
@@ -120,7 +123,7 @@ static void add_plane(cJSON *array, const struct qg_scheme *s, enum qg_operand o
 {
     char dtype[64];
     cJSON *o = add_object(array);
-    dtype_text(s, p, dtype, sizeof dtype);
+    dtype_text(s->params, p->dtype, p->dtype_param, dtype, sizeof dtype);
     cJSON_AddStringToObject(o, "name", p->name);
     cJSON_AddStringToObject(o, "dtype", dtype);
     cJSON *shape = cJSON_AddArrayToObject(o, "shape");
@@ -169,6 +172,51 @@ static void schemes_json(cJSON *root)
             if (has_operand(s, (enum qg_operand)operand))
                 add_operand(operands, s, (enum qg_operand)operand);
         cJSON_AddBoolToObject(o, "matmul", s->matmul != NULL);
+    }
+}
+
+static void add_layer_tensors(cJSON *array, const struct qg_layer *l,
+                              const struct qg_layer_tensor *t)
+{
+    for (; t->name; t++) {
+        char dtype[64], letter[2] = "";
+        cJSON *o = add_object(array);
+        dtype_text(l->params, t->dtype, t->dtype_param, dtype, sizeof dtype);
+        cJSON_AddStringToObject(o, "name", t->name);
+        cJSON_AddStringToObject(o, "dtype", dtype);
+        cJSON *shape = cJSON_AddArrayToObject(o, "shape");
+        for (const char *c = t->shape; *c; c++) {
+            letter[0] = *c;
+            add_text(shape, letter);
+        }
+        cJSON_AddStringToObject(o, "when", t->when ? l->params[t->when - 1].name : "");
+        cJSON_AddBoolToObject(o, "base", t->base);
+        cJSON_AddStringToObject(o, "doc", t->doc);
+    }
+}
+
+static void layers_json(cJSON *root)
+{
+    const struct qg_layer *l;
+    cJSON *array = cJSON_AddArrayToObject(root, "layers");
+    for (size_t i = 0; (l = qg_layer_at(i)); i++) {
+        cJSON *o = add_object(array);
+        cJSON_AddStringToObject(o, "name", l->name);
+        cJSON_AddStringToObject(o, "summary", l->summary);
+        cJSON_AddStringToObject(o, "upstream", l->upstream);
+        cJSON_AddStringToObject(o, "nonfinite", l->nonfinite);
+        cJSON *params = cJSON_AddArrayToObject(o, "params");
+        for (int p = 0; l->params[p].name; p++)
+            add_param(params, &l->params[p]);
+        cJSON *ops = cJSON_AddObjectToObject(o, "ops");
+        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++) {
+            const struct qg_layer_op *d = qg_layer_op(l, (enum qg_op)op);
+            if (!d)
+                continue;
+            cJSON *names = cJSON_AddObjectToObject(ops, qg_op_name((enum qg_op)op));
+            add_layer_tensors(cJSON_AddArrayToObject(names, "in"), l, d->in);
+            add_layer_tensors(cJSON_AddArrayToObject(names, "out"), l, d->out);
+        }
     }
 }
 
@@ -271,7 +319,7 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
     for (int i = 0; i < qg_plane_count(s, operand); i++) {
         const struct qg_plane *plane = &s->operand[operand].planes[i];
         char dtype[64], shape[64];
-        dtype_text(s, plane, dtype, sizeof dtype);
+        dtype_text(s->params, plane->dtype, plane->dtype_param, dtype, sizeof dtype);
         size_t n = (size_t)snprintf(shape, sizeof shape, "[");
         for (int d = 0; d < QG_MAX_RANK && plane->shape[d]; d++)
             n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%s", d ? ", " : "",
@@ -298,6 +346,46 @@ static void schemes_text(bool verbose)
         puts("  parameters:");
         for (int p = 0; s->params[p].name; p++)
             print_param(&s->params[p]);
+    }
+}
+
+static void print_layer_tensors(const struct qg_layer *l, const struct qg_layer_tensor *t)
+{
+    for (; t->name; t++) {
+        char dtype[64], shape[64];
+        dtype_text(l->params, t->dtype, t->dtype_param, dtype, sizeof dtype);
+        size_t n = (size_t)snprintf(shape, sizeof shape, "[");
+        for (const char *c = t->shape; *c; c++)
+            n +=
+                (size_t)snprintf(shape + n, sizeof shape - n, "%s%c", c > t->shape ? ", " : "", *c);
+        printf("    %-12s %-18s %-9s  %s%s%s\n", t->name, dtype, strcat(shape, "]"), t->doc,
+               t->when ? "; with " : "", t->when ? l->params[t->when - 1].name : "");
+    }
+}
+
+static void layers_text(bool verbose)
+{
+    const struct qg_layer *l;
+    for (size_t i = 0; (l = qg_layer_at(i)); i++) {
+        printf("%s%-16s %s\n", verbose && i ? "\n" : "", l->name, l->summary);
+        if (!verbose)
+            continue;
+        puts("  upstream:");
+        print_wrapped(4, l->upstream);
+        puts("  NaN, inf and zeros:");
+        print_wrapped(4, l->nonfinite);
+        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++) {
+            const struct qg_layer_op *d = qg_layer_op(l, (enum qg_op)op);
+            if (!d)
+                continue;
+            printf("  %s reads:\n", qg_op_name((enum qg_op)op));
+            print_layer_tensors(l, d->in);
+            puts("  and writes:");
+            print_layer_tensors(l, d->out);
+        }
+        puts("  parameters:");
+        for (int p = 0; l->params[p].name; p++)
+            print_param(&l->params[p]);
     }
 }
 
@@ -342,9 +430,8 @@ static const struct section {
     void (*text)(bool verbose);
     void (*json)(cJSON *root);
 } sections[] = {
-    {"schemes", schemes_text, schemes_json},
-    {"kernels", kernels_text, kernels_json},
-    {"backends", backends_text, backends_json},
+    {"schemes", schemes_text, schemes_json}, {"layers", layers_text, layers_json},
+    {"kernels", kernels_text, kernels_json}, {"backends", backends_text, backends_json},
     {"fills", fills_text, fills_json},
 };
 
@@ -409,7 +496,7 @@ static int run(int argc, char **argv)
         if (first == SECTIONS)
             return qg_usage_error(
                 &qg_command_list,
-                "there is no list '%s'; there are: schemes, kernels, backends, fills",
+                "there is no list '%s'; there are: schemes, layers, kernels, backends, fills",
                 argv[optind]);
         last = first;
     }
@@ -418,12 +505,14 @@ static int run(int argc, char **argv)
 
 const struct qg_command qg_command_list = {
     .name = "list",
-    .summary = "schemes, kernels, backends and fills",
+    .summary = "schemes, layers, kernels, backends and fills",
     .help =
-        "usage: qgauge list [schemes|kernels|backends|fills] [-v] [--format text|json]\n"
+        "usage: qgauge list [schemes|layers|kernels|backends|fills] [-v] [--format text|json]\n"
         "\n"
         "  schemes   what qgauge can quantize, and how; -v adds operations, planes, parameters,\n"
         "            what NaN and inf become, and where the formulas come from\n"
+        "  layers    what is computed around a quantized base weight (LoRA, ...); -v adds tensors\n"
+        "            and parameters\n"
         "  kernels   SCHEME.OP[:OPERAND].BACKEND[.VARIANT] and what each claims: bit-exact, or\n"
         "            within the proved rounding bound\n"
         "  backends  where kernels run, and why one does not run here\n"

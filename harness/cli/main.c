@@ -61,16 +61,34 @@ int qg_report_error(const struct qg_command *c, const struct qg_error *err)
     }
 }
 
+/* Appends ", NAME" while there is room. */
+static void add_name(char *text, size_t size, size_t *n, const char *name)
+{
+    if (*n < size)
+        *n += (size_t)snprintf(text + *n, size - *n, "%s%s", *n ? ", " : "", name);
+}
+
 const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name)
 {
     char all[2048] = "";
     size_t n = 0;
     if (qg_scheme_find(name))
         return qg_scheme_find(name);
-    for (size_t i = 0; qg_scheme_at(i) && n < sizeof all; i++)
-        n +=
-            (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", qg_scheme_at(i)->name);
+    for (size_t i = 0; qg_scheme_at(i); i++)
+        add_name(all, sizeof all, &n, qg_scheme_at(i)->name);
     qg_usage_error(c, "there is no scheme '%s'; there are: %s", name, all);
+    return NULL;
+}
+
+const struct qg_layer *qg_take_layer(const struct qg_command *c, const char *name)
+{
+    char all[2048] = "";
+    size_t n = 0;
+    if (qg_layer_find(name))
+        return qg_layer_find(name);
+    for (size_t i = 0; qg_layer_at(i); i++)
+        add_name(all, sizeof all, &n, qg_layer_at(i)->name);
+    qg_usage_error(c, "there is no layer '%s'; there are: %s", name, all);
     return NULL;
 }
 
