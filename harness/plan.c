@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "harness/plan.h"
 
-#include <cyaml/cyaml.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "harness/select.h"
+#include "harness/yaml.h"
 
-#define MAX_WORDS       64
 #define DEFAULT_TIMEOUT 20.0
 #define DEFAULT_SEED    7
 
@@ -33,11 +31,9 @@ struct suite {
     unsigned cases_count;
 };
 
-/* The words that a key takes, and the schema that refers to them: libcyaml checks every word. */
 struct words {
-    cyaml_strval_t word[MAX_WORDS];
-    unsigned n;
-    cyaml_schema_value_t schema;
+    struct qg_yaml_words list;
+    cyaml_schema_value_t schema; /* of one word: libcyaml checks it */
 };
 
 struct grammar {
@@ -48,14 +44,13 @@ struct grammar {
 
 static void add_word(struct words *w, const char *word, int64_t value)
 {
-    if (w->n < MAX_WORDS)
-        w->word[w->n++] = (cyaml_strval_t){word, value};
+    qg_yaml_add(&w->list, word, value);
 }
 
 static void close_words(struct words *w)
 {
-    w->schema = (cyaml_schema_value_t){
-        CYAML_VALUE_ENUM(CYAML_FLAG_STRICT | CYAML_FLAG_CASE_INSENSITIVE, unsigned, w->word, w->n)};
+    w->schema = (cyaml_schema_value_t){CYAML_VALUE_ENUM(
+        CYAML_FLAG_STRICT | CYAML_FLAG_CASE_INSENSITIVE, unsigned, w->list.word, w->list.n)};
 }
 
 static void collect_words(struct grammar *g)
@@ -73,10 +68,7 @@ static void collect_words(struct grammar *g)
     add_word(&g->dtypes, "f16", QG_F16);
     for (size_t i = 0; qg_fill_at(i); i++)
         add_word(&g->fills, qg_fill_at(i)->name, (int64_t)i);
-    add_word(&g->yes_no, "yes", 1);
-    add_word(&g->yes_no, "no", 0);
-    add_word(&g->yes_no, "true", 1);
-    add_word(&g->yes_no, "false", 0);
+    qg_yaml_yes_no(&g->yes_no.list);
     struct words *all[] = {&g->schemes, &g->ops,   &g->operands, &g->backends,
                            &g->dtypes,  &g->fills, &g->yes_no};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
@@ -88,7 +80,7 @@ static void collect_words(struct grammar *g)
                          entry_schema, 1, CYAML_UNLIMITED)
 #define YES_NO(key)                                                                    \
     CYAML_FIELD_ENUM(#key, CYAML_FLAG_STRICT | CYAML_FLAG_OPTIONAL, struct suite, key, \
-                     g->yes_no.word, g->yes_no.n)
+                     g->yes_no.list.word, g->yes_no.list.n)
 
 static void build_grammar(struct grammar *g)
 {
@@ -105,7 +97,7 @@ static void build_grammar(struct grammar *g)
         LIST(shapes, &g->text),
         LIST(params, &g->text),
         CYAML_FIELD_ENUM_PTR("timed", CYAML_FLAG_STRICT | CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                             struct entry, timed, g->yes_no.word, g->yes_no.n),
+                             struct entry, timed, g->yes_no.list.word, g->yes_no.list.n),
         CYAML_FIELD_END,
     };
     memcpy(g->entry_fields, entry_fields, sizeof entry_fields);
@@ -129,131 +121,24 @@ static void build_grammar(struct grammar *g)
         (cyaml_schema_value_t){CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct suite, g->fields)};
 }
 
-/* --- what is wrong with it ------------------------------------------------------------------- */
-
-/* What libcyaml says of the first error: a sentence, then the place, innermost first. */
-struct complaint {
-    char text[160], field[32];
-    size_t line;
-    bool in_entry;
-};
-
-static void on_log(cyaml_log_t level, void *context, const char *format, va_list args)
+static struct qg_yaml suite_file(const struct grammar *g)
 {
-    struct complaint *c = context;
-    char text[256], field[32];
-    size_t line;
-    (void)level;
-    vsnprintf(text, sizeof text, format, args);
-    text[strcspn(text, "\n")] = '\0';
-    char *at = strstr(text, "(line: ");
-    if (strncmp(text, "Load: ", 6) == 0 && !c->text[0])
-        snprintf(c->text, sizeof c->text, "%s", text + 6);
-    if (!at || sscanf(at, "(line: %zu", &line) != 1)
-        return;
-    if (!c->line)
-        c->line = line;
-    if (sscanf(text, " in mapping field '%31[^']'", field) != 1)
-        return;
-    if (!c->field[0])
-        snprintf(c->field, sizeof c->field, "%s", field);
-    c->in_entry |= strcmp(field, "cases") == 0;
-}
-
-static void list_words(const struct words *w, char *text, size_t size)
-{
-    size_t n = 0;
-    for (unsigned i = 0; i < w->n && n < size; i++)
-        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", w->word[i].str);
-}
-
-static void list_keys(const cyaml_schema_field_t *f, char *text, size_t size)
-{
-    size_t n = 0;
-    for (int i = 0; f[i].key && n < size; i++)
-        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", f[i].key);
-}
-
-/* libcyaml knows the line before an unknown key, not its own. */
-static size_t line_of_key(const char *path, const char *key, size_t from)
-{
-    char line[512];
-    size_t n = 0, length = strlen(key);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f)) {
-        const char *at = line + strspn(line, " -");
-        if (++n >= from && strncmp(at, key, length) == 0 && strchr(" :\n", at[length])) {
-            from = n;
-            break;
-        }
-    }
-    if (f)
-        fclose(f);
-    return from;
-}
-
-static const struct words *words_of(const struct grammar *g, const char *field)
-{
-    const struct {
-        const char *field;
-        const struct words *words;
-    } all[] = {{"schemes", &g->schemes},   {"ops", &g->ops},       {"operands", &g->operands},
-               {"backends", &g->backends}, {"dtypes", &g->dtypes}, {"fills", &g->fills},
-               {"cold", &g->yes_no},       {"timed", &g->yes_no},  {"gap", &g->yes_no},
-               {"atlas", &g->yes_no}};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        if (strcmp(all[i].field, field) == 0)
-            return all[i].words;
-    return NULL;
-}
-
-static enum qg_status refuse_file(const struct grammar *g, const char *path,
-                                  const struct complaint *c, const char *otherwise,
-                                  struct qg_error *err)
-{
-    char word[128], known[256];
-    const struct words *w = words_of(g, c->field);
-    if (w && sscanf(c->text, "Invalid ENUM value: %127[^\n]", word) == 1) {
-        list_words(w, known, sizeof known);
-        return qg_fail(err, QG_EINVAL, "suite '%s' line %zu: '%s' is none of the %s; there are: %s",
-                       path, c->line, word, c->field, known);
-    }
-    if (sscanf(c->text, "Unexpected key: %127[^\n]", word) == 1) {
-        list_keys(c->in_entry ? g->entry_fields : g->fields, known, sizeof known);
-        return qg_fail(err, QG_EINVAL,
-                       "suite '%s' line %zu: there is no key '%s' here; there are: %s", path,
-                       line_of_key(path, word, c->line), word, known);
-    }
-    return qg_fail(err, QG_EINVAL, "suite '%s' line %zu: %s%s%s", path, c->line,
-                   c->text[0] ? c->text : otherwise, c->field[0] ? ", at key " : "", c->field);
-}
-
-static bool readable(const char *path, struct qg_error *err)
-{
-    FILE *f = fopen(path, "r");
-    if (!f || fgetc(f) == EOF) {
-        qg_fail(err, QG_EINVAL, "suite '%s': %s", path, f ? "the file is empty" : strerror(errno));
-        if (f)
-            fclose(f);
-        return false;
-    }
-    fclose(f);
-    return true;
-}
-
-static enum qg_status read_suite(const struct grammar *g, cyaml_config_t *config, const char *path,
-                                 struct suite **ret_s, struct qg_error *err)
-{
-    struct complaint complaint = {.text = ""};
-    config->log_ctx = &complaint;
-    if (!readable(path, err))
-        return err->status;
-    cyaml_err_t e = cyaml_load_file(path, config, &g->top, (cyaml_data_t **)ret_s, NULL);
-    if (e != CYAML_OK)
-        return refuse_file(g, path, &complaint, cyaml_strerror(e), err);
-    if (!*ret_s)
-        return qg_fail(err, QG_EINVAL, "suite '%s': there is nothing in it", path);
-    return QG_OK;
+    return (struct qg_yaml){
+        .what = "suite",
+        .top = &g->top,
+        .keys = g->fields,
+        .words = {{"schemes", &g->schemes.list},
+                  {"ops", &g->ops.list},
+                  {"operands", &g->operands.list},
+                  {"backends", &g->backends.list},
+                  {"dtypes", &g->dtypes.list},
+                  {"fills", &g->fills.list},
+                  {"cold", &g->yes_no.list},
+                  {"timed", &g->yes_no.list},
+                  {"gap", &g->yes_no.list},
+                  {"atlas", &g->yes_no.list}},
+        .blocks = {{"cases", g->entry_fields}},
+    };
 }
 
 /* --- from entries to cases ------------------------------------------------------------------- */
@@ -266,7 +151,7 @@ struct builder {
     bool timed;   /* its cases */
     size_t room;
     regex_t match, tensors;
-    bool missing[MAX_WORDS][QG_OP_COUNT][QG_OPERAND_COUNT]; /* counted already */
+    bool missing[QG_YAML_WORDS][QG_OP_COUNT][QG_OPERAND_COUNT]; /* counted already */
     struct qg_error *err;
 };
 
@@ -496,7 +381,7 @@ static enum qg_status push_entry(struct builder *b, const struct entry *e)
                        b->entry);
     if (check_params(b, e) != QG_OK)
         return b->err->status;
-    for (size_t s = 0; qg_scheme_at(s) && s < MAX_WORDS; s++)
+    for (size_t s = 0; qg_scheme_at(s) && s < QG_YAML_WORDS; s++)
         count_missing(b, e, s);
     for (size_t i = 0; (k = qg_kernel_at(i)); i++)
         if (wanted(e, k) && push_kernel(b, e, k) != QG_OK)
@@ -641,11 +526,11 @@ enum qg_status qg_plan_load(const char *suite, const struct qg_plan_options *opt
     struct suite *s = NULL;
     struct qg_plan p = {.timeout_s = DEFAULT_TIMEOUT};
     char path[512];
-    cyaml_config_t config = {.log_fn = on_log, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR};
     if (find_suite(suite, path, sizeof path, err) != QG_OK)
         return err->status;
     build_grammar(&grammar);
-    if (read_suite(&grammar, &config, path, &s, err) != QG_OK)
+    const struct qg_yaml file = suite_file(&grammar);
+    if (qg_yaml_load(&file, path, (void **)&s, err) != QG_OK)
         return err->status;
     struct builder b = {.p = &p, .o = options, .path = path, .err = err};
     snprintf(p.about, sizeof p.about, "%s", s->about);
@@ -658,7 +543,7 @@ enum qg_status qg_plan_load(const char *suite, const struct qg_plan_options *opt
     enum qg_status status = check_numbers(s, path, err);
     if (status == QG_OK)
         status = build_filtered(&b, s);
-    cyaml_free(&config, &grammar.top, s, 0);
+    qg_yaml_free(&file, s);
     if (status != QG_OK)
         qg_plan_free(&p);
     *ret_p = p;
