@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "harness/call.h"
+#include "harness/io/gguf.h"
 #include "harness/io/json.h"
 #include "harness/io/safetensors.h"
 
@@ -19,9 +21,15 @@
 
 #define INDEX_NAME "model.safetensors.index.json"
 
+/* One file; the other format's is NULL. */
+struct part {
+    struct qg_safetensors *safetensors;
+    struct qg_gguf_file *gguf;
+};
+
 struct qg_model {
     enum qg_model_format format;
-    struct qg_safetensors **part;
+    struct part *part;
     size_t n_parts;
     struct qg_model_tensor *tensor;
     const struct qg_model_tensor **by_name;
@@ -69,6 +77,16 @@ static bool stays_inside(const char *shard)
     return true;
 }
 
+static const struct qg_file *file_of(const struct part *p)
+{
+    return p->gguf ? qg_gguf_source(p->gguf) : qg_safetensors_file(p->safetensors);
+}
+
+static size_t count_of(const struct part *p)
+{
+    return p->gguf ? qg_gguf_count(p->gguf) : qg_safetensors_count(p->safetensors);
+}
+
 /* --- tensors --------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
@@ -77,20 +95,35 @@ static int by_name(const void *a, const void *b)
     return strcmp((*x)->t.name, (*y)->t.name);
 }
 
+/* What a tensor of a GGUF file is to those who compute with it. */
+static void set_gguf(struct qg_model_tensor *t, const struct qg_stored *s)
+{
+    const struct qg_gguf_type *type = qg_gguf_type_find(s->dtype);
+    t->t = (struct qg_tensor){.name = s->name, .dtype = type->dtype, .rank = s->rank};
+    for (int d = 0; d < s->rank; d++)
+        t->t.shape[d] = s->shape[d];
+    t->scheme = type->scheme ? qg_scheme_find(type->scheme) : NULL;
+}
+
 static void add_part(struct qg_model *m, size_t file)
 {
-    const struct qg_safetensors *f = m->part[file];
-    for (size_t i = 0; i < qg_safetensors_count(f); i++) {
-        const struct qg_stored *s = qg_safetensors_stored(f, i);
+    const struct part *p = &m->part[file];
+    for (size_t i = 0; i < count_of(p); i++) {
+        const struct qg_stored *s =
+            p->gguf ? qg_gguf_stored(p->gguf, i) : qg_safetensors_stored(p->safetensors, i);
         struct qg_model_tensor *t = &m->tensor[m->n++];
-        *t = (struct qg_model_tensor){.t = *qg_safetensors_at(f, i),
-                                      .dtype_word = s->dtype,
+        *t = (struct qg_model_tensor){.dtype_word = s->dtype,
                                       .rank = s->rank,
                                       .shape = s->shape,
                                       .bytes = s->bytes,
                                       .file = file,
                                       .at = s->at};
-        t->t.data = NULL;
+        if (p->gguf) {
+            set_gguf(t, s);
+        } else {
+            t->t = *qg_safetensors_at(p->safetensors, i);
+            t->t.data = NULL;
+        }
     }
 }
 
@@ -99,7 +132,7 @@ static enum qg_status list_tensors(struct qg_model *m, struct qg_error *err)
 {
     size_t n = 0;
     for (size_t i = 0; i < m->n_parts; i++)
-        n += qg_safetensors_count(m->part[i]);
+        n += count_of(&m->part[i]);
     m->tensor = calloc(n + 1, sizeof *m->tensor);
     m->by_name = calloc(n + 1, sizeof *m->by_name);
     if (!m->tensor || !m->by_name)
@@ -118,13 +151,29 @@ static enum qg_status list_tensors(struct qg_model *m, struct qg_error *err)
     return QG_OK;
 }
 
+static bool is_gguf(const char *path)
+{
+    struct qg_file f;
+    struct qg_error ignored; // the reader will say it
+    char magic[4] = "";
+    bool is = qg_file_open(path, &f, &ignored) == QG_OK && f.size >= sizeof magic &&
+              qg_file_read(&f, magic, sizeof magic, 0, &ignored) == QG_OK &&
+              memcmp(magic, "GGUF", sizeof magic) == 0;
+    qg_file_close(&f);
+    return is;
+}
+
 static enum qg_status open_single(struct qg_model *m, const char *path, struct qg_error *err)
 {
     m->part = calloc(1, sizeof *m->part);
     if (!m->part)
         return qg_fail(err, QG_ENOMEM, "no memory");
-    if (qg_safetensors_open(path, &m->part[0], err) != QG_OK)
-        return err->status;
+    m->format = is_gguf(path) ? QG_MODEL_GGUF : QG_MODEL_SAFETENSORS;
+    enum qg_status status = m->format == QG_MODEL_GGUF
+                                ? qg_gguf_open(path, &m->part[0].gguf, err)
+                                : qg_safetensors_open(path, &m->part[0].safetensors, err);
+    if (status != QG_OK)
+        return status;
     m->n_parts = 1;
     return list_tensors(m, err);
 }
@@ -183,7 +232,7 @@ static enum qg_status open_shards(struct qg_model *m, const char *index, const s
         if (!path)
             return qg_fail(err, QG_ENOMEM, "%s: no memory", index);
         enum qg_status status =
-            exists(path) ? qg_safetensors_open(path, &m->part[m->n_parts], err)
+            exists(path) ? qg_safetensors_open(path, &m->part[m->n_parts].safetensors, err)
                          : qg_fail(err, QG_EFORMAT,
                                    "%s: shard '%.80s' is missing, which should hold tensor '%.80s'",
                                    index, w[i].shard, w[i].tensor);
@@ -346,6 +395,21 @@ static enum qg_status read_config(struct qg_model *m, const char *folder, size_t
     return status;
 }
 
+/* Metadata in the place of config.json. A file of several says so there and holds a part only. */
+static enum qg_status take_metadata(struct qg_model *m, const char *path, struct qg_error *err)
+{
+    m->config = qg_gguf_json(m->part[0].gguf);
+    if (!m->config)
+        return qg_fail(err, QG_ENOMEM, "%s: no memory for its metadata", path);
+    const cJSON *split = cJSON_GetObjectItemCaseSensitive(m->config, "split.count");
+    if (cJSON_IsNumber(split) && split->valuedouble > 1)
+        return qg_fail(err, QG_EFORMAT,
+                       "%s: one of the %g files of a split model; join them with llama-gguf-split",
+                       path, split->valuedouble);
+    m->tied = !qg_model_find(m, "output.weight");
+    return QG_OK;
+}
+
 /* --- the model ------------------------------------------------------------------------------- */
 
 static enum qg_status open_path(struct qg_model *m, const char *path, struct qg_error *err)
@@ -354,9 +418,12 @@ static enum qg_status open_path(struct qg_model *m, const char *path, struct qg_
     size_t length = strlen(path);
     if (stat(path, &st) != 0)
         return qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (!S_ISDIR(st.st_mode))
-        return open_single(m, path, err) == QG_OK ? read_config(m, path, folder_length(path), err)
-                                                  : err->status;
+    if (!S_ISDIR(st.st_mode)) {
+        if (open_single(m, path, err) != QG_OK)
+            return err->status;
+        return m->format == QG_MODEL_GGUF ? take_metadata(m, path, err)
+                                          : read_config(m, path, folder_length(path), err);
+    }
     while (length > 1 && path[length - 1] == '/')
         length--;
     char *folder = strndup(path, length);
@@ -386,8 +453,10 @@ void qg_model_close(struct qg_model **m)
 {
     if (!*m)
         return;
-    for (size_t i = 0; i < (*m)->n_parts; i++)
-        qg_safetensors_close(&(*m)->part[i]);
+    for (size_t i = 0; i < (*m)->n_parts; i++) {
+        qg_safetensors_close(&(*m)->part[i].safetensors);
+        qg_gguf_close(&(*m)->part[i].gguf);
+    }
     cJSON_Delete((*m)->config);
     free((*m)->part);
     free((*m)->tensor);
@@ -421,7 +490,7 @@ const struct qg_model_tensor *qg_model_find(const struct qg_model *m, const char
 
 const char *qg_model_file(const struct qg_model *m, size_t i)
 {
-    return i < m->n_parts ? qg_safetensors_file(m->part[i])->path : NULL;
+    return i < m->n_parts ? file_of(&m->part[i])->path : NULL;
 }
 
 const cJSON *qg_model_config(const struct qg_model *m)
@@ -445,7 +514,7 @@ bool qg_model_tied(const struct qg_model *m)
 static enum qg_status read_part(const struct qg_model *m, const struct qg_model_tensor *t,
                                 void *dst, size_t n, size_t at, struct qg_error *err)
 {
-    const struct qg_file *f = qg_safetensors_file(m->part[t->file]);
+    const struct qg_file *f = file_of(&m->part[t->file]);
     return qg_file_read(f, dst, n, t->at + at, err) == QG_OK
                ? QG_OK
                : qg_context(err, "%s: tensor '%.80s'", f->path, t->t.name);
@@ -499,6 +568,39 @@ static enum qg_status read_cast(const struct qg_model *m, const struct qg_model_
     return status;
 }
 
+/* Reads rows first .. first + n through the scheme's dequant. */
+static enum qg_status dequantize(const struct qg_model *m, const struct qg_model_tensor *t,
+                                 size_t first, size_t n, enum qg_dtype dtype, void *dst,
+                                 struct qg_error *err)
+{
+    struct qg_call c;
+    size_t cols = t->t.shape[t->t.rank - 1];
+    if (qg_call_make(t->scheme, "", QG_DEQUANT, QG_WEIGHT, dtype, 0, n, cols, &c, err) != QG_OK)
+        return qg_context(err, "%s: tensor '%.80s'", qg_model_file(m, t->file), t->t.name);
+    size_t bytes = qg_bytes(&c.args.in[0]);
+    enum qg_status status = read_part(m, t, c.args.in[0].data, bytes, first * (bytes / n), err);
+    if (status == QG_OK) {
+        qg_definition(t->scheme, QG_WEIGHT, QG_DEQUANT)(&c.args);
+        memcpy(dst, c.args.out[0].data, qg_bytes(&c.args.out[0]));
+    }
+    qg_call_free(&c);
+    return status;
+}
+
+static enum qg_status read_blocks(const struct qg_model *m, const struct qg_model_tensor *t,
+                                  size_t first, size_t n, enum qg_dtype dtype, char *dst,
+                                  struct qg_error *err)
+{
+    size_t cols = t->t.shape[t->t.rank - 1], piece = ((size_t)1 << 20) / cols + 1;
+    for (size_t at = 0; at < n; at += piece) {
+        size_t rows = n - at < piece ? n - at : piece;
+        if (dequantize(m, t, first + at, rows, dtype, dst + at * cols * qg_dtype_bytes(dtype),
+                       err) != QG_OK)
+            return err->status;
+    }
+    return QG_OK;
+}
+
 enum qg_status qg_model_rows(const struct qg_model *m, const struct qg_model_tensor *t,
                              size_t first, size_t n, enum qg_dtype dtype, void *dst,
                              struct qg_error *err)
@@ -506,6 +608,8 @@ enum qg_status qg_model_rows(const struct qg_model *m, const struct qg_model_ten
     if (check_rows(t, first, n, dtype, err) != QG_OK)
         return qg_context(err, "%s: tensor '%.80s'", qg_model_file(m, t->file), t->t.name);
     size_t cols = t->t.shape[t->t.rank - 1], wide = qg_dtype_bytes(t->t.dtype);
+    if (t->scheme)
+        return read_blocks(m, t, first, n, dtype, dst, err);
     if (t->t.dtype == dtype)
         return read_part(m, t, dst, n * cols * wide, first * cols * wide, err);
     return read_cast(m, t, first * cols, n * cols, dtype, dst, err);

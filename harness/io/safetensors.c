@@ -415,34 +415,12 @@ static char *format_head(const struct qg_stored *t, size_t n, const cJSON *metad
     return head;
 }
 
-static int stored_by_name(const void *a, const void *b)
-{
-    const struct qg_stored *x = a, *y = b;
-    return strcmp(x->name, y->name);
-}
-
-static enum qg_status check_unique(const struct qg_stored *t, size_t n, struct qg_error *err)
-{
-    struct qg_stored *sorted = malloc((n + 1) * sizeof *sorted);
-    if (!sorted)
-        return qg_fail(err, QG_ENOMEM, "no memory for %zu tensors", n);
-    enum qg_status status = QG_OK;
-    if (n)
-        memcpy(sorted, t, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, stored_by_name);
-    for (size_t i = 1; i < n && status == QG_OK; i++)
-        if (strcmp(sorted[i - 1].name, sorted[i].name) == 0)
-            status = qg_fail(err, QG_EINVAL, "tensor '%.80s' is there twice", sorted[i].name);
-    free(sorted);
-    return status;
-}
-
 enum qg_status qg_safetensors_create(const char *path, struct qg_stored *t, size_t n,
                                      const cJSON *metadata, unsigned flags,
                                      struct qg_writer **ret_w, struct qg_error *err)
 {
     size_t head_bytes;
-    if (check_new(t, n, metadata, err) != QG_OK || check_unique(t, n, err) != QG_OK)
+    if (check_new(t, n, metadata, err) != QG_OK)
         return qg_context(err, "%s", path);
     char *head = format_head(t, n, metadata, &head_bytes);
     if (!head)

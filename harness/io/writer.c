@@ -55,6 +55,28 @@ static enum qg_status write_at(const struct qg_writer *w, const void *src, size_
 
 /* --- opening --------------------------------------------------------------------------------- */
 
+static int by_name(const void *a, const void *b)
+{
+    const struct qg_stored *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static enum qg_status check_unique(const struct qg_stored *t, size_t n, struct qg_error *err)
+{
+    struct qg_stored *sorted = malloc((n + 1) * sizeof *sorted);
+    if (!sorted)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu tensors", n);
+    enum qg_status status = QG_OK;
+    if (n)
+        memcpy(sorted, t, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_name);
+    for (size_t i = 1; i < n && status == QG_OK; i++)
+        if (strcmp(sorted[i - 1].name, sorted[i].name) == 0)
+            status = qg_fail(err, QG_EINVAL, "tensor '%.80s' is there twice", sorted[i].name);
+    free(sorted);
+    return status;
+}
+
 /* Whether the open .part has the size and the head of what is to be written. */
 static bool is_same_file(const struct qg_writer *w, const void *head, size_t head_bytes)
 {
@@ -129,6 +151,8 @@ enum qg_status qg_writer_open(const char *path, unsigned flags, const void *head
 {
     if (qg_may_write(path, flags & QG_WRITE_OVER, err) != QG_OK)
         return err->status;
+    if (check_unique(t, n, err) != QG_OK)
+        return qg_context(err, "%s", path);
     struct qg_writer *w = calloc(1, sizeof *w);
     if (!w)
         return qg_fail(err, QG_ENOMEM, "%s: no memory", path);

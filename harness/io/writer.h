@@ -30,9 +30,9 @@ enum qg_write_flags {
 QG_MUST_CHECK enum qg_status qg_may_write(const char *path, bool overwrite, struct qg_error *err);
 
 /* Makes PATH.part of `size` bytes that begins with the head. `t` says where each tensor lies (name,
- * at, bytes; the names must outlive the writer); bytes that are nobody's are 0. QG_EIO when PATH
- * exists and is not to be overwritten, when another process writes PATH.part, when the disk is
- * full. */
+ * at, bytes; the names must outlive the writer); bytes that are nobody's are 0. QG_EINVAL when a
+ * name is there twice; QG_EIO when PATH exists and is not to be overwritten, when another process
+ * writes PATH.part, when the disk is full. */
 QG_MUST_CHECK enum qg_status qg_writer_open(const char *path, unsigned flags, const void *head,
                                             size_t head_bytes, const struct qg_stored *t, size_t n,
                                             size_t size, struct qg_writer **ret_w,
