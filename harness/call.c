@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
+void qg_choice_spell(const struct qg_choice *c, char *text, size_t size)
+{
+    snprintf(text, size, "%s%s%s", c->scheme ? c->scheme->name : "unquantized",
+             c->params[0] ? " " : "", c->params);
+}
+
 static enum qg_status back(struct qg_tensor *t, int n, struct qg_buffer *buffers,
                            struct qg_error *err)
 {

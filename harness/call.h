@@ -10,6 +10,15 @@
 #include "harness/base/error.h"
 #include "schemes/layers/layer.h"
 
+/* A scheme with its parameters, as qg_params_parse takes them and qg_params_format writes them. */
+struct qg_choice {
+    const struct qg_scheme *scheme; /* NULL: none, a tensor is left as it is */
+    char params[128];
+};
+
+/* What a choice is called: "int4 group=32", "unquantized". */
+void qg_choice_spell(const struct qg_choice *c, char *text, size_t size);
+
 struct qg_call {
     struct qg_args args;
     struct qg_buffer in[QG_MAX_TENSORS], out[QG_MAX_TENSORS], work, exact, bound;

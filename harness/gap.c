@@ -41,7 +41,8 @@ static void set_input(struct qg_call *c, int i, const void *data)
 
 /* The two forms of one weight tensor. */
 struct pair {
-    struct qg_call prepare, convert, dequant;
+    struct qg_call prepare, convert, dequant; /* none of a side without a scheme */
+    struct qg_tensor w, prepared, converted;
 };
 
 static void pair_free(struct pair *p)
@@ -53,33 +54,57 @@ static void pair_free(struct pair *p)
 
 static void run_pair(struct pair *p)
 {
-    compute(&p->convert);
-    qg_call_learn(&p->prepare.args, &p->convert.args);
-    compute(&p->prepare);
+    if (p->convert.args.scheme)
+        compute(&p->convert);
+    if (p->prepare.args.scheme) {
+        qg_call_learn(&p->prepare.args, &p->convert.args);
+        compute(&p->prepare);
+    }
     for (int i = 0; i < p->convert.args.n_out; i++)
         set_input(&p->dequant, i, p->convert.args.out[i].data);
-    compute(&p->dequant);
+    if (p->dequant.args.scheme)
+        compute(&p->dequant);
 }
 
-/* `trained`: the scheme of the prepare path, s itself but where causes are looked for. */
-static enum qg_status pair_create(const struct qg_scheme *trained, const struct qg_scheme *s,
-                                  const char *params, const struct qg_tensor *w, struct pair *ret_p,
-                                  struct qg_error *err)
+static enum qg_status make(const struct qg_choice *c, enum qg_op op, enum qg_operand operand,
+                           const struct qg_tensor *w, struct qg_call *ret_c, struct qg_error *err)
 {
-    struct pair p = {0};
-    size_t n = w->shape[0], k = w->shape[1];
-    if (qg_call_make(trained, trained == s ? params : "", QG_FAKE_QUANT, QG_WEIGHT, w->dtype, 0, n,
-                     k, &p.prepare, err) ||
-        qg_call_make(s, params, QG_CONVERT, QG_WEIGHT, w->dtype, 0, n, k, &p.convert, err) ||
-        qg_call_make(s, params, QG_DEQUANT, QG_WEIGHT, w->dtype, 0, n, k, &p.dequant, err)) {
+    return qg_call_make(c->scheme, c->params, op, operand, w->dtype, 0, w->shape[0], w->shape[1],
+                        ret_c, err);
+}
+
+static enum qg_status pair_create(const struct qg_gap_sides *s, const struct qg_tensor *w,
+                                  struct pair *ret_p, struct qg_error *err)
+{
+    struct pair p = {.w = *w, .prepared = *w, .converted = *w};
+    if ((s->prepare.scheme &&
+         make(&s->prepare, QG_FAKE_QUANT, s->operand, w, &p.prepare, err) != QG_OK) ||
+        (s->convert.scheme &&
+         (make(&s->convert, QG_CONVERT, s->operand, w, &p.convert, err) != QG_OK ||
+          make(&s->convert, QG_DEQUANT, s->operand, w, &p.dequant, err) != QG_OK))) {
         pair_free(&p);
         return err->status;
     }
-    set_input(&p.prepare, 0, w->data);
-    set_input(&p.convert, 0, w->data);
+    if (s->prepare.scheme) {
+        set_input(&p.prepare, 0, w->data);
+        p.prepared = p.prepare.args.out[0];
+    }
+    if (s->convert.scheme) {
+        set_input(&p.convert, 0, w->data);
+        p.converted = p.dequant.args.out[0];
+    }
     run_pair(&p);
     *ret_p = p;
     return QG_OK;
+}
+
+/* Both sides of one scheme. */
+static struct qg_gap_sides sides_of(const struct qg_scheme *s, const char *params)
+{
+    struct qg_gap_sides both = {.prepare = {.scheme = s}, .operand = QG_WEIGHT};
+    snprintf(both.prepare.params, sizeof both.prepare.params, "%s", params);
+    both.convert = both.prepare;
+    return both;
 }
 
 bool qg_gap_has(const struct qg_scheme *s)
@@ -90,67 +115,78 @@ bool qg_gap_has(const struct qg_scheme *s)
 
 /* --- weights --------------------------------------------------------------------------------- */
 
-/* Squares summed over one tensor or more. */
-struct norms {
-    double signal, noise;
-};
+static const struct qg_gap_sum no_sum = {.first = -1};
 
-/* Adds a tensor's comparison to a row and to the norms. */
-static void add_pair(const struct pair *p, struct qg_gap *g, struct norms *sum)
+static void add_pair(const struct pair *p, struct qg_gap_sum *sum)
 {
-    const struct qg_tensor *a = &p->prepare.args.out[0], *b = &p->dequant.args.out[0];
-    for (size_t i = 0; i < qg_count(a); i++, g->count++) {
+    const struct qg_tensor *a = &p->prepared, *b = &p->converted;
+    for (size_t i = 0; i < qg_count(a); i++, sum->count++) {
         double x = qg_get(a, i), y = qg_get(b, i), e = x - y;
         sum->signal += x * x;
         sum->noise += e * e;
         if (x == y || (x != x && y != y))
             continue;
-        if (g->differ++ == 0)
-            g->first = (int64_t)g->count;
+        if (sum->differ++ == 0)
+            sum->first = (int64_t)sum->count;
     }
 }
 
-static double decibels(const struct norms *sum)
+double qg_gap_db(const struct qg_gap_sum *sum)
 {
     if (!isfinite(sum->signal) || !isfinite(sum->noise))
         return (double)NAN;
     return sum->noise == 0 ? (double)INFINITY : 10 * log10(sum->signal / sum->noise);
 }
 
+enum qg_status qg_gap_add(const struct qg_gap_sides *sides, const struct qg_tensor *w,
+                          struct qg_gap_sum *sum, struct qg_error *err)
+{
+    struct pair p;
+    if (pair_create(sides, w, &p, err) != QG_OK)
+        return err->status;
+    add_pair(&p, sum);
+    pair_free(&p);
+    return QG_OK;
+}
+
+static void put_sum(struct qg_gap *g, const struct qg_gap_sum *sum)
+{
+    g->count = sum->count;
+    g->differ = sum->differ;
+    g->first = sum->first;
+    g->sqnr_db = qg_gap_db(sum);
+}
+
 /* Runs both paths again with the trace switched on for the first difference. */
 static void look_closer(struct pair *p, size_t i, struct qg_gap_detail *d)
 {
-    *d = (struct qg_gap_detail){.row = i / p->prepare.args.cols, .col = i % p->prepare.args.cols};
+    *d = (struct qg_gap_detail){.row = i / p->w.shape[1], .col = i % p->w.shape[1]};
     d->prepare.index = d->convert.index = i;
     p->prepare.args.trace = &d->prepare;
     p->convert.args.trace = p->dequant.args.trace = &d->convert;
     run_pair(p);
     p->prepare.args.trace = p->convert.args.trace = p->dequant.args.trace = NULL;
-    d->x = qg_get(&p->prepare.args.in[0], i);
-    d->prepared = qg_get(&p->prepare.args.out[0], i);
-    d->converted = qg_get(&p->dequant.args.out[0], i);
+    d->x = qg_get(&p->w, i);
+    d->prepared = qg_get(&p->prepared, i);
+    d->converted = qg_get(&p->converted, i);
 }
 
-/* What the pair would differ by with `trained` in the place of its prepare path, or with other
- * parameters; the best so far is the cause, when it is better by 3 dB or more. */
-static enum qg_status try_cause(const struct qg_scheme *trained, const struct qg_scheme *s,
-                                const char *params, const char *name, const struct qg_tensor *w,
-                                double *best, struct qg_gap *g, struct qg_error *err)
+/* What the pair would differ by with other sides; the best so far is the cause, when it is better
+ * by 3 dB or more. */
+static enum qg_status try_cause(const struct qg_gap_sides *other, const char *name,
+                                const struct qg_tensor *w, double *best, struct qg_gap *g,
+                                struct qg_error *err)
 {
-    struct qg_gap other = {.first = -1};
-    struct norms sum = {0};
-    struct pair p;
-    enum qg_status status = pair_create(trained, s, params, w, &p, err);
+    struct qg_gap_sum sum = no_sum;
+    enum qg_status status = qg_gap_add(other, w, &sum, err);
     if (status != QG_OK)
         return status == QG_EINVAL ? QG_OK : status; // refused: it is not that
-    add_pair(&p, &other, &sum);
-    pair_free(&p);
-    double db = decibels(&sum);
+    double db = qg_gap_db(&sum);
     if (!(db > *best))
         return QG_OK;
     *best = db;
     snprintf(g->cause, sizeof g->cause, "%s would make it %.4g dB (%.2f %% differ)", name, db,
-             100.0 * (double)other.differ / (double)other.count);
+             100.0 * (double)sum.differ / (double)sum.count);
     return QG_OK;
 }
 
@@ -174,7 +210,7 @@ static bool name_stored(const struct qg_gap_detail *d, struct qg_gap *g)
 }
 
 /* The same weights held in dtype t. */
-static enum qg_status try_dtype(const struct qg_scheme *s, const char *params, enum qg_dtype t,
+static enum qg_status try_dtype(const struct qg_gap_sides *sides, enum qg_dtype t,
                                 const struct qg_tensor *w, double *best, struct qg_gap *g,
                                 struct qg_error *err)
 {
@@ -187,7 +223,7 @@ static enum qg_status try_dtype(const struct qg_scheme *s, const char *params, e
     for (size_t i = 0; i < qg_count(w); i++)
         qg_put(&cast, i, qg_get(w, i));
     snprintf(name, sizeof name, "weights in %s", qg_dtype_name(t));
-    enum qg_status status = try_cause(s, s, params, name, &cast, best, g, err);
+    enum qg_status status = try_cause(sides, name, &cast, best, g, err);
     free(cast.data);
     return status;
 }
@@ -200,24 +236,29 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
 {
     const struct qg_scheme *t;
     double best = g->sqnr_db + 3;
+    struct qg_gap_sides other;
     char text[192], name[96];
     for (int i = 0; s->params[i].name; i++)
         for (int c = 0; s->params[i].choices && s->params[i].choices[c]; c++) {
             snprintf(name, sizeof name, "%s=%s", s->params[i].name, s->params[i].choices[c]);
             snprintf(text, sizeof text, "%s %s", params, name);
-            if (try_cause(s, s, text, name, w, &best, g, err) != QG_OK)
+            other = sides_of(s, text);
+            if (try_cause(&other, name, w, &best, g, err) != QG_OK)
                 return err->status;
         }
     bool by_parameter = g->cause[0];
     for (size_t i = 0; !by_parameter && (t = qg_scheme_at(i)); i++) {
         const struct qg_operand_def *d = &t->operand[QG_WEIGHT];
         snprintf(name, sizeof name, "the prepare path of %s", t->name);
+        other = sides_of(s, params);
+        other.prepare = (struct qg_choice){.scheme = t};
         if (t != s && d->fake_quant && !d->learned &&
-            try_cause(t, s, params, name, w, &best, g, err) != QG_OK)
+            try_cause(&other, name, w, &best, g, err) != QG_OK)
             return err->status;
     }
-    for (enum qg_dtype other = QG_F32; !by_parameter && other <= QG_F16; other++)
-        if (other != w->dtype && try_dtype(s, params, other, w, &best, g, err) != QG_OK)
+    other = sides_of(s, params);
+    for (enum qg_dtype dtype = QG_F32; !by_parameter && dtype <= QG_F16; dtype++)
+        if (dtype != w->dtype && try_dtype(&other, dtype, w, &best, g, err) != QG_OK)
             return err->status;
     if (!g->cause[0] && g->differ && !name_stored(detail, g))
         snprintf(g->cause, sizeof g->cause, "no single parameter explains it");
@@ -240,12 +281,13 @@ enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char *params,
                              struct qg_gap_detail *detail, struct qg_error *err)
 {
     struct qg_gap g = new_row(s, params, source, "weights", 0);
-    struct norms sum = {0};
+    const struct qg_gap_sides sides = sides_of(s, params);
+    struct qg_gap_sum sum = no_sum;
     struct pair p;
-    if (pair_create(s, s, params, w, &p, err) != QG_OK)
+    if (pair_create(&sides, w, &p, err) != QG_OK)
         return err->status;
-    add_pair(&p, &g, &sum);
-    g.sqnr_db = decibels(&sum);
+    add_pair(&p, &sum);
+    put_sum(&g, &sum);
     if (detail && g.first >= 0)
         look_closer(&p, (size_t)g.first, detail);
     pair_free(&p);
@@ -368,9 +410,9 @@ static enum qg_status plain_layer(const struct pair *p, const char *params, enum
         return err->status;
     enum qg_status status = quantized_input(w->scheme, params, stage, &x, &input, err);
     if (status == QG_OK) {
-        const struct qg_tensor *weights = stage == PREPARED    ? &p->prepare.args.out[0]
+        const struct qg_tensor *weights = stage == PREPARED    ? &p->prepared
                                           : stage == UNROUNDED ? &wide.args.out[0]
-                                                               : &p->dequant.args.out[0];
+                                                               : &p->converted;
         linear(input.args.scheme ? &input.args.out[0] : &x, weights, y);
         memcpy(h, y, w->rows * sizeof *y);
         qg_call_free(&input);
@@ -416,7 +458,8 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
         return qg_fail(err, QG_ENOMEM, "no memory for the test model");
     struct qg_gap weights = new_row(s, params, "torch-model", "weights", seed);
     struct qg_gap model = new_row(s, params, "torch-model", "model", seed);
-    struct norms sum = {0};
+    const struct qg_gap_sides sides = sides_of(s, params);
+    struct qg_gap_sum sum = no_sum;
     qg_bf16 h[STAGES][QG_MODEL_WIDTH];
     for (int stage = 0; stage < STAGES; stage++)
         memcpy(h[stage], m->x, sizeof h[stage]);
@@ -424,11 +467,12 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
     for (int l = 0; l < QG_MODEL_LAYERS && status == QG_OK; l++) {
         struct qg_tensor w = {"w", QG_BF16, 2, {m->rows[l], m->cols[l]}, m->weight[l]};
         struct pair p;
-        if ((status = pair_create(s, s, params, &w, &p, err)) != QG_OK)
+        if ((status = pair_create(&sides, &w, &p, err)) != QG_OK)
             break;
         bool was_equal = weights.first < 0;
         uint64_t before = weights.count;
-        add_pair(&p, &weights, &sum);
+        add_pair(&p, &sum);
+        put_sum(&weights, &sum);
         for (int stage = PREPARED; stage < CONVERTED && status == QG_OK; stage++)
             if (detail || stage == PREPARED)
                 status = plain_layer(&p, params, (enum stage)stage, h[stage], err);
@@ -437,7 +481,6 @@ enum qg_status qg_gap_model(const struct qg_scheme *s, const char *params, uint6
         if (detail && was_equal && weights.first >= 0)
             look_closer(&p, (size_t)(weights.first - (int64_t)before), detail);
         pair_free(&p);
-        weights.sqnr_db = decibels(&sum);
         if (status == QG_OK && detail && was_equal && weights.first >= 0)
             status = name_cause(s, params, &w, detail, &weights, err);
     }

@@ -7,6 +7,7 @@
 #define QG_GAP_H
 
 #include "harness/base/error.h"
+#include "harness/call.h"
 #include "harness/result.h"
 #include "schemes/scheme.h"
 
@@ -39,6 +40,28 @@ QG_MUST_CHECK enum qg_status qg_gap_tensor(const struct qg_scheme *s, const char
                                            const struct qg_tensor *w, const char *source,
                                            struct qg_gap *ret_gap, struct qg_gap_detail *detail,
                                            struct qg_error *err);
+
+/* The two sides of a tensor: what training sees of it, and what is shipped. A side without a scheme
+ * is the tensor as it is. */
+struct qg_gap_sides {
+    struct qg_choice prepare, convert;
+    enum qg_operand operand; /* QG_WEIGHT or QG_EMBEDDING */
+};
+
+/* What prepared and converted elements add up to, over one tensor or more, or over its rows. */
+struct qg_gap_sum {
+    double signal, noise; /* squares of the prepared ones, and of the differences */
+    uint64_t count, differ;
+    int64_t first; /* the first that differs, -1 when none does: begin with -1 */
+};
+
+/* Adds rows of a tensor; where scales span rows it must be all of them. QG_EINVAL when a scheme
+ * refuses it, with its reason. */
+QG_MUST_CHECK enum qg_status qg_gap_add(const struct qg_gap_sides *sides, const struct qg_tensor *w,
+                                        struct qg_gap_sum *sum, struct qg_error *err);
+
+/* The ratio in dB: inf when all are equal, NaN when a sum is not finite. */
+double qg_gap_db(const struct qg_gap_sum *sum);
 
 /* 20 log10(|x| / |x - y|) over n numbers with every step rounded to bf16: the norms (accumulated
  * wider), the quotient, the logarithm, the product

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "harness/io/safetensors.h"
-#include "harness/recipe/recipe.h"
+#include "harness/recipe/agree.h"
 #include "tests/suite.h"
 
 static char folder[64];
@@ -484,5 +484,127 @@ START_TEST(test_experts)
 }
 END_TEST
 
+/* --- prepare and convert --------------------------------------------------------------------- */
+
+static struct qg_agreement agreed[8];
+static size_t n_agreed;
+
+static void keep(const struct qg_agreement *a, void *user)
+{
+    (void)user;
+    ck_assert_uint_lt(n_agreed, 8);
+    agreed[n_agreed++] = *a;
+}
+
+/* A model of one tensor of numbers that differ, large enough for several pieces. */
+static struct qg_model *make_ramp(void)
+{
+    static unsigned short data[1024 * 512];
+    struct qg_model *m;
+    struct qg_tensor t = {"a.weight", QG_BF16, 2, {1024, 512}, data};
+    for (size_t i = 0; i < qg_count(&t); i++)
+        qg_put(&t, i, (float)((int)(i * 2654435761u >> 20 & 0xfff) - 2048) / 1e5f);
+    ck_assert_int_eq(qg_safetensors_write(at("model.safetensors"), &t, 1, true, &err), QG_OK);
+    ck_assert_msg(qg_model_open(folder, &m, &err) == QG_OK, "%s", err.message);
+    return m;
+}
+
+START_TEST(test_agree)
+{
+    // Pieces and threads change nothing; whole and in pieces are the same sums.
+    static const char *const schemes[] = {"int4", "fp8-int4", "int8-int4", "fp8-fp8-tensor"};
+    char text[256];
+    enter();
+    struct qg_model *m = make_ramp();
+    for (size_t s = 0; s < sizeof schemes / sizeof schemes[0]; s++) {
+        struct qg_recipe *r;
+        struct qg_gap_sum first = {.first = -1};
+        snprintf(text, sizeof text, HEAD "rules:\n  - scheme: %s\n", schemes[s]);
+        struct qg_recipe_plan p = plan_of(text, m, &r);
+        for (int threads = 1; threads <= 3; threads += 2) {
+            n_agreed = 0;
+            ck_assert_int_eq(qg_recipe_agree(&p, threads, keep, NULL, &err), QG_OK);
+            ck_assert_uint_eq(n_agreed, 1);
+            ck_assert(!agreed[0].mistake);
+            if (threads == 1)
+                first = agreed[0].sum;
+            ck_assert_mem_eq(&agreed[0].sum, &first, sizeof first);
+        }
+        struct qg_tensor w = {"w", QG_BF16, 2, {1024, 512}, malloc(1024 * 512 * 2)};
+        struct qg_gap g;
+        ck_assert_int_eq(qg_model_load(m, qg_model_at(m, 0), w.data, &err), QG_OK);
+        ck_assert_int_eq(qg_gap_tensor(qg_scheme_find(schemes[s]), "", &w, "w", &g, NULL, &err),
+                         QG_OK);
+        free(w.data);
+        ck_assert_uint_eq(g.count, first.count);
+        ck_assert_uint_eq(g.differ, first.differ);
+        ck_assert_int_eq(g.first, first.first);
+        ck_assert(g.sqnr_db == qg_gap_db(&first));
+        qg_recipe_plan_free(&p);
+        qg_recipe_close(&r);
+    }
+    qg_model_close(&m);
+    leave();
+}
+END_TEST
+
+START_TEST(test_mapping)
+{
+    static const struct {
+        const char *rule, *cause;
+        bool mistake, own;
+    } all[] = {
+        {"scheme: int8", "", false, false},
+        {"scheme: int4", "the gap of int4 itself", false, false},
+        {"scheme: int4\n    prepare: {scheme: fp8-int4}", "prepare is fp8-int4, convert is int4",
+         true, true},
+        {"scheme: int4\n    prepare: {scheme: int4, set: group=64}",
+         "prepare is int4 group=64, convert is int4: scales per 64 elements against per 128 "
+         "elements",
+         true, true},
+        {"scheme: int8\n    prepare: {scheme: int8-g32}",
+         "prepare is int8-g32, convert is int8: scales per 32 elements against per row", true,
+         true},
+        {"scheme: int8\n    prepare: {scheme: none}",
+         "convert quantizes it (int8), prepare does not", true, true},
+        {"scheme: none\n    prepare: {scheme: int8}",
+         "prepare quantizes it (int8), convert skips it: rule 1 leaves it", true, false},
+        {"scheme: int4\n    on-indivisible: pad", "the gap of int4 itself", false, false},
+    };
+    char text[256];
+    enter();
+    struct qg_model *m = make_ramp();
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct qg_recipe *r;
+        snprintf(text, sizeof text, HEAD "rules:\n  - match: {kind: [linear]}\n    %s\n",
+                 all[i].rule);
+        struct qg_recipe_plan p = plan_of(text, m, &r);
+        n_agreed = 0;
+        ck_assert_int_eq(qg_recipe_agree(&p, 2, keep, NULL, &err), QG_OK);
+        ck_assert_uint_eq(n_agreed, 1);
+        ck_assert_str_eq(agreed[0].cause, all[i].cause);
+        ck_assert(agreed[0].mistake == all[i].mistake);
+        ck_assert((agreed[0].own.count > 0) == all[i].own);
+        qg_recipe_plan_free(&p);
+        qg_recipe_close(&r);
+    }
+    qg_model_close(&m);
+
+    // Zero columns are appended on both sides alike.
+    m = make_model("a.weight 4x200", "");
+    struct qg_recipe *r;
+    struct qg_recipe_plan p =
+        plan_of(HEAD "rules:\n  - scheme: int8-int4\n    on-indivisible: pad\n", m, &r);
+    n_agreed = 0;
+    ck_assert_int_eq(qg_recipe_agree(&p, 1, keep, NULL, &err), QG_OK);
+    ck_assert_uint_eq(agreed[0].sum.count, 4 * 224);
+    ck_assert_uint_eq(agreed[0].sum.differ, 0);
+    qg_recipe_plan_free(&p);
+    qg_recipe_close(&r);
+    qg_model_close(&m);
+    leave();
+}
+END_TEST
+
 QG_SUITE(recipe, test_kinds, test_mistakes, test_shipped, test_refusals, test_plan, test_tied,
-         test_experts)
+         test_experts, test_agree, test_mapping)

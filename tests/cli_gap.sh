@@ -31,6 +31,37 @@ expect 1 'no tensor of' gap --weights model --tensors nothing
 expect 99 'absent' gap --weights absent
 expect 2 'regular expression' gap --weights model --tensors '('
 
+# A recipe: a mistake of the mapping is named, a scheme's own gap is none.
+mkdir llama && "$tensors" write llama/model.safetensors model.embed_tokens.weight BF16 64x128 0.5,-1.25,0.3,0.011,0.7 \
+    model.layers.0.mlp.up_proj.weight BF16 32x128 1,-0.3,0.25,0.01,0.7,-0.9,0.33 \
+    model.layers.0.mlp.odd.weight BF16 20x128 0.2,-0.7,0.11
+echo '{"model_type": "llama", "tie_word_embeddings": true}' >llama/config.json
+expect 1 'MISTAKE' gap --recipe trap-axolotl-qat-int4 llama
+has out.txt 'rule 1  model.layers.0.mlp.up_proj.weight \[32,128\] BF16  MISTAKE  '
+has out.txt '    prepare is fp8-int4 group=32, convert is int4 group=32$'
+has out.txt '    prepared as it is shipped it would be '
+has out.txt '^3 MISTAKES: what training sees is not what is shipped'
+expect 1 'prepare is int4 group=32, convert is int8-int4' gap --recipe trap-axolotl-qat-int8-int4 llama
+expect 1 'prepare is fp8-fp8, convert is fp8-fp8-tensor: scales per row against per tensor' gap --recipe trap-axolotl-qat-fp8 llama
+has out.txt 'prepare quantizes it (fp8-fp8), convert skips it: rule 2 leaves it: convert passes sides by'
+expect 1 'scales per 32 elements against per row' gap --recipe trap-axolotl-qat-fp8-int4 llama
+expect 1 '1 MISTAKE: ' gap --recipe unsloth-fp8-fp8 llama
+has out.txt 'rule 2  model.layers.0.mlp.odd.weight \[20,128\] BF16  MISTAKE  '
+expect 0 'unsloth-int8-int4 (qat): 4 tensors, 4 equal to the bit' gap --recipe unsloth-int8-int4 llama
+expect 0 '4 tensors, 4 equal to the bit' gap --recipe unsloth-int8-int4 llama -v --threads 3
+has out.txt 'lm_head.weight \[64,128\] BF16  inf dB, 0.000 % differ'
+expect 0 'the gap of int4 itself' gap --recipe unsloth-int4 llama --threads 1
+cp out.txt one.txt
+expect 0 'the gap of int4 itself' gap --recipe unsloth-int4 llama --threads 4
+cmp out.txt one.txt || fail 'the number of threads shows'
+expect 0 'training does not see q8_0' gap --recipe gguf-q8_0 llama
+expect 77 'nothing to compare' gap --recipe axolotl-nf4 llama
+expect 2 'refused: recipe' gap --recipe quark-mxfp4-experts llama
+expect 2 'needs one MODEL' gap --recipe unsloth-int4
+expect 2 'goes with --threads and -v alone' gap --recipe unsloth-int4 llama --scheme int4
+expect 2 '--threads needs --recipe' gap --threads 2
+expect 2 'from 1 to 256' gap --recipe unsloth-int4 llama --threads 0
+
 expect 2 "there is no scheme 'int5'" gap --scheme int5
 expect 2 'belong to a scheme' gap --set group=32
 expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32

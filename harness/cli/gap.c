@@ -11,21 +11,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "harness/case.h"
 #include "harness/call.h"
 #include "harness/checkpoint.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
+#include "harness/recipe/agree.h"
 
-enum { MAX_SEEDS = 1000 };
+enum { MAX_SEEDS = 1000, MAX_THREADS = 256 };
 
 const struct qg_command qg_command_gap;
 
 struct options {
-    const char *scheme, *set, *weights, *tensors;
+    const char *scheme, *set, *weights, *tensors, *recipe, *model;
     enum qg_dtype dtype;  /* QG_INPUT: as the file has it */
     uint64_t seed, seeds; /* the seed whose figures stand first; how many others */
+    uint64_t threads;     /* 0: one per processor */
     bool verbose;
 };
 
@@ -33,6 +36,7 @@ static const char help[] =
     "usage: qgauge gap [--scheme NAME [--set \"NAME=VALUE ...\"]] [--seed N] [--seeds N] [-v]\n"
     "       qgauge gap --weights FILE.safetensors [--tensors REGEX] [--dtype BF16] [--scheme NAME] "
     "[-v]\n"
+    "       qgauge gap --recipe RECIPE MODEL [--threads N] [-v]\n"
     "\n"
     "Runs every scheme's prepare path (fake quantization, what training sees) and convert path "
     "(real\n"
@@ -51,7 +55,11 @@ static const char help[] =
     "  --weights FILE   compare on the rank-2 tensors of a checkpoint instead\n"
     "  --tensors REGEX  only tensors whose name matches (POSIX extended)\n"
     "  --dtype DTYPE    cast the checkpoint to F32, BF16 or F16 first, as loading it would\n"
-    "  -v, --verbose    every step of the first weight that differs, side by side\n"
+    "  --recipe RECIPE  compare on every tensor of MODEL that the recipe quantizes (qgauge "
+    "recipe)\n"
+    "  --threads N      tensors at a time, with --recipe (one per processor)\n"
+    "  -v, --verbose    every step of the first weight that differs, side by side;\n"
+    "                   with --recipe also the tensors that are equal\n"
     "\n"
     "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
     "at\n"
@@ -62,7 +70,14 @@ static const char help[] =
     "rounded,\n"
     "its own matmul) and names those that close the gap by 3 dB or more. Exit 0 unless something "
     "could not be computed; 77 when every tensor was\n"
-    "refused.\n";
+    "refused.\n"
+    "\n"
+    "With --recipe each tensor is taken in the form that training sees and in the form that is\n"
+    "shipped. A scheme's own gap is printed and is no failure. A MISTAKE of the mapping is, and "
+    "the\n"
+    "exit code is 1: other schemes or parameters on the two sides, or a layer that only one side\n"
+    "quantizes. Beside it stands what the gap would be without the mistake. 77 when the recipe\n"
+    "trains on the converted weights: there is nothing to compare.\n";
 
 /* "0x1.8p-7 (0.0117)" is what a reader needs to redo a step by hand. */
 static void print_step(const char *what, float left, float right, bool has_left, bool has_right)
@@ -257,6 +272,94 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
     return used ? QG_EXIT_OK : QG_EXIT_SKIP;
 }
 
+/* --- a recipe -------------------------------------------------------------------------------- */
+
+/* What has been printed so far. */
+struct agreed {
+    bool verbose;
+    size_t tensors, equal, mistakes;
+    double worst;
+    char worst_name[200];
+};
+
+static void print_sum(const char *before, const struct qg_gap_sum *s)
+{
+    printf("%s%.2f dB, %.3f %% differ\n", before, qg_gap_db(s),
+           s->count ? 100.0 * (double)s->differ / (double)s->count : 0.0);
+}
+
+static void on_tensor(const struct qg_agreement *g, void *user)
+{
+    struct agreed *a = user;
+    double db = qg_gap_db(&g->sum);
+    bool equal = !g->sum.differ && !g->mistake;
+    a->tensors++;
+    a->equal += equal;
+    a->mistakes += g->mistake;
+    if (!equal && !(db >= a->worst)) {
+        a->worst = db;
+        snprintf(a->worst_name, sizeof a->worst_name, "%s", g->of->name);
+    }
+    if (equal && !a->verbose)
+        return;
+    printf("rule %d  %s [%zu,%zu] %s  ", g->of->rule + 1, g->of->name, g->of->rows, g->of->cols,
+           qg_dtype_name(g->of->dtype));
+    print_sum(g->mistake ? "MISTAKE  " : "", &g->sum);
+    if (g->cause[0])
+        printf("    %s\n", g->cause);
+    if (g->own.count)
+        print_sum("    prepared as it is shipped it would be ", &g->own);
+}
+
+static int print_agreed(const struct qg_recipe_plan *p, const struct agreed *a)
+{
+    const char *name = qg_recipe_name(p->recipe);
+    if (qg_recipe_training(p->recipe) == QG_TRAINING_FROZEN_BASE) {
+        printf("%s: training runs on the converted weights: nothing to compare\n", name);
+        return QG_EXIT_SKIP;
+    }
+    printf("%s%s (%s): %zu tensors, %zu equal to the bit", a->tensors > a->equal ? "\n" : "", name,
+           qg_training_name(qg_recipe_training(p->recipe)), a->tensors, a->equal);
+    if (a->tensors > a->equal)
+        printf("; worst %.2f dB in %s", a->worst, a->worst_name);
+    if (a->mistakes)
+        printf("\n%zu MISTAKE%s: what training sees is not what is shipped", a->mistakes,
+               a->mistakes == 1 ? "" : "S");
+    puts("");
+    return a->mistakes ? QG_EXIT_FAIL : QG_EXIT_OK;
+}
+
+static void print_refusal(const char *sentence, void *user)
+{
+    (void)user;
+    fprintf(stderr, "refused: %s\n", sentence);
+}
+
+static int gap_of_recipe(const struct qg_command *c, const struct options *o)
+{
+    struct agreed a = {.verbose = o->verbose, .worst = INFINITY};
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = o->threads ? (int)o->threads : processors > 0 ? (int)processors : 1;
+    struct qg_error err;
+    struct qg_recipe *r = NULL;
+    struct qg_model *m = NULL;
+    struct qg_recipe_plan plan = {0};
+    int code;
+    if (qg_recipe_open(o->recipe, &r, &err) != QG_OK ||
+        qg_model_open(o->model, &m, &err) != QG_OK ||
+        qg_recipe_apply(r, m, print_refusal, NULL, &plan, &err) != QG_OK ||
+        qg_recipe_agree(&plan, threads, on_tensor, &a, &err) != QG_OK)
+        code = qg_report_error(c, &err);
+    else
+        code = print_agreed(&plan, &a);
+    qg_recipe_plan_free(&plan);
+    qg_model_close(&m);
+    qg_recipe_close(&r);
+    return code;
+}
+
+/* --- options --------------------------------------------------------------------------------- */
+
 static int take_option(struct options *o, int option)
 {
     const struct qg_command *c = &qg_command_gap;
@@ -273,6 +376,13 @@ static int take_option(struct options *o, int option)
     case 't':
         o->tensors = optarg;
         return QG_EXIT_OK;
+    case 'm':
+        o->recipe = optarg;
+        return QG_EXIT_OK;
+    case 'j':
+        if (qg_whole_parse(optarg, MAX_THREADS, &o->threads) && o->threads)
+            return QG_EXIT_OK;
+        return qg_usage_error(c, "--threads is from 1 to %d, not '%s'", MAX_THREADS, optarg);
     case 'v':
         o->verbose = true;
         return QG_EXIT_OK;
@@ -304,6 +414,11 @@ static int check_options(const struct options *o, bool seeded)
         return qg_usage_error(c, "%s", err.message);
     if (!o->weights && (o->tensors || o->dtype != QG_INPUT))
         return qg_usage_error(c, "--tensors and --dtype need --weights");
+    if (o->recipe && (o->scheme || o->weights || seeded))
+        return qg_usage_error(c, "--recipe names scheme and parameters, and MODEL the weights: it "
+                                 "goes with --threads and -v alone");
+    if (o->threads && !o->recipe)
+        return qg_usage_error(c, "--threads needs --recipe");
     if (o->weights && seeded)
         return qg_usage_error(c, "--seed and --seeds are of the test model, not of --weights");
     return QG_EXIT_OK;
@@ -320,6 +435,8 @@ static int run(int argc, char **argv)
         {"tensors", required_argument, NULL, 't'},
         {"verbose", no_argument, NULL, 'v'},
         {"dtype", required_argument, NULL, 'd'},
+        {"recipe", required_argument, NULL, 'm'},
+        {"threads", required_argument, NULL, 'j'},
         {0},
     };
     const struct qg_command *c = &qg_command_gap;
@@ -331,12 +448,18 @@ static int run(int argc, char **argv)
         if (code != QG_EXIT_OK)
             return code;
     }
+    if (o.recipe && optind == argc - 1)
+        o.model = argv[optind++];
+    if (o.recipe && !o.model)
+        return qg_usage_error(c, "--recipe needs one MODEL");
     if (optind < argc)
         return qg_usage_error(c, "'%s' is not an option", argv[optind]);
     int code = check_options(&o, seeded);
     if (code != QG_EXIT_OK)
         return code;
-    return o.weights ? gap_of_checkpoint(c, &o) : gap_of_model(c, &o);
+    return o.recipe    ? gap_of_recipe(c, &o)
+           : o.weights ? gap_of_checkpoint(c, &o)
+                       : gap_of_model(c, &o);
 }
 
 const struct qg_command qg_command_gap = {

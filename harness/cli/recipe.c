@@ -85,12 +85,6 @@ static double bits_of(double bytes, double weights)
 
 /* --- text ------------------------------------------------------------------------------------ */
 
-static void spell(const struct qg_choice *c, char *text, size_t size)
-{
-    snprintf(text, size, "%s%s%s", c->scheme ? c->scheme->name : "unquantized",
-             c->params[0] ? " " : "", c->params);
-}
-
 static bool same_choice(const struct qg_choice *a, const struct qg_choice *b)
 {
     return a->scheme == b->scheme && strcmp(a->params, b->params) == 0;
@@ -104,7 +98,7 @@ static void spell_prepare(const struct qg_recipe_plan *p, const struct qg_assign
     text[0] = '\0';
     if (qg_recipe_training(p->recipe) != QG_TRAINING_QAT || same_choice(&a->prepare, &a->convert))
         return;
-    spell(&a->prepare, choice, sizeof choice);
+    qg_choice_spell(&a->prepare, choice, sizeof choice);
     snprintf(text, size, "   prepared as %s", choice);
 }
 
@@ -117,7 +111,7 @@ static void print_quantized(const struct qg_recipe_plan *p)
         const struct qg_assignment *a = &p->of[i];
         if (!a->convert.scheme)
             continue;
-        spell(&a->convert, choice, sizeof choice);
+        qg_choice_spell(&a->convert, choice, sizeof choice);
         spell_prepare(p, a, prepare, sizeof prepare);
         snprintf(shape, sizeof shape, "[%zu,%zu]", a->rows, a->cols);
         snprintf(padded, sizeof padded, "   %zu zero columns more", a->padded);

@@ -43,16 +43,11 @@
 #ifndef QG_RECIPE_H
 #define QG_RECIPE_H
 
+#include "harness/call.h"
 #include "harness/io/model.h"
 #include "harness/recipe/kind.h"
 
 enum qg_training { QG_TRAINING_QAT, QG_TRAINING_FROZEN_BASE, QG_TRAINING_POST };
-
-/* A scheme with its parameters, as qg_params_parse takes them and qg_params_format writes them. */
-struct qg_choice {
-    const struct qg_scheme *scheme; /* NULL: left as it is */
-    char params[128];
-};
 
 struct qg_assignment {
     const struct qg_model_tensor *tensor;
