@@ -66,6 +66,9 @@ static enum qg_status gptq_config(const struct qg_recipe_plan *plan, cJSON **ret
     struct qg_args a;
     if (qg_layout_uniform(plan, &first, err) != QG_OK || qg_layout_args(first, &a, err) != QG_OK)
         return err->status;
+    bool head = false;
+    for (size_t i = 0; i < plan->n; i++)
+        head |= plan->of[i].convert.scheme && plan->of[i].kind == QG_LAYER_HEAD;
     cJSON *c = cJSON_CreateObject();
     bool v2 = strcmp(choice(&a, "writer"), "gptqmodel-v2") == 0;
     cJSON_AddStringToObject(c, "quant_method", "gptq");
@@ -73,12 +76,9 @@ static enum qg_status gptq_config(const struct qg_recipe_plan *plan, cJSON **ret
     cJSON_AddNumberToObject(c, "group_size", (double)qg_group(&a));
     cJSON_AddBoolToObject(c, "sym", strcmp(choice(&a, "sym"), "yes") == 0);
     cJSON_AddBoolToObject(c, "desc_act", false);
-    cJSON_AddBoolToObject(c, "lm_head", first->kind == QG_LAYER_HEAD);
+    cJSON_AddBoolToObject(c, "lm_head", head);
     cJSON_AddStringToObject(c, "checkpoint_format", v2 ? "gptq_v2" : "gptq");
     cJSON_AddItemToObject(c, "dynamic", dynamic_of(plan));
-    for (size_t i = 0; i < plan->n; i++)
-        if (plan->of[i].convert.scheme && plan->of[i].kind == QG_LAYER_HEAD)
-            cJSON_SetBoolValue(cJSON_GetObjectItem(c, "lm_head"), true);
     *ret_config = c;
     return QG_OK;
 }
