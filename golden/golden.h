@@ -12,6 +12,9 @@
  *     /SET/OP/in/NAME   dataset: an input of the operation ("x", "g", a plane)
  *     /SET/OP/out/NAME  dataset: what upstream made of it
  *
+ * A set whose operand is "layer" is one of a layer: "scheme" names it, and OP is forward or
+ * backward.
+ *
  * A set whose scheme is "" is no operation but torchao's test model (three Linear without bias,
  * 512 -> 256 -> 256 -> 512) under one seed of PyTorch's generator:
  *
@@ -38,7 +41,7 @@
 #include "harness/base/error.h"
 #include "schemes/num/tensor.h"
 
-#define QG_GOLDEN_TENSORS 8
+#define QG_GOLDEN_TENSORS 24
 
 /* One operation of one set. Strings and tensors live until the next call or close. */
 struct qg_golden_case {

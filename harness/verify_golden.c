@@ -11,11 +11,10 @@
 /* --- the rows -------------------------------------------------------------------------------- */
 
 /* Appends a row; counts only when rows is NULL. */
-static void add_row(struct qg_verify *v, const struct qg_scheme *s, enum qg_operand operand,
-                    enum qg_op op, const struct qg_kernel *k)
+static void add_row(struct qg_verify *v, struct qg_verify_row row)
 {
     if (v->rows)
-        v->rows[v->n_rows] = (struct qg_verify_row){s, operand, op, k};
+        v->rows[v->n_rows] = row;
     v->n_rows++;
 }
 
@@ -33,31 +32,42 @@ static void add_scheme(struct qg_verify *v, const struct qg_scheme *s)
     for (int operand = 0; operand < QG_OPERAND_COUNT; operand++) {
         for (int op = 0; op < QG_OP_COUNT; op++)
             if (qg_definition(s, operand, op))
-                add_row(v, s, operand, op, NULL);
+                add_row(v, (struct qg_verify_row){s, NULL, operand, op, NULL});
         if (s->operand[operand].convert)
             add_codes(v, s, operand);
     }
 }
 
+static bool is_wanted(const struct qg_verify_request *r, const char *name)
+{
+    return !r->name || strcmp(r->name, name) == 0;
+}
+
 static void add_rows(struct qg_verify *v, const struct qg_verify_request *r)
 {
     const struct qg_scheme *s;
+    const struct qg_layer *l;
     const struct qg_kernel *k;
     v->n_rows = v->n_codes = 0;
     for (size_t i = 0; (s = qg_scheme_at(i)); i++)
-        if (!r->scheme || strcmp(r->scheme, s->name) == 0)
+        if (is_wanted(r, s->name))
             add_scheme(v, s);
+    for (size_t i = 0; (l = qg_layer_at(i)); i++)
+        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++)
+            if (is_wanted(r, l->name) && qg_layer_definition(l, op))
+                add_row(v, (struct qg_verify_row){NULL, l, QG_WEIGHT, op, NULL});
     for (size_t i = 0; r->kernels && (k = qg_kernel_at(i)); i++)
-        if (!r->scheme || strcmp(r->scheme, k->scheme) == 0)
-            add_row(v, qg_scheme_find(k->scheme), k->operand, k->op, k);
+        if (is_wanted(r, k->scheme))
+            add_row(v,
+                    (struct qg_verify_row){qg_scheme_find(k->scheme), NULL, k->operand, k->op, k});
 }
 
 static enum qg_status make_rows(struct qg_verify *v, const struct qg_verify_request *r,
                                 struct qg_error *err)
 {
-    if (r->scheme && !qg_scheme_find(r->scheme))
-        return qg_fail(err, QG_EINVAL, "there is no scheme '%s'; qgauge list names them",
-                       r->scheme);
+    if (r->name && !qg_scheme_find(r->name) && !qg_layer_find(r->name))
+        return qg_fail(err, QG_EINVAL, "there is no scheme or layer '%s'; qgauge list names them",
+                       r->name);
     add_rows(v, r);
     v->rows = calloc(v->n_rows, sizeof *v->rows);
     v->codes = calloc(v->n_codes, sizeof *v->codes);
@@ -82,28 +92,54 @@ static const struct qg_tensor *find(const struct qg_tensor *t, int n, const char
     return NULL;
 }
 
-/* Arguments for the case: parameters, shapes from x and y. */
-static enum qg_status args_of(const struct qg_golden_case *c, const struct qg_scheme *s,
-                              struct qg_args *a, struct qg_error *err)
+/* Arguments for a scheme's case: parameters, shapes from x and y. */
+static enum qg_status scheme_args(const struct qg_golden_case *c, const struct qg_scheme *s,
+                                  struct qg_args *a, struct qg_error *err)
 {
     enum qg_op op = qg_op_parse(c->op);
     enum qg_operand operand = qg_operand_parse(c->operand);
-    enum qg_dtype dtype = qg_dtype_parse(c->dtype);
     const struct qg_tensor *x = find(c->in, c->n_in, "x"), *y = find(c->out, c->n_out, "y");
     const struct qg_tensor *shape = op == QG_DEQUANT ? y : x;
     char why[256];
-    if (op == QG_OP_COUNT || operand == QG_OPERAND_COUNT || dtype == QG_DTYPE_COUNT)
-        return misfit(c, "an operation, operand or dtype that does not exist", err);
+    if (operand == QG_OPERAND_COUNT)
+        return misfit(c, "an operand that does not exist", err);
     if (!shape || shape->rank != 2 || (op == QG_MATMUL && (!y || y->rank != 2)))
         return misfit(c, "x or y is missing or no matrix", err);
     qg_params_default(a, s);
     if (qg_params_parse(a, s, c->params, err) != QG_OK)
         return qg_context(err, "golden '%s', set '%s'", c->file, c->set);
     size_t rows = op == QG_MATMUL ? y->shape[1] : shape->shape[0];
-    if (!qg_args_init(a, s, op, operand, dtype, shape->shape[0], rows, shape->shape[1], why,
-                      sizeof why))
+    if (!qg_args_init(a, s, op, operand, qg_dtype_parse(c->dtype), shape->shape[0], rows,
+                      shape->shape[1], why, sizeof why))
         return misfit(c, why, err);
     return QG_OK;
+}
+
+/* Arguments for a layer's case: parameters, shapes from the inputs. */
+static enum qg_status layer_args(const struct qg_golden_case *c, const struct qg_layer *l,
+                                 struct qg_args *a, struct qg_error *err)
+{
+    char why[256];
+    qg_layer_params_default(a, l);
+    if (qg_layer_params_parse(a, l, c->params, err) != QG_OK)
+        return qg_context(err, "golden '%s', set '%s'", c->file, c->set);
+    if (!qg_layer_init(a, l, qg_op_parse(c->op), qg_dtype_parse(c->dtype), c->in, c->n_in, why,
+                       sizeof why))
+        return misfit(c, why, err);
+    return QG_OK;
+}
+
+/* Whose case it is, and the arguments. */
+static enum qg_status args_of(const struct qg_golden_case *c, struct qg_args *a,
+                              struct qg_error *err)
+{
+    const struct qg_scheme *s = qg_scheme_find(c->scheme);
+    const struct qg_layer *l = qg_layer_find(c->scheme);
+    if (qg_op_parse(c->op) == QG_OP_COUNT || qg_dtype_parse(c->dtype) == QG_DTYPE_COUNT)
+        return misfit(c, "an operation or dtype that does not exist", err);
+    if (strcmp(c->operand, "layer") == 0)
+        return l ? layer_args(c, l, a, err) : misfit(c, "a layer that does not exist", err);
+    return s ? scheme_args(c, s, a, err) : misfit(c, "a scheme that does not exist", err);
 }
 
 static bool same_shape(const struct qg_tensor *a, const struct qg_tensor *b)
@@ -122,7 +158,7 @@ static enum qg_status check_tensors(const struct qg_golden_case *c, const struct
                                     struct qg_error *err)
 {
     if (n != m)
-        return misfit(c, "not the number of tensors that the scheme has", err);
+        return misfit(c, "not the number of tensors that the scheme or layer has", err);
     for (int i = 0; i < n; i++) {
         const struct qg_tensor *t = find(theirs, m, ours[i].name);
         if (!t || !same_shape(t, &ours[i]))
@@ -195,25 +231,31 @@ static void count_codes(struct qg_verify_codes *codes, const struct qg_args *our
         codes->reached += codes->seen[i];
 }
 
+static void compute(const struct qg_args *a)
+{
+    if (a->layer)
+        qg_layer_definition(a->layer, a->op)(a);
+    else
+        qg_definition(a->scheme, a->operand, a->op)(a);
+}
+
 static enum qg_status judge(struct qg_verify *v, const struct qg_verify_request *r,
                             const struct qg_golden_case *c, struct qg_error *err)
 {
-    const struct qg_scheme *s = qg_scheme_find(c->scheme);
-    struct qg_args a;
+    struct qg_args a = {0};
     struct qg_call call, other;
-    if (!s)
-        return misfit(c, "a scheme that does not exist", err);
-    if (args_of(c, s, &a, err) != QG_OK ||
+    if (args_of(c, &a, err) != QG_OK ||
         check_tensors(c, a.in, a.n_in, c->in, c->n_in, err) != QG_OK ||
         check_tensors(c, a.out, a.n_out, c->out, c->n_out, err) != QG_OK ||
         qg_call_alloc(&call, &a, true, err) != QG_OK)
         return err->status;
     fill(&call, c);
-    qg_definition(s, a.operand, a.op)(&call.args);
+    compute(&call.args);
     enum qg_status status = QG_OK;
     for (size_t i = 0; i < v->n_rows && status == QG_OK; i++) {
         struct qg_verify_row *row = &v->rows[i];
-        if (row->scheme != s || row->operand != a.operand || row->op != a.op)
+        if (row->scheme != a.scheme || row->layer != a.layer || row->operand != a.operand ||
+            row->op != a.op)
             continue;
         if (!row->kernel) {
             compare(&call.args, &call.args, c, r, row);
@@ -228,7 +270,7 @@ static enum qg_status judge(struct qg_verify *v, const struct qg_verify_request 
         qg_call_free(&other);
     }
     for (size_t i = 0; i < v->n_codes && a.op == QG_CONVERT; i++)
-        if (v->codes[i].scheme == s && v->codes[i].operand == a.operand)
+        if (v->codes[i].scheme == a.scheme && v->codes[i].operand == a.operand)
             count_codes(&v->codes[i], &a, c);
     qg_call_free(&call);
     return status;
@@ -255,7 +297,7 @@ enum qg_status qg_verify_golden(const struct qg_verify_request *r, struct qg_ver
     if (status == QG_OK)
         status = qg_golden_open(r->folder, &g, err);
     while (status == QG_OK && (status = qg_golden_next(g, &c, err)) == QG_OK && c) {
-        if (r->scheme && strcmp(r->scheme, c->scheme) != 0)
+        if (!is_wanted(r, c->scheme))
             continue;
         if (r->on_case)
             r->on_case(c, r->user);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Judges the definitions (and, on request, the kernels) against the goldens. Convert, dequant and
- * fake-quant must give every bit; matmul and gradients must lie within the bound that the
+ * fake-quant must give every bit; matmul, gradients and layers must lie within the bound that the
  * definition proves, and how many of their elements are equal to the bit is counted as well.
  */
 #ifndef QG_VERIFY_GOLDEN_H
@@ -12,10 +12,13 @@
 #include "golden/golden.h"
 #include "harness/compare.h"
 #include "kernels/kernel.h"
+#include "schemes/layers/layer.h"
 
-/* One operation of one scheme, by its definition (kernel NULL) or by a kernel. */
+/* One operation of one scheme or one direction of a layer, by its definition (kernel NULL) or by a
+ * kernel. */
 struct qg_verify_row {
-    const struct qg_scheme *scheme;
+    const struct qg_scheme *scheme; /* NULL for a layer's */
+    const struct qg_layer *layer;   /* NULL for a scheme's */
     enum qg_operand operand;
     enum qg_op op;
     const struct qg_kernel *kernel;
@@ -54,15 +57,16 @@ struct qg_verify_wrong {
 };
 
 struct qg_verify_request {
-    const char *folder, *scheme; /* scheme NULL: all */
+    const char *folder, *name; /* of a scheme or a layer; NULL: all */
     bool kernels;
     void (*on_wrong)(const struct qg_verify_wrong *w, void *user); /* or NULL */
     void (*on_case)(const struct qg_golden_case *c, void *user);   /* before each case, or NULL */
     void *user;
 };
 
-/* Judges. QG_EINVAL for a scheme that does not exist; QG_EFORMAT when a golden names an operation
- * that does not exist or its tensors do not fit it. The caller frees with qg_verify_free. */
+/* Judges. QG_EINVAL for a name that neither a scheme nor a layer has; QG_EFORMAT when a golden
+ * names an operation that does not exist or its tensors do not fit it. The caller frees with
+ * qg_verify_free. */
 QG_MUST_CHECK enum qg_status qg_verify_golden(const struct qg_verify_request *r,
                                               struct qg_verify *ret_v, struct qg_error *err);
 void qg_verify_free(struct qg_verify *v);

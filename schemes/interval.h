@@ -130,6 +130,7 @@ struct qg_spread {
     struct qg_sum sum;
     double below, above, unit;
     size_t terms;
+    bool sign_open; /* of the sum, should it be 0 */
 };
 
 static const struct qg_spread qg_spread_empty = {.unit = INFINITY};
@@ -184,9 +185,11 @@ static inline void qg_spread_add_product(struct qg_spread *s, struct qg_interval
         qg_spread_add(s, fmin(fmin(a, b), fmin(c, d)), mid, fmax(fmax(a, b), fmax(c, d)));
 }
 
-/* The whole sum times a number, upstream by the number at the end or each term by it. */
+/* The whole sum times a number, upstream by the number at the end or each term by it: 0 times a
+ * negative number is -0, a sum of negated terms that cancel is 0. */
 static inline void qg_spread_scale(struct qg_spread *s, float factor)
 {
+    s->sign_open = !(factor > 0);
     double below = factor < 0 ? s->above : s->below, above = factor < 0 ? s->below : s->above;
     double f = fabs((double)factor), magnitude = s->sum.magnitude * f;
     double rounded = s->unit > 0 ? 0 : magnitude * 0x1p-50; // the product of 106 bits with 24
@@ -211,6 +214,8 @@ static inline struct qg_interval qg_spread_result(const struct qg_spread *s, siz
     double slack = 1 + (double)s->terms * 0x1p-51;
     if (!(fabs(v) < INFINITY))
         return (struct qg_interval){-INFINITY, (float)v, INFINITY};
+    if (v == 0 && s->sign_open && s->below == 0 && s->above == 0 && e == 0)
+        return (struct qg_interval){-0.0f, 0.0f, 0.0f};
     return (struct qg_interval){(float)(v - s->below * slack - e), (float)v,
                                 (float)(v + s->above * slack + e)};
 }

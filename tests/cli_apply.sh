@@ -205,7 +205,7 @@ with_prefix() { awk '{ printf "w.%s %s %s %s", $1, $2, $3, $4; for (i = 5; i <= 
 "$tensors" write lora-planes x F32 1x2 1,2 a F32 1x2 1,-1 b F32 3x1 2,0,1 $("$tensors" print lora-codes | with_prefix)
 expect 0 '' apply --layer lora-unsloth --op forward --scheme int8 -i lora-planes -o lora4
 cmp -s lora3 lora4 || fail 'a layer of w and of its planes differ'
-expect 2 "there is no layer 'lora'; there are: lora-unsloth" apply --layer lora --op forward -i lora -o no
+expect 2 "there is no layer 'lora'; there are: lora-unsloth, " apply --layer lora --op forward -i lora -o no
 expect 2 "layer 'lora-unsloth' has no matmul" apply --layer lora-unsloth --op matmul -i lora -o no
 expect 2 "layer 'lora-unsloth' has no parameter 'r'" apply --layer lora-unsloth --op forward \
     --set r=2 -i lora -o no

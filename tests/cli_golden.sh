@@ -12,6 +12,7 @@ expect 2 "there is no scheme 'int5'" golden verify --scheme int5
 expect 2 'there are: fp8-int4' golden list --scheme int5
 expect 1 'No such file' golden verify --golden nowhere
 expect 0 ' 0 mismatches, 0 operations without a golden' golden verify
+expect 0 'LoRA_W.backward' golden list --layer lora-unsloth
 
 # A folder that holds one scheme: the others are missing, aloud.
 mkdir one && cp "$source_root/golden/data/int4-old.h5" one || exit 99
@@ -22,9 +23,11 @@ expect 0 'int4-old.convert.c' golden verify --kernels --scheme int4-old
 expect 0 'int4-old.h5:int4-old.weight.bf16.uniform fake-quant' golden verify -v --scheme=int4-old
 expect 0 'int4_row_quantize_zp' golden list --scheme int4-old
 expect 1 'MISSING: there is no golden' golden verify
+expect 1 'MISSING: there is no golden' golden verify --layer lora-unsloth
+expect 2 '--scheme or --layer, one of them' golden verify --scheme int4 --layer lora-unsloth
 (cd one && "$qgauge" golden verify --golden . --scheme int4-old) >out.txt 2>&1 || fail "in the folder itself: $(cat out.txt)"
 expect 1 '0 elements, 0 mismatches' golden verify --scheme int4
-expect 1 'no golden of scheme int4' golden list --scheme int4
+expect 1 'no golden of int4' golden list --scheme int4
 cp "$source_root/golden/data/int8.h5" one
 expect 1 'is not in MANIFEST.tsv' golden verify
 rm one/int8.h5

@@ -26,6 +26,7 @@ FAMILIES = [
     "gptq_awq_goldens",
     "mx_goldens",
     "nvfp4_goldens",
+    "lora_goldens",
 ]
 
 

@@ -51,6 +51,9 @@ MSLK_TRITON = f"{_apart('mslk-cuda')}, {_INTERPRETER}"
 MSLK = f"{_apart('mslk-cuda')}, torch {torch.__version__} (CPU)"
 TORCHAO_TRITON = f"torchao {version('torchao')}, {_INTERPRETER}"
 UNSLOTH_TRITON = f"{_apart('unsloth')}, {_INTERPRETER}"
+UNSLOTH = f"{_apart('unsloth')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
+AXOLOTL = f"{_apart('axolotl')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
+PEFT = f"peft {version('peft')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
 TRANSFORMERS = f"transformers {version('transformers')}, torch {torch.__version__} (CPU)"
 DERIVED = f"none: derived with Python {sys.version.split()[0]} fractions, numpy {np.__version__}"
 
@@ -267,3 +270,43 @@ def block_product(a, a_scales, b, b_scales):
     _run(kernels.triton_fp8_gemm_1x128_128x128_kernel, (m // 16, n // 32), *args, m, n, k, None,
          BLOCK_SIZE_M=16, BLOCK_SIZE_N=32, BLOCK_SIZE_K=128)
     return y
+
+
+def _taken(path, *names):
+    """Definitions at the top of one of unsloth's files, as source: the file itself cannot be imported."""
+    with open(os.path.join(sys.prefix, "unsloth", "unsloth", *path.split("/"))) as f:
+        text = f.read()
+    lines = text.splitlines(keepends=True)
+    nodes = {getattr(n, "name", ""): n for n in ast.parse(text).body}
+    first = lambda node: min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return "\n".join("".join(lines[first(n) - 1:n.end_lineno]) for n in (nodes[name] for name in names))
+
+
+def _load_unsloth_lora():
+    """unsloth's LoRA_W, matmul_lora and fast_linear_forward, for a base weight that is not quantized: what only
+    quantized ones reach is left out, and their fast_dequantize hands the weight on, as it does without a state.
+    fast_linear_forward takes the tuple (W, W's state, A, B, s, bias) in the place of a module."""
+    no = lambda *args: False
+    module = types.ModuleType("unsloth_lora")
+    module.__dict__.update(
+        torch=torch, torch_matmul=torch.matmul, torch_mm=torch.mm, torch_float32=torch.float32,
+        torch_amp_custom_fwd=torch.amp.custom_fwd(device_type="cuda"),
+        torch_amp_custom_bwd=torch.amp.custom_bwd(device_type="cuda"), Float8Tensor=type(None), Int4QuantState=type,
+        _HAS_ADDMM_OP=False, _OPTIMIZER_STEPS=0, _is_packed_state=no, _is_compiling=no,
+        _has_non_lora_adapter=no, _has_multiple_active_adapters=no, _has_active_dora_adapter=no,
+        _has_active_lora_bias=no, _has_packed_qweight=no, get_lora_parameters_bias=lambda parts: parts,
+        fast_dequantize=lambda W, quant_state, **how: W)
+    exec(_taken("kernels/utils.py", "addmm_", "matmul_lora", "_fast_lora_weights", "fast_linear_forward"),
+         module.__dict__)
+    exec(_taken("kernels/fast_lora.py", "_dropout_forward", "_dropout_replay", "_matmul_lora_ext", "_add_lora_dX",
+                "_lora_bias_grad", "LoRA_W"), module.__dict__)
+    return module
+
+
+def _load_axolotl_lora():
+    _stand_ins(os.path.join(sys.prefix, "axolotl"), "axolotl", "axolotl.kernels")
+    return importlib.import_module("axolotl.kernels.lora")
+
+
+unsloth_lora = _load_unsloth_lora()
+axolotl_lora = _load_axolotl_lora()

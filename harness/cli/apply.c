@@ -330,7 +330,7 @@ static enum qg_status find_function(const struct qg_request *q, qg_op_fn **ret_f
                                     struct qg_error *err)
 {
     if (!q->backend) {
-        *ret_fn = q->layer ? qg_layer_op(q->layer, q->op)->fn
+        *ret_fn = q->layer ? qg_layer_definition(q->layer, q->op)
                            : qg_definition(q->scheme, q->operand, q->op);
         return QG_OK;
     }
@@ -389,7 +389,7 @@ static bool set_operand(struct qg_request *q, const char *word)
 static bool check_supported(const struct qg_request *q)
 {
     struct list have = {""};
-    if (q->layer && !qg_layer_op(q->layer, q->op))
+    if (q->layer && !qg_layer_definition(q->layer, q->op))
         return qg_usage_error(&qg_command_apply, "layer '%s' has no %s; see qgauge list layers -v",
                               q->layer->name, qg_op_name(q->op)),
                false;

@@ -50,9 +50,9 @@ static enum qg_status dequantize(const struct qg_request *q, const struct qg_saf
     return status;
 }
 
-static bool is_base(const struct qg_layer_op *d, const char *name)
+static bool is_base(const struct qg_layer *l, const char *name)
 {
-    const struct qg_layer_tensor *t = d->in;
+    const struct qg_layer_tensor *t = l->in;
     while (strcmp(t->name, name) != 0)
         t++;
     return t->base;
@@ -61,17 +61,16 @@ static bool is_base(const struct qg_layer_op *d, const char *name)
 enum qg_status qg_request_layer(const struct qg_request *q, const struct qg_safetensors *f,
                                 struct qg_call *ret_c, struct qg_error *err)
 {
-    struct qg_args a = {0};
+    struct qg_args a = {.op = q->op};
     struct qg_tensor given[QG_MAX_TENSORS];
     struct qg_call c;
     char why[256];
     int n = 0;
-    const struct qg_layer_op *d = qg_layer_op(q->layer, q->op);
-    const struct qg_tensor *x = qg_request_find(q, f, d->in[0].name, err);
+    const struct qg_tensor *x = qg_request_find(q, f, q->layer->in[0].name, err);
     if (!x)
         return err->status;
     memcpy(a.param, q->layer_param, sizeof a.param);
-    for (const struct qg_layer_tensor *t = d->in; t->name; t++)
+    for (const struct qg_layer_tensor *t = q->layer->in; t->name; t++)
         if (qg_layer_has(&a, t) && shape_of(q, f, t, &given[n++], err) != QG_OK)
             return err->status;
     if (!qg_layer_init(&a, q->layer, q->op, x->dtype, given, n, why, sizeof why))
@@ -80,7 +79,7 @@ enum qg_status qg_request_layer(const struct qg_request *q, const struct qg_safe
         return qg_context(err, "%s", q->in);
     enum qg_status status = QG_OK;
     for (int i = 0; status == QG_OK && i < a.n_in; i++)
-        status = q->scheme && is_base(d, a.in[i].name)
+        status = q->scheme && is_base(q->layer, a.in[i].name)
                      ? dequantize(q, f, &c.args.in[i], err)
                      : qg_request_load(q, f, "", &c.args.in[i], err);
     if (status != QG_OK)

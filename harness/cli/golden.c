@@ -14,21 +14,23 @@
 extern const struct qg_command qg_command_golden;
 
 static const char help[] =
-    "usage: qgauge golden verify [--golden DIR] [--scheme NAME] [--kernels] [--verbose]\n"
-    "       qgauge golden list   [--golden DIR] [--scheme NAME]\n"
+    "usage: qgauge golden verify [--golden DIR] [--scheme NAME|--layer NAME] [--kernels] "
+    "[--verbose]\n"
+    "       qgauge golden list   [--golden DIR] [--scheme NAME|--layer NAME]\n"
     "\n"
     "Goldens are inputs and the outputs that upstream libraries computed from them.\n"
     "\n"
     "verify  judges every definition against every golden: fake-quant, convert and dequant to the\n"
-    "        bit, matmul and gradients within the bound that the definition proves. Prints one "
-    "line\n"
-    "        per scheme and operation and the first wrong element of every set.\n"
+    "        bit, matmul, gradients and layers within the bound that the definition proves. "
+    "Prints\n"
+    "        one line per scheme or layer and operation and the first wrong element of every set.\n"
     "list    prints every case: file, set, scheme, operand, operation, dtype, parameters, and "
     "what\n"
     "        made it.\n"
     "\n"
     "  --golden DIR   the folder (default: $QG_GOLDEN_DIR, else golden/data of the source tree)\n"
     "  --scheme NAME  only this scheme\n"
+    "  --layer NAME   only this layer\n"
     "  --kernels      judge the kernels as well\n"
     "  -v, --verbose  name each case on stderr\n"
     "\n"
@@ -42,10 +44,14 @@ struct options {
 /* The exit code of a wrong command line, or QG_EXIT_OK. */
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option options[] = {
-        {"golden", required_argument, NULL, 'g'}, {"scheme", required_argument, NULL, 's'},
-        {"kernels", no_argument, NULL, 'k'},      {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},         {0}};
+    static const struct option options[] = {{"golden", required_argument, NULL, 'g'},
+                                            {"scheme", required_argument, NULL, 's'},
+                                            {"layer", required_argument, NULL, 'l'},
+                                            {"kernels", no_argument, NULL, 'k'},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    const char *scheme = NULL, *layer = NULL;
     const char *folder = getenv("QG_GOLDEN_DIR");
     o->request.folder = folder && *folder ? folder : QG_SOURCE_ROOT "/golden/data";
     opterr = 0;
@@ -53,7 +59,9 @@ static int parse(int argc, char **argv, struct options *o)
         if (c == 'g')
             o->request.folder = optarg;
         else if (c == 's')
-            o->request.scheme = optarg;
+            scheme = optarg;
+        else if (c == 'l')
+            layer = optarg;
         else if (c == 'k')
             o->request.kernels = true;
         else if (c == 'v')
@@ -73,8 +81,13 @@ static int parse(int argc, char **argv, struct options *o)
         return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', one of them");
     if (o->list && (o->request.kernels || o->verbose))
         return qg_usage_error(&qg_command_golden, "--kernels and --verbose are for 'verify'");
-    const char *scheme = o->request.scheme;
-    return scheme && !qg_take_scheme(&qg_command_golden, scheme) ? QG_EXIT_USAGE : QG_EXIT_OK;
+    if (scheme && layer)
+        return qg_usage_error(&qg_command_golden, "--scheme or --layer, one of them");
+    if ((scheme && !qg_take_scheme(&qg_command_golden, scheme)) ||
+        (layer && !qg_take_layer(&qg_command_golden, layer)))
+        return QG_EXIT_USAGE;
+    o->request.name = scheme ? scheme : layer;
+    return QG_EXIT_OK;
 }
 
 /* Bits of element i, as many hexadecimal digits as the dtype has. */
@@ -88,13 +101,24 @@ static void print_bits(const struct qg_tensor *t, size_t i)
 
 static void print_params(const struct qg_args *a)
 {
-    for (const struct qg_param *p = a->scheme->params; p->name; p++) {
-        double v = a->param[p - a->scheme->params];
+    const struct qg_param *list = a->layer ? a->layer->params : a->scheme->params;
+    for (const struct qg_param *p = list; p->name; p++) {
+        double v = a->param[p - list];
         if (p->choices)
             printf(" %s=%s", p->name, p->choices[(int)v]);
         else
             printf(" %s=%.17g", p->name, v);
     }
+}
+
+/* "4 x 256", or the extents of a layer by letter. */
+static void print_extents(const struct qg_args *a)
+{
+    if (!a->layer)
+        printf(" %zu x %zu", a->rows, a->cols);
+    for (char letter = 'A'; a->layer && letter <= 'Z'; letter++)
+        if (qg_extent_of(a, letter))
+            printf(" %c=%zu", letter, qg_extent_of(a, letter));
 }
 
 static void subject_name(const struct qg_kernel *k, char *text, size_t size)
@@ -121,7 +145,8 @@ static void print_wrong(const struct qg_verify_wrong *w, void *user)
     print_bits(w->want, w->index);
     if (w->exact)
         printf(", exact %.17g, bound %.3g", w->exact[w->index], w->bound[w->index]);
-    printf("\n  %s %zu x %zu", c->dtype, a->rows, a->cols);
+    printf("\n  %s", c->dtype);
+    print_extents(a);
     print_params(a);
     printf("\n  by %s, %s%s%s\n", c->library, c->function, c->note[0] ? "; " : "", c->note);
 }
@@ -137,8 +162,8 @@ static void print_row(const struct qg_verify_row *row)
     char subject[128] = "";
     if (row->kernel)
         qg_kernel_name(row->kernel, subject, sizeof subject);
-    printf("%-16s %-10s %-15s ", row->scheme->name, qg_operand_name(row->operand),
-           qg_op_name(row->op));
+    printf("%-16s %-10s %-15s ", row->layer ? row->layer->name : row->scheme->name,
+           row->layer ? "layer" : qg_operand_name(row->operand), qg_op_name(row->op));
     if (row->sets == 0)
         printf("  MISSING: there is no golden");
     else
@@ -156,7 +181,7 @@ static void print_verdict(const struct qg_verify *v)
     for (size_t i = 0; i < v->n_rows; i++) {
         const struct qg_verify_row *row = &v->rows[i];
         print_row(row);
-        if (row->op == QG_MATMUL || row->op == QG_FAKE_QUANT_GRAD) {
+        if (row->layer || row->op == QG_MATMUL || row->op == QG_FAKE_QUANT_GRAD) {
             bounded += row->elements;
             equal += row->elements - row->unequal - row->unjudged;
         }
@@ -189,7 +214,7 @@ static int list(const struct options *o)
     struct qg_error err;
     struct qg_golden *g;
     const struct qg_golden_case *c;
-    const char *only = o->request.scheme;
+    const char *only = o->request.name;
     size_t n = 0;
     if (qg_golden_open(o->request.folder, &g, &err) != QG_OK)
         return qg_report_error(&qg_command_golden, &err);
@@ -205,8 +230,7 @@ static int list(const struct options *o)
     if (status != QG_OK)
         return qg_report_error(&qg_command_golden, &err);
     if (n == 0)
-        fprintf(stderr, "qgauge golden: no golden%s%s\n", only ? " of scheme " : "",
-                only ? only : "");
+        fprintf(stderr, "qgauge golden: no golden%s%s\n", only ? " of " : "", only ? only : "");
     return n > 0 ? QG_EXIT_OK : QG_EXIT_FAIL;
 }
 

@@ -189,6 +189,7 @@ static void add_layer_tensors(cJSON *array, const struct qg_layer *l,
             letter[0] = *c;
             add_text(shape, letter);
         }
+        cJSON_AddStringToObject(o, "only", t->only ? qg_op_name(t->only) : "");
         cJSON_AddStringToObject(o, "when", t->when ? l->params[t->when - 1].name : "");
         cJSON_AddBoolToObject(o, "base", t->base);
         cJSON_AddStringToObject(o, "doc", t->doc);
@@ -208,15 +209,12 @@ static void layers_json(cJSON *root)
         cJSON *params = cJSON_AddArrayToObject(o, "params");
         for (int p = 0; l->params[p].name; p++)
             add_param(params, &l->params[p]);
-        cJSON *ops = cJSON_AddObjectToObject(o, "ops");
-        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++) {
-            const struct qg_layer_op *d = qg_layer_op(l, (enum qg_op)op);
-            if (!d)
-                continue;
-            cJSON *names = cJSON_AddObjectToObject(ops, qg_op_name((enum qg_op)op));
-            add_layer_tensors(cJSON_AddArrayToObject(names, "in"), l, d->in);
-            add_layer_tensors(cJSON_AddArrayToObject(names, "out"), l, d->out);
-        }
+        cJSON *ops = cJSON_AddArrayToObject(o, "ops");
+        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++)
+            if (qg_layer_definition(l, (enum qg_op)op))
+                add_text(ops, qg_op_name((enum qg_op)op));
+        add_layer_tensors(cJSON_AddArrayToObject(o, "in"), l, l->in);
+        add_layer_tensors(cJSON_AddArrayToObject(o, "out"), l, l->out);
     }
 }
 
@@ -358,8 +356,9 @@ static void print_layer_tensors(const struct qg_layer *l, const struct qg_layer_
         for (const char *c = t->shape; *c; c++)
             n +=
                 (size_t)snprintf(shape + n, sizeof shape - n, "%s%c", c > t->shape ? ", " : "", *c);
-        printf("    %-12s %-18s %-9s  %s%s%s\n", t->name, dtype, strcat(shape, "]"), t->doc,
-               t->when ? "; with " : "", t->when ? l->params[t->when - 1].name : "");
+        printf("    %-12s %-18s %-9s  %s%s%s%s%s\n", t->name, dtype, strcat(shape, "]"), t->doc,
+               t->only ? "; " : "", t->only ? qg_op_name(t->only) : "", t->when ? "; with " : "",
+               t->when ? l->params[t->when - 1].name : "");
     }
 }
 
@@ -374,15 +373,10 @@ static void layers_text(bool verbose)
         print_wrapped(4, l->upstream);
         puts("  NaN, inf and zeros:");
         print_wrapped(4, l->nonfinite);
-        for (int op = QG_FORWARD; op <= QG_BACKWARD; op++) {
-            const struct qg_layer_op *d = qg_layer_op(l, (enum qg_op)op);
-            if (!d)
-                continue;
-            printf("  %s reads:\n", qg_op_name((enum qg_op)op));
-            print_layer_tensors(l, d->in);
-            puts("  and writes:");
-            print_layer_tensors(l, d->out);
-        }
+        printf("  reads%s:\n", l->backward ? "" : " (there is no backward)");
+        print_layer_tensors(l, l->in);
+        puts("  writes:");
+        print_layer_tensors(l, l->out);
         puts("  parameters:");
         for (int p = 0; l->params[p].name; p++)
             print_param(&l->params[p]);

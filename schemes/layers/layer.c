@@ -38,12 +38,9 @@ const struct qg_layer *qg_layer_find(const char *name)
     return NULL;
 }
 
-const struct qg_layer_op *qg_layer_op(const struct qg_layer *l, enum qg_op op)
+qg_op_fn *qg_layer_definition(const struct qg_layer *l, enum qg_op op)
 {
-    const struct qg_layer_op *d = op == QG_FORWARD    ? &l->forward
-                                  : op == QG_BACKWARD ? &l->backward
-                                                      : NULL;
-    return d && d->fn ? d : NULL;
+    return op == QG_FORWARD ? l->forward : op == QG_BACKWARD ? l->backward : NULL;
 }
 
 void qg_layer_params_default(struct qg_args *a, const struct qg_layer *l)
@@ -53,7 +50,7 @@ void qg_layer_params_default(struct qg_args *a, const struct qg_layer *l)
 
 bool qg_layer_has(const struct qg_args *a, const struct qg_layer_tensor *t)
 {
-    return t->when == 0 || a->param[t->when - 1] != 0;
+    return (t->only == 0 || t->only == a->op) && (t->when == 0 || a->param[t->when - 1] != 0);
 }
 
 static const struct qg_tensor *find(const struct qg_tensor *t, int n, const char *name)
@@ -135,10 +132,9 @@ bool qg_layer_init(struct qg_args *a, const struct qg_layer *l, enum qg_op op, e
                    const struct qg_tensor *given, int n, char *why, size_t why_size)
 {
     struct qg_args keep = *a;
-    const struct qg_layer_op *d = qg_layer_op(l, op);
     *a = (struct qg_args){.layer = l, .op = op, .dtype = dtype};
     memcpy(a->param, keep.param, sizeof a->param);
-    if (!d) {
+    if (!qg_layer_definition(l, op)) {
         snprintf(why, why_size, "layer '%s' has no %s", l->name, qg_op_name(op));
         return false;
     }
@@ -146,7 +142,7 @@ bool qg_layer_init(struct qg_args *a, const struct qg_layer *l, enum qg_op op, e
         snprintf(why, why_size, "'x' must be F32, BF16 or F16");
         return false;
     }
-    for (const struct qg_layer_tensor *t = d->in; t->name; t++)
+    for (const struct qg_layer_tensor *t = l->in; t->name; t++)
         if (qg_layer_has(a, t) && !bind(a, t, find(given, n, t->name), why, why_size))
             return false;
     const char *refusal = l->refuse ? l->refuse(a) : NULL;
@@ -158,14 +154,14 @@ bool qg_layer_init(struct qg_args *a, const struct qg_layer *l, enum qg_op op, e
         snprintf(why, why_size, "a tensor of more than 2^40 elements");
         return false;
     }
-    add(a, d->in, a->in, &a->n_in);
-    add(a, d->out, a->out, &a->n_out);
+    add(a, l->in, a->in, &a->n_in);
+    add(a, l->out, a->out, &a->n_out);
     return true;
 }
 
 size_t qg_layer_work_floats(const struct qg_args *a)
 {
-    size_t values = qg_layer_op(a->layer, a->op)->values(a);
+    size_t values = a->layer->values(a);
     for (int i = 0; i < a->n_in; i++)
         values += qg_count(&a->in[i]);
     return values * (sizeof(struct qg_interval) / sizeof(float));

@@ -16,23 +16,16 @@
 
 #include "schemes/scheme.h"
 
-/* A tensor that forward or backward reads or writes. */
+/* A tensor that a layer reads or writes. */
 struct qg_layer_tensor {
     const char *name;    /* "x", "w", "a", ...; the gradient of it is called "dx", ... */
     const char *shape;   /* a letter per dimension: "MK", see qg_extent_of */
     enum qg_dtype dtype; /* QG_INPUT: that of x */
     int dtype_param;     /* > 0: param[dtype_param - 1] decides, see qg_scale_dtypes */
+    enum qg_op only;     /* QG_FORWARD, QG_BACKWARD, or 0: both */
     int when;            /* > 0: there only when param[when - 1] is not 0 */
-    bool base;           /* a base weight [rows, K]: may come as the planes of a scheme */
     const char *doc;     /* for people */
-};
-
-/* One direction. A NULL function: the layer has no such thing. */
-struct qg_layer_op {
-    qg_op_fn *fn;
-    const struct qg_layer_tensor *in, *out; /* each ends with name NULL */
-    /* How many intermediate values the definition keeps, beside a copy of each input. */
-    size_t (*values)(const struct qg_args *a);
+    bool base;           /* a base weight [rows, K]: may come as the planes of a scheme */
 };
 
 struct qg_layer {
@@ -40,8 +33,11 @@ struct qg_layer {
     const char *summary;   /* one line */
     const char *upstream;  /* where the formulas come from: repo:path */
     const char *nonfinite; /* what zeros, NaN and inf become, where that is not plain arithmetic */
-    const struct qg_param *params; /* ends with name NULL */
-    struct qg_layer_op forward, backward;
+    const struct qg_param *params;          /* ends with name NULL */
+    const struct qg_layer_tensor *in, *out; /* each ends with name NULL; x is the first of in */
+    qg_op_fn *forward, *backward;           /* NULL: the layer has no such thing */
+    /* How many intermediate values the definitions keep, beside a copy of each input. */
+    size_t (*values)(const struct qg_args *a);
     const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
 };
 
@@ -52,8 +48,9 @@ static inline size_t qg_extent_of(const struct qg_args *a, char letter)
     return a->extent[letter - 'A'];
 }
 
-/* The direction that `op` names, NULL for an operation of schemes or one that the layer lacks. */
-const struct qg_layer_op *qg_layer_op(const struct qg_layer *l, enum qg_op op);
+/* The definition of forward or backward; NULL for an operation of schemes or one that is lacking.
+ */
+qg_op_fn *qg_layer_definition(const struct qg_layer *l, enum qg_op op);
 
 /* Sets all parameters of `a` to the layer's defaults. */
 void qg_layer_params_default(struct qg_args *a, const struct qg_layer *l);
@@ -68,7 +65,7 @@ void qg_layer_params_default(struct qg_args *a, const struct qg_layer *l);
 bool qg_layer_init(struct qg_args *a, const struct qg_layer *l, enum qg_op op, enum qg_dtype dtype,
                    const struct qg_tensor *given, int n, char *why, size_t why_size);
 
-/* Whether a tensor of the table is there under the parameters of `a`. */
+/* Whether a tensor of the table is there: by the direction and the parameters of `a`. */
 bool qg_layer_has(const struct qg_args *a, const struct qg_layer_tensor *t);
 
 /* The tensor of that name among in[] or out[]; NULL when the parameters leave it out. */

@@ -106,7 +106,7 @@ static inline struct qg_matrix qg_product(struct qg_pool *p, enum qg_dtype t, st
 }
 
 /* R(c + scale x . y), one rounding at the end (addmm): c is one more term of the sum, wherever it
- * is added. With z = c in place. */
+ * is added. c may be a row that is added to all. */
 static inline struct qg_matrix qg_added_product(struct qg_pool *p, enum qg_dtype t,
                                                 struct qg_matrix c, float scale, struct qg_matrix x,
                                                 struct qg_matrix y)
@@ -117,6 +117,7 @@ static inline struct qg_matrix qg_added_product(struct qg_pool *p, enum qg_dtype
             struct qg_spread s = qg_row_times_column(x, i, y, j);
             struct qg_interval first = *qg_at(c, i, j);
             qg_spread_scale(&s, scale);
+            s.sign_open = s.sign_open && first.mid == 0 && signbit(first.mid); // 0 + -0 is 0
             qg_spread_add(&s, first.lo, first.mid, first.hi);
             size_t depth = p->a->depth ? p->a->depth + 1 : 0;
             *qg_at(z, i, j) = qg_interval_round(t, qg_spread_result(&s, depth, 2));
