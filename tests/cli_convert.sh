@@ -9,7 +9,10 @@ mkdir m
     model.layers.0.mlp.up_proj.weight BF16 64x256 1,-2,0.5,3.25,7,-1.5,0.01,2 \
     model.layers.0.mlp.down_proj.weight BF16 96x128 0.1,0.25,-3,1,0.75,-0.125,5 \
     model.layers.0.input_layernorm.weight BF16 128 1,2 ids I8 3 1,2,3
-echo '{"model_type": "llama", "tie_word_embeddings": false}' >m/config.json
+cat >m/config.json <<'JSON'
+{"model_type": "llama", "tie_word_embeddings": false, "num_attention_heads": 2, "num_hidden_layers": 1,
+ "hidden_size": 128, "intermediate_size": 64}
+JSON
 echo '{"tokens": 3}' >m/tokenizer.json
 echo x >m/pytorch_model.bin
 
@@ -60,6 +63,39 @@ layout fp4-bnb bitsandbytes weight.quant_state.bitsandbytes__fp4
 layout llm-int8 bitsandbytes weight SCB weight_format
 layout int8-int8 qgauge weight.codes weight.scales
 layout mxfp4 qgauge weight.codes weight.scales
+
+# A tied model: the head becomes a tensor of its own, and the configuration says so; numbers stay as they were.
+mkdir tied
+"$tensors" write tied/model.safetensors model.embed_tokens.weight BF16 64x128 1,-2,0.5,3.25,7,-1.5 \
+    model.layers.0.self_attn.q_proj.weight BF16 64x128 0.1,0.25,-3,1,0.75 \
+    model.layers.0.mlp.up_proj.weight BF16 64x128 0.1,0.25,-3 model.norm.weight BF16 128 1,2
+cat >tied/config.json <<'JSON'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": true, "rope_theta": 10000.0,
+ "num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 64}
+JSON
+expect 0 '4 tensors converted, 1 copied' convert tied --recipe unsloth-int8-int4 -o untied
+has untied/config.json '"tie_word_embeddings": false, "rope_theta": 10000.0'
+"$tensors" print untied/model.safetensors | grep -q 'lm_head.weight.codes' || fail 'there is no head'
+expect 0 '3 tensors converted, 1 copied' convert tied --scheme int4 --tensors 'proj|embed' -o named --layout qgauge
+has named/config.json '"tie_word_embeddings": true'
+expect 2 'refused: recipe' convert tied --recipe quark-mxfp4-experts -o no
+
+# GGUF: names, metadata, what it cannot hold.
+expect 0 'the tokenizer is not carried over' convert tied --scheme q8_0 -o x.gguf
+has out.txt '2 tensors converted, 2 copied.*layout gguf'
+for word in blk.0.attn_q.weight blk.0.ffn_up.weight token_embd.weight output_norm.weight llama.rope.freq_base general.file_type; do
+    grep -aq $word x.gguf || fail "no $word in x.gguf"
+done
+grep -aq self_attn x.gguf && fail 'a name was not mapped'
+expect 0 '1 tensors converted, 3 copied' convert x.gguf --scheme q4_0 --tensors token_embd -o y.gguf
+grep -aq llama.rope.freq_base y.gguf || fail 'metadata was not copied'
+expect 2 'are quantized already' convert x.gguf --scheme q4_0 -o no.gguf
+expect 2 'safetensors has no such dtype' convert x.gguf --scheme int4 --tensors token_embd -o no
+expect 2 "layout 'gguf' cannot hold tensor 'model.layers.0.self_attn.q_proj.weight' as int4" convert tied --scheme int4 -o no.gguf
+expect 2 'is not one of safetensors files' convert tied --scheme q8_0 --layout gguf -o no
+expect 2 'which llama.cpp does not compute with' convert m --scheme q8_0 --set act=ref -o no.gguf
+sed 's/"llama"/"gpt2"/' tied/config.json >other && mkdir gpt && cp tied/model.safetensors gpt/ && cp other gpt/config.json
+expect 2 "model_type 'gpt2': names and metadata of GGUF are known here for llama and mistral only" convert gpt --scheme q8_0 -o no.gguf
 expect 2 "layout 'awq' cannot hold tensor" convert m --scheme int4 --layout awq -o no
 expect 2 "there is no layout 'x'" convert m --scheme int4 --layout x -o no
 expect 0 'bitsandbytes' convert --layouts
@@ -70,7 +106,7 @@ for scheme in $("$qgauge" list schemes --format json | grep -o '"name": "[^"]*",
     "$qgauge" convert m --scheme "$scheme" -o one.safetensors --force >out.txt 2>&1
     code=$?
     [ $code = 0 ] && continue
-    [ $code = 2 ] && grep -Eq 'K = |no convert for weights|does not take BF16' out.txt ||
+    [ $code = 2 ] && grep -Eq 'K = |cannot take weights|does not take BF16' out.txt ||
         fail "$scheme: exit code $code: $(cat out.txt)"
 done
 

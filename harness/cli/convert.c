@@ -5,7 +5,6 @@
 #define _GNU_SOURCE /* getopt_long */
 #include <getopt.h>
 #include <math.h>
-#include <regex.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -357,45 +356,17 @@ static int run_plan(const struct request *q, const struct qg_recipe_plan *plan)
     return code;
 }
 
-static bool is_float(const struct qg_tensor *t)
+static void print_refusal(const char *sentence, void *user)
 {
-    return t->dtype == QG_F32 || t->dtype == QG_BF16 || t->dtype == QG_F16;
+    (void)user;
+    fprintf(stderr, "refused: %s\n", sentence);
 }
 
-/* One scheme for all matrices but embedding tables, or for those whose name matches. */
-static enum qg_status plan_of_scheme(const struct request *q, const struct qg_scheme *s,
-                                     const struct qg_model *m, struct qg_recipe_plan *ret,
-                                     struct qg_error *err)
+static enum qg_status open_recipe(const struct request *q, const struct qg_scheme *s,
+                                  struct qg_recipe **ret_r, struct qg_error *err)
 {
-    regex_t re;
-    *ret = (struct qg_recipe_plan){.model = m, .n = qg_model_count(m)};
-    if (regcomp(&re, q->tensors ? q->tensors : "weight$", REG_EXTENDED | REG_NOSUB) != 0)
-        return qg_fail(err, QG_EINVAL, "--tensors '%s' is not an expression", q->tensors);
-    ret->of = calloc(ret->n + 1, sizeof *ret->of);
-    for (size_t i = 0; i < ret->n; i++) {
-        struct qg_assignment *as = &ret->of[i];
-        const struct qg_model_tensor *t = qg_model_at(m, i);
-        *as = (struct qg_assignment){.tensor = t,
-                                     .name = t->t.name,
-                                     .kind = QG_LAYER_OTHER,
-                                     .rule = -1,
-                                     .operand = QG_WEIGHT,
-                                     .dtype = t->t.dtype};
-        if (t->t.rank != 2)
-            continue;
-        as->kind = strstr(as->name, "embed")  ? QG_LAYER_EMBEDDING
-                   : strstr(as->name, "head") ? QG_LAYER_HEAD
-                                              : QG_LAYER_LINEAR;
-        as->rows = t->t.shape[0];
-        as->cols = t->t.shape[1];
-        if (!is_float(&t->t) || regexec(&re, as->name, 0, NULL, 0) != 0 ||
-            (!q->tensors && as->kind == QG_LAYER_EMBEDDING))
-            continue;
-        as->convert.scheme = s;
-        snprintf(as->convert.params, sizeof as->convert.params, "%s", q->set ? q->set : "");
-    }
-    regfree(&re);
-    return QG_OK;
+    return s ? qg_recipe_make(s, q->set, q->tensors, ret_r, err)
+             : qg_recipe_open(q->recipe, ret_r, err);
 }
 
 static int run(int argc, char **argv)
@@ -404,6 +375,7 @@ static int run(int argc, char **argv)
     struct request q;
     struct qg_error err;
     struct qg_model *m = NULL;
+    struct qg_recipe *r = NULL;
     struct qg_recipe_plan plan = {0};
     int code = parse(&q, argc, argv);
     if (code != QG_EXIT_OK)
@@ -413,12 +385,14 @@ static int run(int argc, char **argv)
     const struct qg_scheme *s = q.scheme ? qg_take_scheme(c, q.scheme) : NULL;
     if (q.scheme && !s)
         return QG_EXIT_USAGE;
-    if (qg_model_open(q.model, &m, &err) != QG_OK || plan_of_scheme(&q, s, m, &plan, &err) != QG_OK)
+    if (open_recipe(&q, s, &r, &err) != QG_OK || qg_model_open(q.model, &m, &err) != QG_OK ||
+        qg_recipe_apply(r, m, print_refusal, NULL, &plan, &err) != QG_OK)
         code = qg_report_error(c, &err);
     else
         code = run_plan(&q, &plan);
-    free(plan.of);
+    qg_recipe_plan_free(&plan);
     qg_model_close(&m);
+    qg_recipe_close(&r);
     return code;
 }
 
@@ -426,15 +400,19 @@ const struct qg_command qg_command_convert = {
     .name = "convert",
     .summary = "quantize a whole checkpoint, in the layout of a public loader",
     .help =
-        "usage: qgauge convert MODEL --scheme NAME [--set \"NAME=VALUE ...\"] [--tensors REGEX] "
+        "usage: qgauge convert MODEL --recipe RECIPE -o OUT\n"
+        "       qgauge convert MODEL --scheme NAME [--set \"NAME=VALUE ...\"] [--tensors REGEX] "
         "-o OUT\n"
         "       qgauge convert --layouts\n"
         "\n"
         "MODEL is a safetensors file, a Hugging Face folder or a GGUF file; OUT a folder, or a "
         "file\n"
-        "that ends in .safetensors. OUT appears whole or not at all; until then it is OUT.part.\n"
+        "that ends in .safetensors or .gguf. OUT appears whole or not at all; until then it is "
+        "OUT.part.\n"
         "\n"
-        "  --scheme NAME     this scheme for the weights of all linear layers\n"
+        "  --recipe RECIPE   the scheme of each tensor: a shipped recipe or a .yaml file (qgauge "
+        "recipe)\n"
+        "  --scheme NAME     instead: this scheme for the weights of all linear layers\n"
         "  --set PARAMS      with these parameters\n"
         "  --tensors REGEX   instead for the matrices whose name matches (POSIX extended)\n"
         "  --layout NAME     how planes are named and laid out; otherwise the first that can hold\n"

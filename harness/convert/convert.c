@@ -2,11 +2,15 @@
 #include "harness/convert/convert.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include "harness/journal.h"
 
 /* Everything one conversion holds on to. */
 struct job {
@@ -52,34 +56,26 @@ static enum qg_status keep(const struct qg_assignment *as, struct qg_slots *ret,
                            struct qg_error *err)
 {
     const struct qg_model_tensor *t = as->tensor;
-    struct qg_slot s = {
-        .dtype_word = t->dtype_word, .rank = t->rank, .bytes = t->bytes, .plane = -1};
-    if (t->rank > QG_MAX_RANK)
-        return qg_fail(err, QG_EINVAL, "tensor '%.80s' has %d dimensions, %d are the most",
-                       as->name, t->rank, QG_MAX_RANK);
     if (t->scheme)
         return qg_fail(
             err, QG_EINVAL,
             "tensor '%.80s' is %s and stays as it is, and safetensors has no such dtype; "
             "write a GGUF file, or quantize it as well",
             as->name, t->dtype_word);
-    memcpy(s.shape, t->shape, (size_t)t->rank * sizeof *s.shape);
-    if (!(s.name = strdup(as->name)))
-        return qg_fail(err, QG_ENOMEM, "no memory for a name");
-    ret->at[ret->n++] = s;
-    return QG_OK;
+    return qg_layout_add(ret, as->name, t->dtype_word, t->rank, t->shape, t->bytes, -1, err);
 }
 
 static enum qg_status add_tensors(struct job *j, size_t owner, struct qg_error *err)
 {
     const struct qg_assignment *as = &j->plan->of[owner];
+    const struct qg_layout *l = j->layout;
     struct qg_slots slots = {.n = 0};
     struct qg_args a;
     enum qg_status status = QG_OK;
     if (!as->convert.scheme)
-        status = keep(as, &slots, err);
+        status = l->keep ? l->keep(j->plan, as, &slots, err) : keep(as, &slots, err);
     else if ((status = qg_layout_args(as, &a, err)) == QG_OK)
-        status = j->layout->store(as, &a, &slots, err);
+        status = l->store(j->plan, as, &a, &slots, err);
     if (status != QG_OK) {
         qg_slots_free(&slots);
         return status;
@@ -167,6 +163,11 @@ static enum qg_status open_output(struct job *j, const cJSON *config, struct qg_
 {
     char *plan = plan_text(j, config);
     cJSON *metadata = metadata_of(j, config);
+    struct qg_gguf_meta *gguf = NULL;
+    enum qg_status status =
+        plan && metadata ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for the plan");
+    if (status == QG_OK && j->layout->meta)
+        status = j->layout->meta(j->plan, &gguf, err);
     const struct qg_output_request q = {.path = j->o->out,
                                         .kind = qg_output_kind_of(j->o->out),
                                         .shard = j->o->shard,
@@ -174,9 +175,11 @@ static enum qg_status open_output(struct job *j, const cJSON *config, struct qg_
                                         .resume = j->o->resume,
                                         .plan = plan,
                                         .model = j->plan->model,
-                                        .metadata = metadata};
-    enum qg_status status = plan && metadata ? qg_output_open(&q, j->tensor, j->n, &j->output, err)
-                                             : qg_fail(err, QG_ENOMEM, "no memory for the plan");
+                                        .metadata = metadata,
+                                        .gguf = gguf};
+    if (status == QG_OK)
+        status = qg_output_open(&q, j->tensor, j->n, &j->output, err);
+    qg_gguf_meta_free(&gguf);
     cJSON_Delete(metadata);
     free(plan);
     return status;
@@ -194,12 +197,26 @@ static bool asked(void *user, size_t rows_done)
     return j->stopped;
 }
 
+static size_t head_of(const struct job *j)
+{
+    return j->layout->head ? j->layout->head(j->plan, j->now) : 0;
+}
+
+/* A tensor that is not quantized: its bytes, or where the layout asks for it cast and interleaved.
+ */
 static enum qg_status copy_tensor(struct job *j, size_t first, struct qg_error *err)
 {
-    void *bytes = malloc(j->now->tensor->bytes + 1);
+    const struct qg_slot *s = &j->tensor[first].slot;
+    const struct qg_model_tensor *t = j->now->tensor;
+    struct qg_conversion c = {.model = j->plan->model, .as = j->now, .head = head_of(j)};
+    bool as_is = !c.head && strcmp(s->dtype_word, t->dtype_word) == 0;
+    void *bytes = malloc(s->bytes + 1);
     if (!bytes)
         return qg_fail(err, QG_ENOMEM, "no memory for tensor '%.80s'", j->now->name);
-    enum qg_status status = qg_model_load(j->plan->model, j->now->tensor, bytes, err);
+    c.args.dtype = qg_dtype_parse(s->dtype_word);
+    c.args.cols = j->now->cols;
+    enum qg_status status = as_is ? qg_model_load(c.model, t, bytes, err)
+                                  : qg_convert_rows(&c, 0, j->now->rows, bytes, err);
     if (status == QG_OK)
         status = qg_output_put(j->output, first, bytes, err);
     free(bytes);
@@ -230,19 +247,17 @@ static enum qg_status put_planes(struct job *j, size_t first, const struct qg_ar
 static enum qg_status convert_tensor(struct job *j, size_t first, struct qg_converted *ret,
                                      struct qg_error *err)
 {
-    static const struct qg_conversion blank;
-    struct qg_conversion c = blank;
-    char kernel[128];
+    struct qg_conversion c = {.model = j->plan->model,
+                              .as = j->now,
+                              .measure = j->o->measure,
+                              .threads = j->o->threads,
+                              .head = head_of(j),
+                              .stop = asked,
+                              .user = j};
     struct qg_call planes;
-    c.model = j->plan->model;
-    c.as = j->now;
-    c.measure = j->o->measure;
-    c.threads = j->o->threads;
-    c.stop = asked;
-    c.user = j;
     if (qg_layout_args(j->now, &c.args, err) != QG_OK)
         return err->status;
-    qg_conversion_kernels(&c, kernel, sizeof kernel);
+    qg_conversion_kernels(&c, ret->kernel, sizeof ret->kernel);
     if (qg_convert_tensor(&c, &planes, &ret->quality, err) != QG_OK)
         return err->status;
     enum qg_status status = put_planes(j, first, &planes.args, err);
@@ -274,7 +289,8 @@ static enum qg_status one(struct job *j, size_t owner, size_t first, size_t end,
     s->earlier += earlier;
     s->converted += c.as->convert.scheme != NULL;
     s->copied += c.as->convert.scheme == NULL;
-    s->bytes_in += c.as->tensor->bytes;
+    // An untied copy is of a tensor that is counted already.
+    s->bytes_in += c.as->name == c.as->tensor->t.name ? c.as->tensor->bytes : 0;
     s->bytes_out += c.bytes;
     j->done += (double)c.as->tensor->bytes;
     return j->o->each ? j->o->each(j->o->user, &c, err) : QG_OK;
@@ -342,19 +358,84 @@ static enum qg_status copy_files(struct job *j, struct qg_error *err)
     return status;
 }
 
-/* The model's configuration with a quantization_config. */
+/* The text of the model's config.json, to be freed; NULL when it has none. */
+static char *config_text(const struct job *j)
+{
+    char path[4096];
+    void *text = NULL;
+    size_t bytes = 0;
+    struct qg_error ignored;
+    const char *first = qg_model_file(j->plan->model, 0), *slash = strrchr(first, '/');
+    snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - first) : 0, first);
+    int fd = qg_model_config(j->plan->model) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return NULL;
+    if (qg_read_all(fd, path, (size_t)1 << 26, &text, &bytes, &ignored) == QG_OK) {
+        char *whole = realloc(text, bytes + 1);
+        text = whole ? whole : text;
+        if (whole)
+            whole[bytes] = '\0';
+    }
+    close(fd);
+    return text;
+}
+
+/* Whether the plan gives the head a tensor of its own that the model does not have. */
+static bool unties(const struct qg_recipe_plan *plan)
+{
+    for (size_t i = 0; i < plan->n; i++)
+        if (plan->of[i].name != plan->of[i].tensor->t.name)
+            return true;
+    return false;
+}
+
+/* Writes text[0 .. n) with "tie_word_embeddings": true turned to false; whether there was one. */
+static bool write_untied(FILE *f, const char *text, size_t n)
+{
+    static const char key[] = "\"tie_word_embeddings\"";
+    const char *end = text + n, *at = text, *p = text;
+    bool found = false;
+    while ((p = strstr(p, key)) && p < end) {
+        p += sizeof key - 1;
+        p += strspn(p, " \t\r\n:");
+        if (strncmp(p, "true", 4) != 0)
+            continue;
+        fprintf(f, "%.*sfalse", (int)(p - at), at);
+        at = p += 4;
+        found = true;
+    }
+    fwrite(at, 1, (size_t)(end - at), f);
+    return found;
+}
+
+/* config.json with a quantization_config as its last member. The text stays otherwise as it is: a
+ * JSON library would make 10000 of 10000.0, and some readers ask for the fraction. */
 static enum qg_status write_config(struct job *j, const cJSON *config, struct qg_error *err)
 {
-    const cJSON *own = qg_model_config(j->plan->model);
-    bool safetensors = qg_model_format(j->plan->model) == QG_MODEL_SAFETENSORS;
-    cJSON *whole = own && safetensors ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
-    cJSON_DeleteItemFromObjectCaseSensitive(whole, "quantization_config");
-    cJSON_AddItemToObject(whole, "quantization_config", cJSON_Duplicate(config, true));
-    char *text = cJSON_Print(whole);
+    bool hf = qg_model_format(j->plan->model) == QG_MODEL_SAFETENSORS;
+    char *own = hf ? config_text(j) : NULL, *added = cJSON_Print(config), *text = NULL;
+    char *end = own ? strrchr(own, '}') : NULL;
+    size_t size, n = end ? (size_t)(end - own) : 0;
+    while (n && strchr(" \t\r\n", own[n - 1]))
+        n--;
+    FILE *f = added ? open_memstream(&text, &size) : NULL;
+    if (f) {
+        bool untie = unties(j->plan), said = false;
+        if (!n)
+            fputc('{', f);
+        else if (untie)
+            said = write_untied(f, own, n);
+        else
+            fwrite(own, 1, n, f);
+        fprintf(f, "%s\n%s  \"quantization_config\": %s\n}\n", n && own[n - 1] != '{' ? "," : "",
+                untie && !said ? "  \"tie_word_embeddings\": false,\n" : "", added);
+        fclose(f);
+    }
     enum qg_status status = text ? qg_output_text(j->output, "config.json", text, err)
                                  : qg_fail(err, QG_ENOMEM, "no memory for config.json");
-    cJSON_free(text);
-    cJSON_Delete(whole);
+    cJSON_free(added);
+    free(own);
+    free(text);
     return status;
 }
 
@@ -367,6 +448,9 @@ static enum qg_status convert(struct job *j, const cJSON *config, struct qg_conv
         all(j, s, err) != QG_OK || j->stopped)
         return j->stopped ? QG_OK : err->status;
     s->files = qg_output_files(j->output);
+    if (j->layout->container == QG_MODEL_GGUF && !qg_model_gguf(j->plan->model) && j->o->note)
+        j->o->note(j->o->user, "the tokenizer is not carried over into GGUF: llama.cpp computes "
+                               "with the file, but needs a vocabulary to speak text");
     if (qg_output_kind_of(j->o->out) == QG_OUTPUT_FOLDER &&
         (copy_files(j, err) != QG_OK || write_config(j, config, err) != QG_OK))
         return err->status;

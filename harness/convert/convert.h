@@ -12,8 +12,8 @@
 /* What became of one tensor of the plan. */
 struct qg_converted {
     const struct qg_assignment *as;
-    const char *kernel; /* what converted it; "" for one that was copied */
-    size_t bytes;       /* of all that stands for it */
+    char kernel[128]; /* what converted it; "" for one that was copied, or by an earlier run */
+    size_t bytes;     /* of all that stands for it */
     struct qg_quality quality;
 };
 

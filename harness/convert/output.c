@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/io/gguf.h"
 #include "harness/io/safetensors.h"
 #include "harness/io/writer.h"
 #include "harness/journal.h"
@@ -271,8 +272,10 @@ static enum qg_status open_part(struct qg_output *o, size_t i, struct qg_error *
     enum qg_status status = QG_OK;
     // Files of a folder take their names only when all is written: one that has it is finished.
     if (o->q.kind != QG_OUTPUT_FOLDER || !o->q.resume || access(p->path, F_OK) != 0) {
-        status =
-            qg_safetensors_create(p->path, stored, p->n, o->q.metadata, flags, &p->writer, err);
+        status = o->q.kind == QG_OUTPUT_GGUF
+                     ? qg_gguf_create(p->path, stored, p->n, o->q.gguf, flags, &p->writer, err)
+                     : qg_safetensors_create(p->path, stored, p->n, o->q.metadata, flags,
+                                             &p->writer, err);
         p->fresh = status == QG_OK && !qg_writer_resumed(p->writer);
     }
     free(stored);

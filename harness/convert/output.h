@@ -30,7 +30,8 @@ struct qg_output_request {
     bool force, resume;
     const char *plan; /* text in which everything stands that the output's bytes hang on */
     const struct qg_model *model;
-    const cJSON *metadata; /* of safetensors: strings; of GGUF: its metadata */
+    const cJSON *metadata;           /* of safetensors: strings */
+    const struct qg_gguf_meta *gguf; /* of GGUF */
 };
 
 struct qg_output;

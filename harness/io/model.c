@@ -470,6 +470,11 @@ enum qg_model_format qg_model_format(const struct qg_model *m)
     return m->format;
 }
 
+const struct qg_gguf_file *qg_model_gguf(const struct qg_model *m)
+{
+    return m->format == QG_MODEL_GGUF ? m->part[0].gguf : NULL;
+}
+
 size_t qg_model_count(const struct qg_model *m)
 {
     return m->n;

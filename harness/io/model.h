@@ -13,6 +13,7 @@
 #include <cjson/cJSON.h>
 
 #include "harness/base/error.h"
+#include "harness/io/gguf.h"
 #include "schemes/scheme.h"
 
 enum qg_model_format { QG_MODEL_SAFETENSORS, QG_MODEL_GGUF };
@@ -42,6 +43,9 @@ QG_MUST_CHECK enum qg_status qg_model_open(const char *path, struct qg_model **r
 void qg_model_close(struct qg_model **m);
 
 enum qg_model_format qg_model_format(const struct qg_model *m);
+
+/* The GGUF file, for its metadata; NULL for the other format. */
+const struct qg_gguf_file *qg_model_gguf(const struct qg_model *m);
 
 /* Tensors in the order of their files (shards by name), and of their offsets within. NULL when not
  * found. */

@@ -78,9 +78,10 @@ static enum qg_status store_int8(const struct qg_assignment *as, const struct qg
     return qg_layout_made(s, as->name, ".weight_format", "U8", 1, 0, NULL, err);
 }
 
-static enum qg_status store(const struct qg_assignment *as, const struct qg_args *convert,
-                            struct qg_slots *s, struct qg_error *err)
+static enum qg_status store(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                            const struct qg_args *convert, struct qg_slots *s, struct qg_error *err)
 {
+    (void)plan;
     char text[TEXT_ROOM], suffix[64];
     bool nested = is_nested(convert->scheme);
     if (is_int8(convert->scheme))
@@ -139,9 +140,11 @@ static enum qg_status config(const struct qg_recipe_plan *plan, cJSON **ret_conf
     cJSON_AddStringToObject(c, "quant_method", "bitsandbytes");
     cJSON_AddBoolToObject(c, "load_in_8bit", int8);
     cJSON_AddBoolToObject(c, "load_in_4bit", !int8);
-    if (int8)
-        cJSON_AddNumberToObject(c, "llm_int8_threshold", a.param[0]);
-    else {
+    if (int8) { // transformers wants a number with a fraction
+        char number[32];
+        snprintf(number, sizeof number, "%#.17g", a.param[0]);
+        cJSON_AddRawToObject(c, "llm_int8_threshold", number);
+    } else {
         cJSON_AddStringToObject(c, "bnb_4bit_quant_type", type_of(a.scheme));
         cJSON_AddBoolToObject(c, "bnb_4bit_use_double_quant", is_nested(a.scheme));
         cJSON_AddStringToObject(c, "bnb_4bit_compute_dtype", torch_dtype(a.dtype));

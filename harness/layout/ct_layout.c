@@ -27,9 +27,10 @@ static const char *refuse(const struct qg_assignment *as, const struct qg_args *
                : "compressed-tensors computes its codes otherwise; schemes ct-* are its own";
 }
 
-static enum qg_status store(const struct qg_assignment *as, const struct qg_args *convert,
-                            struct qg_slots *s, struct qg_error *err)
+static enum qg_status store(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                            const struct qg_args *convert, struct qg_slots *s, struct qg_error *err)
 {
+    (void)plan;
     bool packed = !is_fp8(convert->scheme);
     if (qg_layout_plane(s, as->name, packed ? ".weight_packed" : ".weight", convert, 0, err) !=
             QG_OK ||

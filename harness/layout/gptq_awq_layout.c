@@ -13,9 +13,10 @@ static const char *refuse(const struct qg_assignment *as, const char *own)
                                                       : "its codes are those of another scheme";
 }
 
-static enum qg_status store(const struct qg_assignment *as, const struct qg_args *convert,
-                            struct qg_slots *s, struct qg_error *err)
+static enum qg_status store(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                            const struct qg_args *convert, struct qg_slots *s, struct qg_error *err)
 {
+    (void)plan;
     static const char *const suffixes[] = {".qweight", ".qzeros", ".scales", ".g_idx"};
     for (int p = 0; p < convert->n_out; p++)
         if (qg_layout_plane(s, as->name, suffixes[p], convert, p, err) != QG_OK)

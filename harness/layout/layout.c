@@ -46,7 +46,7 @@ enum qg_status qg_layout_args(const struct qg_assignment *as, struct qg_args *re
     if (qg_params_parse(&a, as->convert.scheme, as->convert.params, err) != QG_OK)
         return qg_context(err, "tensor '%.80s'", as->name);
     if (!qg_args_init(&a, as->convert.scheme, QG_CONVERT, as->operand, as->dtype, 0, as->rows,
-                      as->cols, why, sizeof why))
+                      as->cols + as->padded, why, sizeof why))
         return qg_fail(err, QG_EINVAL, "tensor '%.80s', scheme '%s': %s", as->name,
                        as->convert.scheme->name, why);
     *ret_a = a;
@@ -107,40 +107,49 @@ const char *qg_layout_linear(const struct qg_assignment *as)
     return NULL;
 }
 
-static enum qg_status append(struct qg_slots *s, const char *name, const char *suffix,
-                             struct qg_slot t, struct qg_error *err)
+enum qg_status qg_layout_add(struct qg_slots *s, const char *name, const char *dtype_word, int rank,
+                             const size_t *shape, size_t bytes, int plane, struct qg_error *err)
 {
-    size_t room = strlen(name) + strlen(suffix) + 1;
-    int length = (int)strlen(name);
-    if (suffix[0] != '\0')
-        qg_layout_module(name, &length); // else the whole name stands
-    if (!(t.name = malloc(room)))
+    struct qg_slot t = {.dtype_word = dtype_word, .rank = rank, .bytes = bytes, .plane = plane};
+    if (rank > QG_MAX_RANK)
+        return qg_fail(err, QG_EINVAL, "tensor '%.80s' has %d dimensions, %d are the most", name,
+                       rank, QG_MAX_RANK);
+    if (rank)
+        memcpy(t.shape, shape, (size_t)rank * sizeof *shape);
+    if (!(t.name = strdup(name)))
         return qg_fail(err, QG_ENOMEM, "no memory for a name");
-    snprintf(t.name, room, "%.*s%s", length, name, suffix);
     s->at[s->n++] = t;
     return QG_OK;
+}
+
+/* MODULE + suffix; the whole name + suffix where it is not that of a module's weight. */
+static void spell(const char *name, const char *suffix, char *text, size_t size)
+{
+    int length = (int)strlen(name);
+    qg_layout_module(name, &length);
+    snprintf(text, size, "%.*s%s", length, name, suffix);
 }
 
 enum qg_status qg_layout_plane(struct qg_slots *s, const char *name, const char *suffix,
                                const struct qg_args *convert, int plane, struct qg_error *err)
 {
     const struct qg_tensor *p = &convert->out[plane];
-    struct qg_slot t = {.dtype_word = qg_dtype_name(p->dtype), .rank = p->rank, .plane = plane};
-    memcpy(t.shape, p->shape, sizeof t.shape);
-    t.bytes = qg_bytes(p);
-    return append(s, name, suffix, t, err);
+    char text[1200];
+    spell(name, suffix, text, sizeof text);
+    return qg_layout_add(s, text, qg_dtype_name(p->dtype), p->rank, p->shape, qg_bytes(p), plane,
+                         err);
 }
 
 enum qg_status qg_layout_made(struct qg_slots *s, const char *name, const char *suffix,
                               const char *dtype_word, size_t element, int rank, const size_t *shape,
                               struct qg_error *err)
 {
-    struct qg_slot t = {.dtype_word = dtype_word, .rank = rank, .bytes = element, .plane = -1};
-    for (int d = 0; d < rank; d++) {
-        t.shape[d] = shape[d];
-        t.bytes *= shape[d];
-    }
-    return append(s, name, suffix, t, err);
+    char text[1200];
+    size_t bytes = element;
+    for (int d = 0; d < rank; d++)
+        bytes *= shape[d];
+    spell(name, suffix, text, sizeof text);
+    return qg_layout_add(s, text, dtype_word, rank, shape, bytes, -1, err);
 }
 
 cJSON *qg_layout_kept(const struct qg_recipe_plan *plan)

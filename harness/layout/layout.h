@@ -39,14 +39,25 @@ struct qg_layout {
      * conversion. NULL when it can, else why not. */
     const char *(*refuse)(const struct qg_assignment *as, const struct qg_args *convert);
     /* The tensors that stand for it, which the caller frees. */
-    enum qg_status (*store)(const struct qg_assignment *as, const struct qg_args *convert,
-                            struct qg_slots *ret, struct qg_error *err);
+    enum qg_status (*store)(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                            const struct qg_args *convert, struct qg_slots *ret,
+                            struct qg_error *err);
+    /* The same of a tensor that is not quantized; nothing for one that the format leaves out. A
+     * word for another dtype than the tensor's asks for a cast. NULL: it stays as it is. */
+    enum qg_status (*keep)(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                           struct qg_slots *ret, struct qg_error *err);
+    /* The rows of a head, where the format interleaves its halves (see qg_conversion.head); else 0.
+     * May be NULL. */
+    size_t (*head)(const struct qg_recipe_plan *plan, const struct qg_assignment *as);
     /* The bytes of a tensor whose plane is -1, once `convert` has run. May be NULL. */
     void (*fill)(const struct qg_args *convert, const struct qg_slot *t, void *dst);
     /* quantization_config for config.json; the caller deletes. QG_EINVAL when the plan cannot be
      * said in the format: its configuration holds one set of parameters, and the plan has two. */
     enum qg_status (*config)(const struct qg_recipe_plan *plan, cJSON **ret_config,
                              struct qg_error *err);
+    /* Of GGUF: its metadata; the caller frees. */
+    enum qg_status (*meta)(const struct qg_recipe_plan *plan, struct qg_gguf_meta **ret_m,
+                           struct qg_error *err);
 };
 
 /* The layouts, in the order in which a default is looked for. NULL past the end. */
@@ -75,6 +86,11 @@ const char *qg_layout_module(const char *name, int *ret_length);
 /* Reasons to refuse that loaders of linear layers share: embeddings, tensors that are no matrices,
  * names that do not end in .weight, columns that were padded. */
 const char *qg_layout_linear(const struct qg_assignment *as);
+
+/* Appends a tensor. */
+QG_MUST_CHECK enum qg_status qg_layout_add(struct qg_slots *s, const char *name,
+                                           const char *dtype_word, int rank, const size_t *shape,
+                                           size_t bytes, int plane, struct qg_error *err);
 
 /* Appends plane `plane` of `convert` under MODULE + suffix. */
 QG_MUST_CHECK enum qg_status qg_layout_plane(struct qg_slots *s, const char *name,

@@ -26,9 +26,10 @@ static const char *refuse(const struct qg_assignment *as, const struct qg_args *
     return NULL;
 }
 
-static enum qg_status store(const struct qg_assignment *as, const struct qg_args *convert,
-                            struct qg_slots *s, struct qg_error *err)
+static enum qg_status store(const struct qg_recipe_plan *plan, const struct qg_assignment *as,
+                            const struct qg_args *convert, struct qg_slots *s, struct qg_error *err)
 {
+    (void)plan;
     for (int p = 0; p < convert->n_out; p++) {
         char suffix[64];
         bool module = false;

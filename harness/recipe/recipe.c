@@ -495,6 +495,34 @@ enum qg_status qg_recipe_open(const char *name, struct qg_recipe **ret_r, struct
     return status;
 }
 
+enum qg_status qg_recipe_make(const struct qg_scheme *s, const char *set, const char *pattern,
+                              struct qg_recipe **ret_r, struct qg_error *err)
+{
+    struct match_text match = {.name = (char *)pattern};
+    struct rule_text rule = {.set = (char *)set,
+                             .match = pattern ? &match : NULL,
+                             .scheme = FIRST_SCHEME,
+                             .operand = s->operand[QG_EMBEDDING].convert ? 0 : 1};
+    const struct recipe_text text = {.name = (char *)s->name,
+                                     .summary = "one scheme",
+                                     .source = "the command line",
+                                     .training = QG_TRAINING_POST,
+                                     .rules = &rule,
+                                     .rules_count = 1};
+    while (scheme_of(rule.scheme) != s)
+        rule.scheme++;
+    struct qg_recipe *r = calloc(1, sizeof *r);
+    if (!r)
+        return qg_fail(err, QG_ENOMEM, "no memory for a recipe");
+    snprintf(r->path, sizeof r->path, "--scheme %s", s->name);
+    if (take_recipe(&text, r, err) != QG_OK) {
+        qg_recipe_close(&r);
+        return qg_context(err, "--scheme %s", s->name);
+    }
+    *ret_r = r;
+    return QG_OK;
+}
+
 void qg_recipe_close(struct qg_recipe **r)
 {
     struct grammar g;
