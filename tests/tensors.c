@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * Makes and prints safetensors files for the tests of the command line.
+ * Makes and prints tensor files for the tests of the command line, and for the readers and writers
+ * to be compared with those of other libraries (golden/gen/readback.py).
  *
  *     tensors write FILE [NAME DTYPE SHAPE VALUES]...    SHAPE 2x128, VALUES 1,-2,0.5 (repeated)
  *     tensors print FILE       one line per tensor: name dtype shape values
+ *     tensors values MODEL FILE    all of a checkpoint that can be computed with, as F32, to
+ *                              safetensors
+ *     tensors copy MODEL FILE  all of a checkpoint as it is stored, to one file of its format
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/io/gguf.h"
+#include "harness/io/model.h"
 #include "harness/io/safetensors.h"
 #include "schemes/scheme.h"
 
@@ -83,11 +89,98 @@ static int print_file(const char *path)
     return EXIT_SUCCESS;
 }
 
+/* --- checkpoints ----------------------------------------------------------------------------- */
+
+struct job {
+    struct qg_model *m;
+    const char *from, *to;
+    bool values;
+    struct qg_stored *t;
+    const struct qg_model_tensor **of; /* of t[i] */
+    size_t n;
+};
+
+static void list(struct job *j)
+{
+    for (size_t i = 0; i < qg_model_count(j->m); i++) {
+        const struct qg_model_tensor *t = qg_model_at(j->m, i);
+        struct qg_stored *s = &j->t[j->n];
+        *s = (struct qg_stored){t->t.name, t->dtype_word, t->rank, t->shape, t->bytes, 0};
+        if (j->values && (t->t.dtype == QG_DTYPE_COUNT || !t->rank || !qg_count(&t->t)))
+            continue;
+        if (j->values) {
+            s->dtype = "F32";
+            s->bytes = qg_count(&t->t) * sizeof(float);
+        }
+        j->of[j->n++] = t;
+    }
+}
+
+static enum qg_status create_gguf(struct job *j, struct qg_writer **w, struct qg_error *err)
+{
+    struct qg_gguf_file *f = NULL;
+    struct qg_gguf_meta *meta = qg_gguf_meta_new();
+    enum qg_status status = qg_gguf_open(j->from, &f, err);
+    for (size_t i = 0; status == QG_OK && qg_gguf_entry_at(f, i); i++)
+        status = qg_gguf_meta_add(meta, qg_gguf_entry_at(f, i), err);
+    if (status == QG_OK)
+        status = qg_gguf_create(j->to, j->t, j->n, meta, QG_WRITE_OVER, w, err);
+    qg_gguf_meta_free(&meta);
+    qg_gguf_close(&f);
+    return status;
+}
+
+static enum qg_status put(const struct job *j, struct qg_writer *w, size_t i, struct qg_error *err)
+{
+    const struct qg_model_tensor *t = j->of[i];
+    void *data = malloc(j->t[i].bytes + 1);
+    if (!data)
+        return qg_fail(err, QG_ENOMEM, "no memory");
+    enum qg_status status =
+        j->values ? qg_model_rows(j->m, t, 0, qg_count(&t->t) / t->t.shape[t->t.rank - 1], QG_F32,
+                                  data, err)
+                  : qg_model_load(j->m, t, data, err);
+    if (status == QG_OK)
+        status = qg_writer_put(w, i, 0, data, j->t[i].bytes, err);
+    free(data);
+    return status;
+}
+
+static int write_model(const char *verb, const char *from, const char *to)
+{
+    struct job j = {.from = from, .to = to, .values = strcmp(verb, "values") == 0};
+    struct qg_writer *w = NULL;
+    struct qg_error err;
+    if (qg_model_open(from, &j.m, &err) != QG_OK)
+        return fail(err.message);
+    j.t = calloc(qg_model_count(j.m) + 1, sizeof *j.t);
+    j.of = calloc(qg_model_count(j.m) + 1, sizeof *j.of);
+    if (!j.t || !j.of)
+        return fail("no memory");
+    list(&j);
+    enum qg_status status =
+        qg_model_format(j.m) == QG_MODEL_GGUF && !j.values
+            ? create_gguf(&j, &w, &err)
+            : qg_safetensors_create(to, j.t, j.n, NULL, QG_WRITE_OVER, &w, &err);
+    for (size_t i = 0; i < j.n && status == QG_OK; i++)
+        status = put(&j, w, i, &err);
+    if (status == QG_OK)
+        status = qg_writer_finish(w, &err);
+    qg_writer_close(&w, false);
+    qg_model_close(&j.m);
+    free(j.t);
+    free(j.of);
+    return status == QG_OK ? EXIT_SUCCESS : fail(err.message);
+}
+
 int main(int argc, char **argv)
 {
     if (argc >= 3 && strcmp(argv[1], "write") == 0)
         return write_file(argv[2], argc - 3, argv + 3);
     if (argc == 3 && strcmp(argv[1], "print") == 0)
         return print_file(argv[2]);
-    return fail("write FILE [NAME DTYPE SHAPE VALUES]... | print FILE");
+    if (argc == 4 && (strcmp(argv[1], "values") == 0 || strcmp(argv[1], "copy") == 0))
+        return write_model(argv[1], argv[2], argv[3]);
+    return fail("write FILE [NAME DTYPE SHAPE VALUES]... | print FILE | values MODEL FILE | "
+                "copy MODEL FILE");
 }
