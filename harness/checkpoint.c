@@ -10,27 +10,21 @@ void qg_checkpoint_close(struct qg_checkpoint *c)
     for (size_t i = 0; i < c->n; i++)
         free(c->tensor[i].data);
     free(c->tensor);
-    qg_safetensors_close(&c->file);
+    qg_model_close(&c->model);
     *c = (struct qg_checkpoint){0};
 }
 
-static enum qg_status load(const struct qg_checkpoint *c, const struct qg_tensor *t,
+static enum qg_status load(const struct qg_checkpoint *c, const struct qg_model_tensor *t,
                            enum qg_dtype dtype, struct qg_tensor *ret_t, struct qg_error *err)
 {
-    struct qg_tensor from = *t, to = *t;
-    to.dtype = dtype == QG_INPUT ? t->dtype : dtype;
-    from.data = malloc(qg_bytes(&from));
-    to.data = malloc(qg_bytes(&to));
-    enum qg_status status = from.data && to.data
-                                ? qg_safetensors_load(c->file, t, from.data, err)
-                                : qg_fail(err, QG_ENOMEM, "no memory for '%s'", t->name);
-    for (size_t i = 0; status == QG_OK && i < qg_count(t); i++)
-        qg_put(&to, i, qg_get(&from, i));
-    free(from.data);
+    *ret_t = t->t;
+    ret_t->dtype = dtype == QG_INPUT ? t->t.dtype : dtype;
+    ret_t->data = malloc(qg_bytes(ret_t));
+    enum qg_status status =
+        ret_t->data ? qg_model_rows(c->model, t, 0, t->t.shape[0], ret_t->dtype, ret_t->data, err)
+                    : qg_fail(err, QG_ENOMEM, "no memory for '%s'", t->t.name);
     if (status != QG_OK)
-        free(to.data);
-    else
-        *ret_t = to;
+        free(ret_t->data);
     return status;
 }
 
@@ -42,16 +36,16 @@ enum qg_status qg_checkpoint_open(const char *path, const char *tensors, enum qg
     *c = (struct qg_checkpoint){0};
     if (qg_regex_compile(&wanted, tensors, err) != QG_OK)
         return err->status;
-    enum qg_status status = qg_safetensors_open(path, &c->file, err);
-    size_t n = c->file ? qg_safetensors_count(c->file) : 0;
+    enum qg_status status = qg_model_open(path, &c->model, err);
+    size_t n = c->model ? qg_model_count(c->model) : 0;
     c->tensor = calloc(n + 1, sizeof *c->tensor);
     if (status == QG_OK && !c->tensor)
         status = qg_fail(err, QG_ENOMEM, "no memory for a list of %zu tensors", n);
     for (size_t i = 0; i < n && status == QG_OK; i++) {
-        const struct qg_tensor *t = qg_safetensors_at(c->file, i);
-        if (!qg_regex_fits(&wanted, t->name))
+        const struct qg_model_tensor *t = qg_model_at(c->model, i);
+        if (!qg_regex_fits(&wanted, t->t.name))
             continue;
-        if (!qg_is_weight(t) || qg_count(t) == 0) {
+        if (!qg_is_weight(&t->t) || qg_count(&t->t) == 0) {
             c->left_out++;
             continue;
         }

@@ -19,7 +19,7 @@ cmp -s first.txt again.txt || fail "another outcome with the same seed"
 expect 0 'w.weight' census --scheme int8 -v ties
 expect 0 'refused 1 of 1 tensors' census --scheme int4 --set group=96 ties
 
-expect 2 'MODEL.safetensors is missing' census
+expect 2 'MODEL is missing' census
 expect 2 'need' census --set group=32 ties
 expect 2 'from 1 to' census --draws 0 ties
 expect 2 "there is no scheme 'int5'" census --scheme int5 ties

@@ -62,6 +62,16 @@ expect 2 'goes with --threads and -v alone' gap --recipe unsloth-int4 llama --sc
 expect 2 '--threads needs --recipe' gap --threads 2
 expect 2 'from 1 to 256' gap --recipe unsloth-int4 llama --threads 0
 
+# A folder of shards.
+mkdir shards
+"$tensors" write shards/1.safetensors a.weight F32 2x256 0.5,-1.25,0.3,0.011
+"$tensors" write shards/2.safetensors b.weight BF16 2x256 1,2,3
+index=shards/model.safetensors.index.json
+echo '{"weight_map": {"a.weight": "1.safetensors", "b.weight": "2.safetensors"}}' >$index
+expect 0 '2 tensors, 1024 weights' gap --weights shards --scheme int8
+echo '{"weight_map": {"a.weight": "1.safetensors", "b.weight": "3.safetensors"}}' >$index
+expect 1 "shard '3.safetensors' is missing, which should hold tensor 'b.weight'" gap --weights shards
+
 expect 2 "there is no scheme 'int5'" gap --scheme int5
 expect 2 'belong to a scheme' gap --set group=32
 expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32

@@ -208,7 +208,7 @@ const struct qg_command qg_command_atlas = {
     .summary = "where libraries that claim one format disagree, and by which rule",
     .help =
         "usage: qgauge atlas [--format NAME] [--seed N]\n"
-        "       qgauge atlas [--format NAME] --weights FILE.safetensors [--tensors REGEX]\n"
+        "       qgauge atlas [--format NAME] --weights MODEL [--tensors REGEX]\n"
         "                    [--dtype BF16]\n"
         "\n"
         "Quantizes the same weights by two schemes that claim one format, and counts the codes "
@@ -225,7 +225,10 @@ const struct qg_command qg_command_atlas = {
         "F32.\n"
         "\n"
         "  --format NAME    only pairs of this format\n"
-        "  --weights FILE   the rank-2 tensors of a checkpoint instead\n"
+        "  --weights MODEL  the rank-2 tensors of a checkpoint instead: a safetensors file, a "
+        "Hugging "
+        "Face\n"
+        "                   folder, or a GGUF file, whose blocks are dequantized\n"
         "  --tensors REGEX  only tensors whose name matches (POSIX extended)\n"
         "  --dtype DTYPE    cast the checkpoint to F32, BF16 or F16 first, as loading it would\n"
         "  --seed N         of the fills (7)\n"

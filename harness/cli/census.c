@@ -144,7 +144,7 @@ static int check_options(struct options *o)
     struct qg_error err;
     const struct qg_scheme *s = o->request.scheme;
     if (!o->model)
-        return qg_usage_error(c, "MODEL.safetensors is missing");
+        return qg_usage_error(c, "MODEL is missing");
     if (s && !s->operand[QG_WEIGHT].convert)
         return qg_usage_error(c, "scheme '%s' converts no weights", s->name);
     if (*o->request.params && !s)
@@ -208,7 +208,10 @@ const struct qg_command qg_command_census = {
     .summary = "near ties: how much of a checkpoint hangs on the last bit",
     .help =
         "usage: qgauge census [--scheme NAME [--set \"NAME=VALUE ...\"]] [--tensors REGEX]\n"
-        "                     [--dtype BF16] [--draws N] [--seed N] [-v] MODEL.safetensors\n"
+        "                     [--dtype BF16] [--draws N] [--seed N] [-v] MODEL\n"
+        "\n"
+        "MODEL is a safetensors file, a Hugging Face folder, or a GGUF file, whose blocks are\n"
+        "dequantized.\n"
         "\n"
         "Converts every weight of a checkpoint as the scheme's definition says, and again while "
         "every\n"

@@ -34,8 +34,7 @@ struct options {
 
 static const char help[] =
     "usage: qgauge gap [--scheme NAME [--set \"NAME=VALUE ...\"]] [--seed N] [--seeds N] [-v]\n"
-    "       qgauge gap --weights FILE.safetensors [--tensors REGEX] [--dtype BF16] [--scheme NAME] "
-    "[-v]\n"
+    "       qgauge gap --weights MODEL [--tensors REGEX] [--dtype BF16] [--scheme NAME] [-v]\n"
     "       qgauge gap --recipe RECIPE MODEL [--threads N] [-v]\n"
     "\n"
     "Runs every scheme's prepare path (fake quantization, what training sees) and convert path "
@@ -52,7 +51,9 @@ static const char help[] =
     "  --set PARAMS     with these parameters in place of the scheme's own variants\n"
     "  --seed N         the seed whose figures stand first (123, as upstream's tests)\n"
     "  --seeds N        how many other seeds (20)\n"
-    "  --weights FILE   compare on the rank-2 tensors of a checkpoint instead\n"
+    "  --weights MODEL  compare on the rank-2 tensors of a checkpoint instead: a safetensors file, "
+    "a\n"
+    "                   Hugging Face folder, or a GGUF file, whose blocks are dequantized\n"
     "  --tensors REGEX  only tensors whose name matches (POSIX extended)\n"
     "  --dtype DTYPE    cast the checkpoint to F32, BF16 or F16 first, as loading it would\n"
     "  --recipe RECIPE  compare on every tensor of MODEL that the recipe quantizes (qgauge "
