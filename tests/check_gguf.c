@@ -226,7 +226,7 @@ START_TEST(metadata)
     ck_assert(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(config, "yes")));
     ck_assert_str_eq(cJSON_GetObjectItemCaseSensitive(config, "text")->valuestring, "two\nlines");
     ck_assert_int_eq(cJSON_GetArraySize(config), 13); // neither arrays nor the NUL
-    ck_assert(qg_model_tied(m));
+    ck_assert(!qg_model_tied(m));                     // no embeddings
     ck_assert_ptr_null(qg_model_quant_method(m));
     qg_model_close(&m);
     leave();
@@ -495,6 +495,34 @@ START_TEST(not_written)
 }
 END_TEST
 
+/* A head of its own, or an encoder, or neither. */
+START_TEST(tied)
+{
+    static const struct {
+        const char *first, *second;
+        bool causal, tied;
+    } cases[] = {{"token_embd.weight", "x", true, true},
+                 {"token_embd.weight", "output.weight", true, false},
+                 {"token_embd.weight", "x", false, false},
+                 {"y", "x", true, false}};
+    enter();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin(3, 2, 2);
+        key("general.architecture", QG_GGUF_STRING), text("bert");
+        key("bert.attention.causal", QG_GGUF_BOOL), number(cases[i].causal, 1);
+        tensor(cases[i].first, 4, 1, 0, 0);
+        tensor(cases[i].second, 4, 1, 0, 32);
+        align(32);
+        file.n += 64;
+        save();
+        struct qg_model *m = open_good();
+        ck_assert(qg_model_tied(m) == cases[i].tied);
+        qg_model_close(&m);
+    }
+    leave();
+}
+END_TEST
+
 /* Every type with a scheme: a block is what the scheme says it is. */
 START_TEST(types)
 {
@@ -518,4 +546,4 @@ START_TEST(types)
 }
 END_TEST
 
-QG_SUITE(gguf, tensors, metadata, copied, hostile, truncations, mutations, not_written, types)
+QG_SUITE(gguf, tensors, metadata, copied, hostile, truncations, mutations, tied, not_written, types)

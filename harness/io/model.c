@@ -395,6 +395,17 @@ static enum qg_status read_config(struct qg_model *m, const char *folder, size_t
     return status;
 }
 
+/* Models that make text, which look to the past only, and have no head of their own. */
+static bool find_tied_gguf(const struct qg_model *m)
+{
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(m->config, "general.architecture");
+    char key[128];
+    snprintf(key, sizeof key, "%.80s.attention.causal",
+             cJSON_IsString(name) ? name->valuestring : "");
+    return qg_model_find(m, "token_embd.weight") && !qg_model_find(m, "output.weight") &&
+           !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(m->config, key));
+}
+
 /* Metadata in the place of config.json. A file of several says so there and holds a part only. */
 static enum qg_status take_metadata(struct qg_model *m, const char *path, struct qg_error *err)
 {
@@ -406,7 +417,7 @@ static enum qg_status take_metadata(struct qg_model *m, const char *path, struct
         return qg_fail(err, QG_EFORMAT,
                        "%s: one of the %g files of a split model; join them with llama-gguf-split",
                        path, split->valuedouble);
-    m->tied = !qg_model_find(m, "output.weight");
+    m->tied = find_tied_gguf(m);
     return QG_OK;
 }
 

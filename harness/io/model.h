@@ -5,7 +5,8 @@
  * beside them), or a GGUF file. Opening reads and checks every header and no data; tensors are
  * loaded one by one, so that memory does not grow with the checkpoint.
  *
- * Checkpoints are hostile until proved otherwise; every error names file, tensor and place.
+ * Checkpoints are hostile until proved otherwise; every error names file, tensor and place. Files
+ * that the index does not name are not looked at.
  */
 #ifndef QG_MODEL_H
 #define QG_MODEL_H
@@ -67,7 +68,8 @@ const char *qg_model_quant_method(const struct qg_model *m);
 
 /* Whether the output head is the embedding table: config's tie_word_embeddings; where that is
  * absent, whether a model that makes text (by its architecture) has no tensor named lm_head. GGUF:
- * whether there is no output.weight. */
+ * whether there is token_embd.weight without output.weight and the metadata does not say that the
+ * model is an encoder (attention.causal). */
 bool qg_model_tied(const struct qg_model *m);
 
 /* Reads the stored bytes of a tensor of m. QG_EIO when the file cannot be read, or is no longer the
