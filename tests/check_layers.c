@@ -117,6 +117,81 @@ START_TEST(few_bits_leave_nothing_open)
 }
 END_TEST
 
+/* --- the gradients -----------------------------------------------------------------------------
+ */
+
+static double inner(const struct qg_tensor *x, const struct qg_tensor *y)
+{
+    double sum = 0;
+    for (size_t i = 0; i < qg_count(x); i++)
+        sum += (double)qg_get(x, i) * qg_get(y, i);
+    return sum;
+}
+
+/* How far inner(x, y) may be off when y is output number `out` of a. */
+static double inner_bound(const struct qg_args *a, const struct qg_tensor *x, int out)
+{
+    double sum = 0;
+    size_t at = 0;
+    for (int i = 0; i < out; i++)
+        at += qg_count(&a->out[i]);
+    for (size_t i = 0; i < qg_count(x); i++)
+        sum += fabs((double)qg_get(x, i)) * a->bound[at + i] + fabs((double)qg_get(x, i)) * 0x1p-40;
+    return sum;
+}
+
+/* y is linear in the tensor, all else fixed. So inner(g, y) less the same where the tensor is zero
+ * is the inner product of tensor and gradient: finite differences, whose step may be anything. */
+static void check_gradient(const struct qg_layer *l, const char *name)
+{
+    char gradient[32];
+    snprintf(gradient, sizeof gradient, "d%s", name);
+    struct qg_call f = call_of(l, "s=1.5", QG_FORWARD, QG_F32),
+                   zero = call_of(l, "s=1.5", QG_FORWARD, QG_F32),
+                   b = call_of(l, "s=1.5", QG_BACKWARD, QG_F32);
+    fill_normal(&f, 3);
+    fill_normal(&b, 4);
+    for (int i = 0; i < f.args.n_in; i++) {
+        const struct qg_tensor *t = &f.args.in[i], *same = qg_layer_in(&b.args, t->name);
+        memcpy(zero.args.in[i].data, t->data, qg_bytes(t));
+        if (same)
+            memcpy(same->data, t->data, qg_bytes(t));
+        if (strcmp(t->name, name) == 0)
+            memset(zero.args.in[i].data, 0, qg_bytes(t));
+    }
+    compute(&f);
+    compute(&zero);
+    compute(&b);
+    const struct qg_tensor *g = qg_layer_in(&b.args, "g"), *t = qg_layer_in(&b.args, name),
+                           *dt = qg_layer_out(&b.args, gradient);
+    double along = inner(g, &f.args.out[0]) - inner(g, &zero.args.out[0]), slope = inner(t, dt);
+    double off = inner_bound(&f.args, g, 0) + inner_bound(&zero.args, g, 0) +
+                 inner_bound(&b.args, t, (int)(dt - b.args.out));
+    ck_assert_msg(fabs(along - slope) <= off && off < fabs(along),
+                  "%s %s: %.9g, slope %.9g, off by %.3g", l->name, name, along, slope, off);
+    qg_call_free(&f);
+    qg_call_free(&zero);
+    qg_call_free(&b);
+}
+
+START_TEST(gradients_are_slopes)
+{
+    const struct qg_layer *l;
+    for (size_t i = 0; (l = qg_layer_at(i)); i++) {
+        bool dora = strncmp(l->name, "dora-", 5) == 0;
+        if (!dora && strncmp(l->name, "lora-", 5) != 0)
+            continue;
+        check_gradient(l, "x");
+        check_gradient(l, dora ? "magnitude" : "a"); // to DoRA's norm A and B are constants
+        if (!dora)
+            check_gradient(l, "b");
+    }
+}
+END_TEST
+
+/* --- the base and nothing else -------------------------------------------------------------------
+ */
+
 /* Where the adapter's B is zero, y is x . w^T, which a scheme's matmul computes as well. */
 START_TEST(zero_adapter_gives_the_base)
 {
@@ -208,4 +283,5 @@ START_TEST(refuses_with_a_sentence)
 END_TEST
 
 QG_SUITE(layers, writes_everything, few_bits_leave_nothing_open, zero_adapter_gives_the_base,
-         spread_holds_what_it_says, units_and_exactness, refuses_with_a_sentence)
+         gradients_are_slopes, spread_holds_what_it_says, units_and_exactness,
+         refuses_with_a_sentence)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What unsloth, axolotl, PEFT and PyTorch's autograd make of LoRA around a frozen base weight, on a CPU.
+"""What unsloth, axolotl, PEFT and PyTorch's autograd make of LoRA and DoRA around a frozen base weight, on a CPU.
 
 unsloth's functions are taken out of their files, for the package wants a GPU to be imported; with no quantized
 base their fast_dequantize hands the weight on, which is what stands in its place here. axolotl's module is
 imported as it is, below empty packages.
 """
 import upstream  # first: it sets up the threads of torch
-from upstream import AXOLOTL, PEFT, UNSLOTH, axolotl_lora, unsloth_lora
+from upstream import AXOLOTL, AXOLOTL_TRITON, PEFT, UNSLOTH, axolotl_lora, axolotl_triton_scale, unsloth_lora
 
 import gguf
 import numpy as np
@@ -60,7 +60,8 @@ BASE_NOTES = {"plain": "", "nf4-bnb": "w: bitsandbytes' NF4, dequantized",
 class Case:
     """The tensors of one set, and its parameters."""
 
-    def __init__(self, kind, dtype, base, s=2.0, adapter=None, dropout=0.0, lora_bias=False, bias=False):
+    def __init__(self, kind, dtype, base, s=2.0, adapter=None, dropout=0.0, lora_bias=False, bias=False,
+                 zero_rows=False):
         self.kind, self.dtype, self.base, self.s, self.dropout = kind, dtype, base, s, dropout
         self.adapter = adapter or dtype
         self.x, self.g = self.tensor("x", (M, K)), self.tensor("g", (M, N))
@@ -68,6 +69,11 @@ class Case:
         self.a, self.b = self.tensor("a", (R, K), self.adapter), self.tensor("b", (N, R), self.adapter)
         self.lora_bias = self.tensor("lora_bias", (N,), self.adapter) if lora_bias else None
         self.bias = self.tensor("bias", (N,)) if bias else None
+        self.magnitude = self.w.float().norm(dim=1) * (1 + 0.25 * self.tensor("magnitude", (N,), F32))
+        self.magnitude = self.magnitude.to(self.adapter)
+        if zero_rows:  # norms of 0; one magnitude of 0
+            self.w[:3], self.b[:3], self.magnitude[2] = 0, 0, 0
+            self.kind = "zero-rows"
         self.seed = 1
 
     def tensor(self, name, shape, dtype=None):
@@ -93,7 +99,7 @@ class Case:
     def given(self, *names, **more):
         """The tensors of these names that are there."""
         all = {"x": self.x, "w": self.w, "a": self.a, "b": self.b, "lora_bias": self.lora_bias, "bias": self.bias,
-               "g": self.g, **more}
+               "magnitude": self.magnitude, "g": self.g, **more}
         return {name: all[name] for name in (*names, *more) if all[name] is not None}
 
 
@@ -162,7 +168,7 @@ def axolotl_set(file, *args, **kw):
 
 
 def peft_layer(case, **config):
-    """A Linear with an adapter of the case's numbers."""
+    """A Linear with an adapter of the case's numbers, and the adapter's parameters."""
     base = torch.nn.Linear(K, N, bias=case.bias is not None).to(case.dtype)
     base.weight.data = case.w.clone()
     if case.bias is not None:
@@ -174,24 +180,73 @@ def peft_layer(case, **config):
     down.weight.data, up.weight.data = case.a.clone(), case.b.clone()
     if case.lora_bias is not None:
         up.bias.data = case.lora_bias.clone()
-    return layer, {"a": down.weight, "b": up.weight,
-                   **({} if case.lora_bias is None else {"lora_bias": up.bias})}
+    parts = {"a": down.weight, "b": up.weight}
+    if case.lora_bias is not None:
+        parts["lora_bias"] = up.bias
+    if "use_dora" in config:
+        parts["magnitude"] = layer.lora_magnitude_vector["default"].weight
+        parts["magnitude"].data = case.magnitude.clone()
+    return layer, parts
 
 
-def peft_set(file, *args, **kw):
+def peft_set(file, *args, name="lora-peft", of="layer.py Linear.forward", dora=None, **kw):
     case = Case(*args, **kw)
     case.mask_dtype = case.adapter
-    layer, grads = peft_layer(case)
+    layer, grads = peft_layer(case, **({"use_dora": True} if dora else {}))
     x = case.x.clone().requires_grad_()
     y, mask = case.masked(lambda: layer.train()(x))
     p, mask = (case.dropout, {"mask": mask}) if case.dropout else (None, {})
-    record(file, "lora-peft", case, case.params(p=p),
-           (PEFT, "tuners/lora/layer.py Linear.forward", "PyTorch's autograd through Linear.forward"), y,
-           {"x": x, **grads}, case.given("x", "w", "a", "b", "lora_bias", "bias", **mask),
-           case.given("x", "w", "a", "b", "g", **mask))
+    names = ["x", "w", "a", "b", *([dora] if dora else [])]
+    record(file, name, case, case.params(p=p), (PEFT, f"tuners/lora/{of}", f"PyTorch's autograd through {of}"), y,
+           {"x": x, **grads}, case.given(*names, "lora_bias", "bias", **mask),
+           case.given(*names, "g", *(["bias"] if dora else []), **mask))
+
+
+def dora_peft_set(file, *args, **kw):
+    peft_set(file, *args, name="dora-peft", of="dora.py DoraLinearLayer.forward", dora="magnitude", **kw)
+
+
+def dora_axolotl_set(file, *args, norm="torch", **kw):
+    """LoRA_O with a magnitude: on a CPU its norm is torch's. norm=triton: with the scales of the Triton kernel;
+    triton-cached: with what the module keeps of them, which it reads from the magnitude's _dora_cache."""
+    case = Case(*args, **kw)
+    a, b, magnitude = leaves(case.a, case.b, case.magnitude)
+    x, xd = case.x.clone()[None].requires_grad_(), None
+    if case.dropout:
+        xd = case.masked(lambda: torch.nn.functional.dropout(case.x, case.dropout))[0][None].requires_grad_()
+    scales = axolotl_triton_scale(case.w, case.a, case.b, case.s, case.magnitude)
+    if norm == "triton-cached":
+        magnitude._dora_cache = (a._version, b._version, case.magnitude.to(case.dtype) / scales)
+    compute = (lambda *args: scales) if norm == "triton" else axolotl_lora._compute_dora_scale
+    with upstream.replaced(axolotl_lora, _compute_dora_scale=compute):
+        y = axolotl_lora.LoRA_O.apply(x, xd, case.w, case.bias, None, a, b, case.s, None, magnitude)
+    grads = {"x": x, "xd": xd, "a": a, "b": b, "magnitude": magnitude}
+    dropped = {} if xd is None else {"xd": xd[0]}
+    names = ["x", "w", "a", "b", "magnitude"]
+    record(file, "dora-axolotl", case, case.params(dropout="on" if case.dropout else None,
+                                                   norm=norm if norm != "torch" else None),
+           (AXOLOTL if norm == "torch" else AXOLOTL_TRITON, "kernels/lora.py LoRA_O.forward",
+            "kernels/lora.py LoRA_O.backward"), y, {n: t for n, t in grads.items() if t is not None},
+           case.given(*names, "bias", **dropped), case.given(*names, "g", **dropped))
 
 
 # --- the file -------------------------------------------------------------------------------------
+
+
+def dora_sets(file, make):
+    for dtype in DTYPES:
+        for base in BASES:
+            make(file, "normal", dtype, base)
+        for kind in ("few", "large"):
+            make(file, kind, dtype, "plain", s=0.5)
+        make(file, "normal", dtype, "plain", zero_rows=True)
+        make(file, "normal", dtype, "plain", s=1.0, bias=True, dropout=0.5)
+        make(file, "normal", dtype, "plain", s=0.3, bias=True)
+        make(file, "normal", dtype, "plain", s=-1.5, dropout=0.1)
+        if dtype != F32:
+            make(file, "normal", dtype, "plain", adapter=F32)
+            make(file, "normal", dtype, "nf4-bnb", s=0.3, adapter=F32, bias=True, dropout=0.1)
+    make(file, "normal", F32, "plain", adapter=BF16)
 
 
 def lora_file(file):
@@ -216,6 +271,9 @@ def lora_file(file):
                     make(file, kind, dtype, "plain", adapter=F32)
                 make(file, "normal", dtype, "int4", s=0.3, adapter=F32, lora_bias=True, dropout=0.1)
         make(file, "normal", F32, "plain", adapter=BF16)
+    for norm in ("torch", "triton", "triton-cached"):
+        dora_sets(file, lambda *args, **kw: dora_axolotl_set(*args, norm=norm, **kw))
+    dora_sets(file, dora_peft_set)
 
 
 FILES = {"lora.h5": lora_file}

@@ -53,6 +53,7 @@ TORCHAO_TRITON = f"torchao {version('torchao')}, {_INTERPRETER}"
 UNSLOTH_TRITON = f"{_apart('unsloth')}, {_INTERPRETER}"
 UNSLOTH = f"{_apart('unsloth')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
 AXOLOTL = f"{_apart('axolotl')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
+AXOLOTL_TRITON = f"{_apart('axolotl')}, {_INTERPRETER}"
 PEFT = f"peft {version('peft')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
 TRANSFORMERS = f"transformers {version('transformers')}, torch {torch.__version__} (CPU)"
 DERIVED = f"none: derived with Python {sys.version.split()[0]} fractions, numpy {np.__version__}"
@@ -310,3 +311,12 @@ def _load_axolotl_lora():
 
 unsloth_lora = _load_unsloth_lora()
 axolotl_lora = _load_axolotl_lora()
+
+
+def axolotl_triton_scale(W, A, B, s, magnitude):
+    """axolotl's triton_dora_scale in W's dtype. The kernel widens what it reads; with binary32 as its output
+    type the last cast is PyTorch's."""
+    from axolotl.kernels.dora import triton_dora_scale
+
+    parts = [t.to(W.dtype).float() for t in (W, A, B)]
+    return triton_dora_scale(parts[0], None, *parts[1:], s, magnitude, torch.float32).to(W.dtype)

@@ -20,6 +20,8 @@ static const struct qg_layer *const tables[] = {
 #undef QG_LAYERS
 };
 
+const char *const qg_off_on[] = {"off", "on", NULL};
+
 const struct qg_layer *qg_layer_at(size_t i)
 {
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)

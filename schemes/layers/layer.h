@@ -52,6 +52,9 @@ static inline size_t qg_extent_of(const struct qg_args *a, char letter)
  */
 qg_op_fn *qg_layer_definition(const struct qg_layer *l, enum qg_op op);
 
+/* The words of a parameter that is a switch. */
+extern const char *const qg_off_on[];
+
 /* Sets all parameters of `a` to the layer's defaults. */
 void qg_layer_params_default(struct qg_args *a, const struct qg_layer *l);
 

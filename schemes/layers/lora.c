@@ -7,38 +7,9 @@
  * in the ways of three libraries. T is the dtype of x and R(...) rounds to it; matrices are
  * multiplied in binary32 and rounded once. Backward: g is dL/dy, and no gradient goes to W.
  */
-#include "schemes/layers/matrix.h"
+#include "schemes/layers/adapter.h"
 
-/* The parameters, in the order of each row's table; one row has P there, the other DROPOUT. */
-enum { S, ADAPTER_DTYPE, P, DROPOUT = P, LORA_BIAS, BIAS };
-
-static bool has(const struct qg_args *a, int param)
-{
-    return a->param[param] != 0;
-}
-
-static float scale_of(const struct qg_args *a)
-{
-    return (float)a->param[S];
-}
-
-static enum qg_dtype adapter_dtype(const struct qg_args *a)
-{
-    return qg_dtype_by(a, QG_INPUT, ADAPTER_DTYPE + 1);
-}
-
-/* PyTorch's dropout on a CPU, of x or of a gradient: R(x R(mask / (1 - p))). */
-static struct qg_matrix dropped(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x)
-{
-    if (!has(p->a, P))
-        return x;
-    float kept = (float)(1 - p->a->param[P]);
-    struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
-    const struct qg_tensor *mask = qg_layer_in(p->a, "mask");
-    for (size_t i = 0; i < x.rows * x.cols; i++)
-        z.v[i] = qg_interval_mul(t, x.v[i], qg_round(t, qg_div(qg_get(mask, i) != 0, kept)));
-    return z;
-}
+enum { LORA_BIAS = QG_ADAPTER_PARAMS };
 
 static size_t values(const struct qg_args *a)
 {
@@ -55,31 +26,32 @@ static void unsloth_forward(const struct qg_args *a)
     struct qg_pool pool = qg_pool_of(a), *p = &pool;
     struct qg_matrix x = qg_matrix_in(p, "x", t), w = qg_matrix_in(p, "w", t);
     struct qg_matrix A = qg_matrix_in(p, "a", t), B = qg_matrix_in(p, "b", t);
-    float s = scale_of(a);
+    float s = qg_adapter_scale(a);
 
     struct qg_matrix y = qg_product(p, t, x, qg_transposed(w));
-    struct qg_matrix xa = qg_product(p, t, dropped(p, t, x), qg_transposed(A));
-    if (has(a, LORA_BIAS)) { // in PEFT's order, three roundings
+    struct qg_matrix xa = qg_product(p, t, qg_dropped(p, t, x), qg_transposed(A));
+    if (qg_is_on(a, LORA_BIAS)) { // in PEFT's order, three roundings
         struct qg_matrix bias = qg_matrix_in(p, "lora_bias", t);
         struct qg_matrix lora = qg_added_product(p, t, bias, 1, xa, qg_transposed(B));
         y = qg_added(p, t, y, qg_scaled(p, t, lora, s));
     } else { // one
         y = qg_added_product(p, t, y, s, xa, qg_transposed(B));
     }
-    if (has(a, BIAS))
+    if (qg_is_on(a, QG_BIAS))
         y = qg_added(p, t, y, qg_matrix_in(p, "bias", t));
     qg_matrix_out(a, "y", y);
 }
 
 static const char *unsloth_refuse(const struct qg_args *a)
 {
-    if (!has(a, BIAS))
+    if (!qg_is_on(a, QG_BIAS))
         return NULL;
     return a->op == QG_BACKWARD ? "unsloth adds a base layer's bias only when it generates "
                                   "(fast_linear_forward), which has no backward; set bias=off"
-           : has(a, P)          ? "unsloth has no dropout where it adds a base layer's bias (it "
-                                  "generates there); set p=0 or bias=off"
-           : has(a, LORA_BIAS)
+           : qg_is_on(a, QG_DROPOUT)
+               ? "unsloth has no dropout where it adds a base layer's bias (it "
+                 "generates there); set p=0 or bias=off"
+           : qg_is_on(a, LORA_BIAS)
                ? "unsloth hands an adapter with a bias to PEFT where it adds a base "
                  "layer's bias; see lora-peft"
                : NULL;
@@ -92,19 +64,19 @@ static void unsloth_backward(const struct qg_args *a)
     struct qg_matrix x = qg_matrix_in(p, "x", t), w = qg_matrix_in(p, "w", t);
     struct qg_matrix A = qg_matrix_in(p, "a", t), B = qg_matrix_in(p, "b", t);
     struct qg_matrix g = qg_matrix_in(p, "g", t);
-    float s = scale_of(a);
+    float s = qg_adapter_scale(a);
 
     struct qg_matrix gb = qg_product(p, t, g, B);
-    struct qg_matrix dropped_xt = qg_transposed(dropped(p, t, x));
+    struct qg_matrix dropped_xt = qg_transposed(qg_dropped(p, t, x));
     struct qg_matrix axt = qg_product(p, t, A, dropped_xt);
     qg_matrix_out(a, "da", qg_transposed(qg_scaled_product(p, t, s, dropped_xt, gb)));
     qg_matrix_out(a, "db", qg_transposed(qg_scaled_product(p, t, s, axt, g)));
-    if (has(a, LORA_BIAS)) // in binary32
+    if (qg_is_on(a, LORA_BIAS)) // in binary32
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, QG_F32, qg_column_sums(p, QG_F32, g), s));
 
     struct qg_matrix dx = qg_product(p, t, g, w);
-    if (has(a, P)) { // two roundings more, and one for s unless it is 1
-        struct qg_matrix lora = dropped(p, t, qg_product(p, t, gb, A));
+    if (qg_is_on(a, QG_DROPOUT)) { // two roundings more, and one for s unless it is 1
+        struct qg_matrix lora = qg_dropped(p, t, qg_product(p, t, gb, A));
         dx = qg_added(p, t, dx, s == 1 ? lora : qg_scaled(p, t, lora, s));
     } else {
         dx = qg_added_product(p, t, dx, s, gb, A);
@@ -114,26 +86,20 @@ static void unsloth_backward(const struct qg_args *a)
 
 /* --- axolotl -------------------------------------------------------------------------------- */
 
-/* What the adapter sees: x, or what dropout has made of it outside of the layer. */
-static struct qg_matrix adapter_input(struct qg_pool *p, struct qg_matrix x)
-{
-    return has(p->a, DROPOUT) ? qg_matrix_in(p, "xd", p->a->dtype) : x;
-}
-
 static void axolotl_forward(const struct qg_args *a)
 {
-    enum qg_dtype t = a->dtype, u = adapter_dtype(a);
+    enum qg_dtype t = a->dtype, u = qg_adapter_dtype(a);
     struct qg_pool pool = qg_pool_of(a), *p = &pool;
     struct qg_matrix x = qg_matrix_in(p, "x", t), w = qg_matrix_in(p, "w", t);
     struct qg_matrix A = qg_matrix_in(p, "a", t), B = qg_matrix_in(p, "b", t);
-    float s = scale_of(a);
+    float s = qg_adapter_scale(a);
 
     struct qg_matrix y = qg_product(p, t, x, qg_transposed(w));
-    struct qg_matrix xa = qg_product(p, t, adapter_input(p, x), qg_transposed(A));
+    struct qg_matrix xa = qg_product(p, t, qg_adapter_input(p, x), qg_transposed(A));
     y = qg_added_product(p, t, y, s, xa, qg_transposed(B));
-    if (has(a, LORA_BIAS)) // s times the bias in the bias's own dtype
+    if (qg_is_on(a, LORA_BIAS)) // s times the bias in the bias's own dtype
         y = qg_added(p, t, y, qg_scaled(p, u, qg_matrix_in(p, "lora_bias", u), s));
-    if (has(a, BIAS))
+    if (qg_is_on(a, QG_BIAS))
         y = qg_added(p, t, y, qg_matrix_in(p, "bias", t));
     qg_matrix_out(a, "y", y);
 }
@@ -145,18 +111,18 @@ static void axolotl_backward(const struct qg_args *a)
     struct qg_matrix x = qg_matrix_in(p, "x", t), w = qg_matrix_in(p, "w", t);
     struct qg_matrix A = qg_matrix_in(p, "a", t), B = qg_matrix_in(p, "b", t);
     struct qg_matrix g = qg_matrix_in(p, "g", t);
-    float s = scale_of(a);
+    float s = qg_adapter_scale(a);
 
     struct qg_matrix gb = qg_product(p, t, g, B);
-    struct qg_matrix xt = qg_transposed(adapter_input(p, x));
+    struct qg_matrix xt = qg_transposed(qg_adapter_input(p, x));
     struct qg_matrix axt = qg_product(p, t, A, xt);
     qg_matrix_out(a, "da", qg_transposed(qg_scaled_product(p, t, s, xt, gb)));
     qg_matrix_out(a, "db", qg_transposed(qg_scaled_product(p, t, s, axt, g)));
-    if (has(a, LORA_BIAS))
+    if (qg_is_on(a, LORA_BIAS))
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, t, qg_column_sums(p, t, g), s));
 
     struct qg_matrix dx = qg_product(p, t, g, w);
-    if (has(a, DROPOUT))
+    if (qg_is_on(a, QG_DROPOUT))
         qg_matrix_out(a, "dxd", qg_scaled(p, t, qg_product(p, t, gb, A), s));
     else
         dx = qg_added_product(p, t, dx, s, gb, A);
@@ -168,112 +134,84 @@ static void axolotl_backward(const struct qg_args *a)
 /* The adapter computes in its own dtype U, x is cast to it, and every step rounds. */
 static void peft_forward(const struct qg_args *a)
 {
-    enum qg_dtype t = a->dtype, u = adapter_dtype(a);
+    enum qg_dtype t = a->dtype, u = qg_adapter_dtype(a);
     struct qg_pool pool = qg_pool_of(a), *p = &pool;
     struct qg_matrix x = qg_matrix_in(p, "x", t), wt = qg_transposed(qg_matrix_in(p, "w", t));
     struct qg_matrix A = qg_matrix_in(p, "a", u), B = qg_matrix_in(p, "b", u);
 
-    struct qg_matrix y = has(a, BIAS) ? qg_added_product(p, t, qg_matrix_in(p, "bias", t), 1, x, wt)
-                                      : qg_product(p, t, x, wt);
-    struct qg_matrix xa = qg_product(p, u, dropped(p, u, qg_scaled(p, u, x, 1)), qg_transposed(A));
+    struct qg_matrix y = qg_is_on(a, QG_BIAS)
+                             ? qg_added_product(p, t, qg_matrix_in(p, "bias", t), 1, x, wt)
+                             : qg_product(p, t, x, wt);
+    struct qg_matrix xa =
+        qg_product(p, u, qg_dropped(p, u, qg_scaled(p, u, x, 1)), qg_transposed(A));
     struct qg_matrix lora =
-        has(a, LORA_BIAS)
+        qg_is_on(a, LORA_BIAS)
             ? qg_added_product(p, u, qg_matrix_in(p, "lora_bias", u), 1, xa, qg_transposed(B))
             : qg_product(p, u, xa, qg_transposed(B));
-    qg_matrix_out(a, "y", qg_added(p, t, y, qg_scaled(p, u, lora, scale_of(a))));
+    qg_matrix_out(a, "y", qg_added(p, t, y, qg_scaled(p, u, lora, qg_adapter_scale(a))));
 }
 
 static void peft_backward(const struct qg_args *a)
 {
-    enum qg_dtype t = a->dtype, u = adapter_dtype(a);
+    enum qg_dtype t = a->dtype, u = qg_adapter_dtype(a);
     struct qg_pool pool = qg_pool_of(a), *p = &pool;
     struct qg_matrix x = qg_matrix_in(p, "x", t), w = qg_matrix_in(p, "w", t);
     struct qg_matrix A = qg_matrix_in(p, "a", u), B = qg_matrix_in(p, "b", u);
     struct qg_matrix g = qg_matrix_in(p, "g", t);
 
-    struct qg_matrix xd = dropped(p, u, qg_scaled(p, u, x, 1));
+    struct qg_matrix xd = qg_dropped(p, u, qg_scaled(p, u, x, 1));
     struct qg_matrix xa = qg_product(p, u, xd, qg_transposed(A));
-    struct qg_matrix dlora = qg_scaled(p, u, qg_scaled(p, u, g, 1), scale_of(a));
+    struct qg_matrix dlora = qg_scaled(p, u, qg_scaled(p, u, g, 1), qg_adapter_scale(a));
     struct qg_matrix dxa = qg_product(p, u, dlora, B);
     qg_matrix_out(a, "db", qg_product(p, u, qg_transposed(dlora), xa));
     qg_matrix_out(a, "da", qg_product(p, u, qg_transposed(dxa), xd));
-    if (has(a, LORA_BIAS))
+    if (qg_is_on(a, LORA_BIAS))
         qg_matrix_out(a, "dlora_bias", qg_column_sums(p, u, dlora));
 
     struct qg_matrix dx = qg_product(p, t, g, w);
-    struct qg_matrix dx_lora = dropped(p, u, qg_product(p, u, dxa, A));
+    struct qg_matrix dx_lora = qg_dropped(p, u, qg_product(p, u, dxa, A));
     qg_matrix_out(a, "dx", qg_added(p, t, dx, qg_scaled(p, t, dx_lora, 1)));
 }
 
 /* --- the tables ----------------------------------------------------------------------------- */
 
-static const char *const off_on[] = {"off", "on", NULL};
+#define PARAM_LORA_BIAS \
+    [LORA_BIAS] = {"lora-bias", "whether lora_B has a bias", 0, 0, 0, qg_off_on, false}
 
-static const struct qg_param p_params[] = {
-    [S] = {"s", "lora_alpha / r", 1, -65504, 65504, NULL, false},
-    [ADAPTER_DTYPE] = {"adapter-dtype", "of the adapter's tensors", 0, 0, 0, qg_scale_dtypes, 0},
-    [P] = {"p", "probability of dropout; above 0 there is a mask", 0, 0, 0.9375, NULL, false},
-    [LORA_BIAS] = {"lora-bias", "whether lora_B has a bias", 0, 0, 0, off_on, false},
-    [BIAS] = {"bias", "whether the base layer has a bias", 0, 0, 0, off_on, false},
-    {.name = NULL},
-};
+static const struct qg_param p_params[] = {QG_PARAM_S,    QG_PARAM_ADAPTER_DTYPE, QG_PARAM_P,
+                                           QG_PARAM_BIAS, PARAM_LORA_BIAS,        {.name = NULL}};
 
-static const struct qg_param dropout_params[] = {
-    [S] = {"s", "lora_alpha / r", 1, -65504, 65504, NULL, false},
-    [ADAPTER_DTYPE] = {"adapter-dtype", "of the adapter's tensors", 0, 0, 0, qg_scale_dtypes, 0},
-    [DROPOUT] = {"dropout", "whether the adapter sees x after dropout", 0, 0, 0, off_on, false},
-    [LORA_BIAS] = {"lora-bias", "whether lora_B has a bias", 0, 0, 0, off_on, false},
-    [BIAS] = {"bias", "whether the base layer has a bias", 0, 0, 0, off_on, false},
-    {.name = NULL},
-};
+static const struct qg_param dropout_params[] = {QG_PARAM_S,       QG_PARAM_ADAPTER_DTYPE,
+                                                 QG_PARAM_DROPOUT, QG_PARAM_BIAS,
+                                                 PARAM_LORA_BIAS,  {.name = NULL}};
 
-/* The dtype of A, B and lora_B's bias. */
-#define U 0, ADAPTER_DTYPE + 1
-/* That of x. */
-#define T QG_INPUT, 0
+#define TENSOR_LORA_BIAS                                                                 \
+    {                                                                                    \
+        "lora_bias", "N", QG_OF_ADAPTER, QG_FORWARD, LORA_BIAS + 1, "lora_B.bias", false \
+    }
+#define TENSOR_BIAS                                                                   \
+    {                                                                                 \
+        "bias", "N", QG_OF_X, QG_FORWARD, QG_BIAS + 1, "the base layer's bias", false \
+    }
+#define TENSOR_DLORA_BIAS                                                                    \
+    {                                                                                        \
+        "dlora_bias", "N", QG_OF_ADAPTER, QG_BACKWARD, LORA_BIAS + 1, "dL/dlora_bias", false \
+    }
 
-static const struct qg_layer_tensor p_in[] = {
-    {"x", "MK", T, 0, 0, "the layer's input", false},
-    {"w", "NK", T, 0, 0, "the base weight", true},
-    {"a", "RK", U, 0, 0, "lora_A.weight", false},
-    {"b", "NR", U, 0, 0, "lora_B.weight", false},
-    {"mask", "MK", QG_U8, 0, 0, P + 1, "of dropout: 1 kept, 0 dropped", false},
-    {"lora_bias", "N", U, QG_FORWARD, LORA_BIAS + 1, "lora_B.bias", false},
-    {"bias", "N", T, QG_FORWARD, BIAS + 1, "the base layer's bias", false},
-    {"g", "MN", T, QG_BACKWARD, 0, "dL/dy", false},
-    {.name = NULL},
-};
+static const struct qg_layer_tensor p_in[] = {QG_TENSOR_X, QG_TENSOR_W,    QG_TENSOR_A,
+                                              QG_TENSOR_B, QG_TENSOR_MASK, TENSOR_LORA_BIAS,
+                                              TENSOR_BIAS, QG_TENSOR_G,    {.name = NULL}};
 
-static const struct qg_layer_tensor p_out[] = {
-    {"y", "MN", T, QG_FORWARD, 0, "the layer's output", false},
-    {"dx", "MK", T, QG_BACKWARD, 0, "dL/dx", false},
-    {"da", "RK", U, QG_BACKWARD, 0, "dL/da", false},
-    {"db", "NR", U, QG_BACKWARD, 0, "dL/db", false},
-    {"dlora_bias", "N", U, QG_BACKWARD, LORA_BIAS + 1, "dL/dlora_bias", false},
-    {.name = NULL},
-};
+static const struct qg_layer_tensor p_out[] = {QG_TENSOR_Y,  QG_TENSOR_DX,      QG_TENSOR_DA,
+                                               QG_TENSOR_DB, TENSOR_DLORA_BIAS, {.name = NULL}};
 
-static const struct qg_layer_tensor dropout_in[] = {
-    {"x", "MK", T, 0, 0, "the layer's input", false},
-    {"w", "NK", T, 0, 0, "the base weight", true},
-    {"a", "RK", U, 0, 0, "lora_A.weight", false},
-    {"b", "NR", U, 0, 0, "lora_B.weight", false},
-    {"xd", "MK", T, 0, DROPOUT + 1, "x after dropout", false},
-    {"lora_bias", "N", U, QG_FORWARD, LORA_BIAS + 1, "lora_B.bias", false},
-    {"bias", "N", T, QG_FORWARD, BIAS + 1, "the base layer's bias", false},
-    {"g", "MN", T, QG_BACKWARD, 0, "dL/dy", false},
-    {.name = NULL},
-};
+static const struct qg_layer_tensor dropout_in[] = {QG_TENSOR_X, QG_TENSOR_W,  QG_TENSOR_A,
+                                                    QG_TENSOR_B, QG_TENSOR_XD, TENSOR_LORA_BIAS,
+                                                    TENSOR_BIAS, QG_TENSOR_G,  {.name = NULL}};
 
-static const struct qg_layer_tensor dropout_out[] = {
-    {"y", "MN", T, QG_FORWARD, 0, "the layer's output", false},
-    {"dx", "MK", T, QG_BACKWARD, 0, "dL/dx, without what goes through dropout", false},
-    {"dxd", "MK", T, QG_BACKWARD, DROPOUT + 1, "dL/dxd", false},
-    {"da", "RK", U, QG_BACKWARD, 0, "dL/da", false},
-    {"db", "NR", U, QG_BACKWARD, 0, "dL/db", false},
-    {"dlora_bias", "N", U, QG_BACKWARD, LORA_BIAS + 1, "dL/dlora_bias", false},
-    {.name = NULL},
-};
+static const struct qg_layer_tensor dropout_out[] = {QG_TENSOR_Y,   QG_TENSOR_DX, QG_TENSOR_DXD,
+                                                     QG_TENSOR_DA,  QG_TENSOR_DB, TENSOR_DLORA_BIAS,
+                                                     {.name = NULL}};
 
 static const char arithmetic[] = "as arithmetic has it: NaN and inf spread along rows and columns";
 

@@ -125,11 +125,12 @@ static inline struct qg_matrix qg_added_product(struct qg_pool *p, enum qg_dtype
     return z;
 }
 
-/* R(x + y), element by element; y may be a row that is added to all. */
+/* R(x + y), element by element; y may be a row that is added to all, and of rows a row comes. */
 static inline struct qg_matrix qg_added(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
                                         struct qg_matrix y)
 {
     struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
+    z.down = x.down;
     for (size_t i = 0; i < z.rows; i++)
         for (size_t j = 0; j < z.cols; j++)
             *qg_at(z, i, j) = qg_interval_add(t, *qg_at(x, i, j), *qg_at(y, i, j));
@@ -141,6 +142,7 @@ static inline struct qg_matrix qg_times(struct qg_pool *p, enum qg_dtype t, stru
                                         struct qg_matrix y)
 {
     struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
+    z.down = x.down;
     for (size_t i = 0; i < z.rows; i++)
         for (size_t j = 0; j < z.cols; j++)
             *qg_at(z, i, j) = qg_interval_times(t, *qg_at(x, i, j), *qg_at(y, i, j));
@@ -170,6 +172,47 @@ static inline struct qg_matrix qg_column_sums(struct qg_pool *p, enum qg_dtype t
             qg_spread_add(&s, qg_at(x, i, j)->lo, qg_at(x, i, j)->mid, qg_at(x, i, j)->hi);
         *qg_at(z, 0, j) = qg_interval_round(t, qg_spread_result(&s, p->a->depth, 0));
     }
+    return z;
+}
+
+/* R(x / y), element by element; y may be a row that divides all. */
+static inline struct qg_matrix qg_over(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
+                                       struct qg_matrix y)
+{
+    struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
+    z.down = x.down;
+    for (size_t i = 0; i < z.rows; i++)
+        for (size_t j = 0; j < z.cols; j++)
+            *qg_at(z, i, j) = qg_interval_over(t, *qg_at(x, i, j), *qg_at(y, i, j));
+    return z;
+}
+
+/* R(sqrt(sum of the squares of each row + more)): a row with a number for each. The sum, the
+ * addition and the root are binary32's. */
+static inline struct qg_matrix qg_row_norms(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
+                                            float more)
+{
+    struct qg_matrix z = qg_matrix_new(p, 1, x.rows);
+    z.down = 0;
+    for (size_t i = 0; i < x.rows; i++) {
+        struct qg_spread s = qg_spread_empty;
+        for (size_t j = 0; j < x.cols; j++)
+            qg_spread_add_product(&s, *qg_at(x, i, j), *qg_at(x, i, j));
+        struct qg_interval sum =
+            qg_interval_add(QG_F32, qg_spread_result(&s, p->a->depth, 1), qg_interval_at(more));
+        sum.lo = sum.lo < 0 ? 0 : sum.lo; // a sum of squares is not negative
+        *qg_at(z, 0, i) = qg_interval_round(
+            t, (struct qg_interval){sqrtf(sum.lo), sqrtf(sum.mid), sqrtf(sum.hi)});
+    }
+    return z;
+}
+
+/* One number, everywhere. */
+static inline struct qg_matrix qg_constant(struct qg_pool *p, float x)
+{
+    struct qg_matrix z = qg_matrix_new(p, 1, 1);
+    z.v[0] = qg_interval_at(x);
+    z.down = z.right = 0;
     return z;
 }
 
