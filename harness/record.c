@@ -92,6 +92,19 @@ const struct qg_field qg_atlas_fields[] = {
     ATLAS(rule, QG_FIELD_TEXT),         {NULL},
 };
 
+#define SHIPPED(field, kind) FIELD(struct qg_shipped, field, #field, kind)
+
+const struct qg_field qg_shipped_fields[] = {
+    SHIPPED(tensor, QG_FIELD_TEXT),      SHIPPED(scheme, QG_FIELD_TEXT),
+    SHIPPED(params, QG_FIELD_TEXT),      SHIPPED(kernel, QG_FIELD_TEXT),
+    SHIPPED(layout, QG_FIELD_TEXT),      SHIPPED(dtype, QG_FIELD_TEXT),
+    SHIPPED(rows, QG_FIELD_U64),         SHIPPED(cols, QG_FIELD_U64),
+    SHIPPED(bytes_before, QG_FIELD_U64), SHIPPED(bytes, QG_FIELD_U64),
+    SHIPPED(sqnr_db, QG_FIELD_F64),      SHIPPED(worst_db, QG_FIELD_F64),
+    SHIPPED(worst_row, QG_FIELD_U64),    SHIPPED(worst_col, QG_FIELD_U64),
+    SHIPPED(worst_cols, QG_FIELD_U64),   {NULL},
+};
+
 const char *qg_verdict_name(enum qg_verdict v)
 {
     static const char *const names[QG_VERDICT_COUNT] = {
@@ -146,6 +159,7 @@ void qg_result_free(struct qg_result **r)
     free((*r)->cases);
     free((*r)->gaps);
     free((*r)->atlas);
+    free((*r)->shipped);
     free((*r)->samples);
     free((*r)->output);
     free(*r);

@@ -176,6 +176,8 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
               put_dataset(file, "outputs", H5T_NATIVE_UINT8, r->n_output, CHUNK_BYTES, r->output) &&
               put_rows(file, "gap", qg_gap_fields, sizeof *r->gaps, r->n_gaps, r->gaps) &&
               put_rows(file, "atlas", qg_atlas_fields, sizeof *r->atlas, r->n_atlas, r->atlas) &&
+              put_rows(file, "convert", qg_shipped_fields, sizeof *r->shipped, r->n_shipped,
+                       r->shipped) &&
               H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0;
     ssize_t n = ok ? H5Fget_file_image(file, NULL, 0) : -1;
     void *image = n > 0 ? malloc((size_t)n) : NULL;
@@ -409,7 +411,8 @@ static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m, 
 static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
                               struct qg_error *err)
 {
-    void *cases = NULL, *gaps = NULL, *atlas = NULL, *samples = NULL, *output = NULL;
+    void *cases = NULL, *gaps = NULL, *atlas = NULL, *shipped = NULL, *samples = NULL;
+    void *output = NULL;
     int version;
     enum qg_status status = get_meta(file, path, &r->meta, &version, err);
     if (status == QG_OK)
@@ -421,6 +424,9 @@ static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
     if (status == QG_OK && version >= 2)
         status = get_rows(file, path, "atlas", qg_atlas_fields, sizeof *r->atlas, &atlas,
                           &r->n_atlas, err);
+    if (status == QG_OK && version >= 3)
+        status = get_rows(file, path, "convert", qg_shipped_fields, sizeof *r->shipped, &shipped,
+                          &r->n_shipped, err);
     if (status == QG_OK)
         status = get_dataset(file, path, "samples", H5T_NATIVE_DOUBLE, NULL, &samples,
                              &r->n_samples, err);
@@ -430,6 +436,7 @@ static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
     r->cases = cases;
     r->gaps = gaps;
     r->atlas = atlas;
+    r->shipped = shipped;
     r->samples = samples;
     r->output = output;
     return status;

@@ -15,6 +15,8 @@
  *     /gap       one compound row per prepare/convert comparison: qg_gap_fields
  *     /atlas     one compound row per pair of schemes that claim one format: qg_atlas_fields
  *                (since version 2)
+ *     /convert   one compound row per tensor of a converted checkpoint: qg_shipped_fields
+ *                (since version 3)
  *
  * Absent numbers are NaN. Only result.c includes <hdf5.h>.
  */
@@ -27,7 +29,7 @@
 
 #include "harness/base/error.h"
 
-#define QG_SCHEMA_VERSION 2
+#define QG_SCHEMA_VERSION 3
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
 #define QG_META_ITEMS     64
@@ -108,7 +110,20 @@ struct qg_atlas {
     char rule[320];                 /* what the two do differently, in words */
 };
 
-/* The fields of the three rows, in the order of the structs: what the file's compound types, CSV
+/* A tensor of a checkpoint and what `qgauge convert` made of it. */
+struct qg_shipped {
+    char tensor[256];
+    char scheme[32], params[128]; /* "" for a tensor that was copied */
+    char kernel[128];             /* what converted it; "" when copied, or by a run before */
+    char layout[24], dtype[16];   /* dtype: that it was quantized in, or of the copied tensor */
+    uint64_t rows, cols;          /* all dimensions but the last count as rows */
+    uint64_t bytes_before, bytes; /* bytes_before: 0 for the untied copy of a tensor */
+    double sqnr_db;               /* of all values; NaN when copied */
+    double worst_db;              /* of the block, of those that share a scale, that is worst: */
+    uint64_t worst_row, worst_col, worst_cols; /* columns worst_col .. + worst_cols */
+};
+
+/* The fields of the four rows, in the order of the structs: what the file's compound types, CSV
  * and JSON are made from. Fields of the timings are named warm_median_s and so on. */
 enum qg_field_kind {
     QG_FIELD_TEXT,
@@ -124,8 +139,8 @@ struct qg_field {
     size_t offset, size; /* in the struct; of a whole text or of one number */
     size_t count;        /* numbers in an array, else 1 */
 };
-extern const struct qg_field qg_record_fields[], qg_gap_fields[],
-    qg_atlas_fields[]; /* end with name NULL */
+extern const struct qg_field qg_record_fields[], qg_gap_fields[], qg_atlas_fields[],
+    qg_shipped_fields[]; /* end with name NULL */
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {
@@ -176,6 +191,10 @@ bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas
 QG_MUST_CHECK enum qg_status qg_result_append_atlas(struct qg_result_writer *w,
                                                     const struct qg_atlas *a, struct qg_error *err);
 
+QG_MUST_CHECK enum qg_status qg_result_append_shipped(struct qg_result_writer *w,
+                                                      const struct qg_shipped *s,
+                                                      struct qg_error *err);
+
 /* Writes PATH, removes the journal, frees *w and sets it to NULL, also on failure (the journal then
  * stays). */
 QG_MUST_CHECK enum qg_status qg_result_close(struct qg_result_writer **w, struct qg_error *err);
@@ -187,10 +206,11 @@ void qg_result_abandon(struct qg_result_writer **w);
 
 struct qg_result {
     struct qg_meta meta;
-    size_t n_cases, n_gaps, n_atlas, n_samples, n_output;
+    size_t n_cases, n_gaps, n_atlas, n_shipped, n_samples, n_output;
     struct qg_record *cases;
     struct qg_gap *gaps;
     struct qg_atlas *atlas;
+    struct qg_shipped *shipped;
     double *samples;
     uint8_t *output;
 };

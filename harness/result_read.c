@@ -20,11 +20,11 @@
 #define MAX_FILE    ((size_t)1 << 32)
 #define MAX_SECONDS 300 /* of work on one file; a gigabyte takes ten */
 
-/* What the child hands over: this, and when all is well the five arrays. */
+/* What the child hands over: this, and when all is well the six arrays. */
 struct answer {
     struct qg_error err; /* .status QG_OK when all is well */
     struct qg_meta meta;
-    uint64_t n_cases, n_gaps, n_atlas, n_samples, n_output;
+    uint64_t n_cases, n_gaps, n_atlas, n_shipped, n_samples, n_output;
 };
 
 static bool within(uint64_t at, uint64_t n, size_t total)
@@ -71,6 +71,7 @@ static void parse_and_tell(int fd, void *image, size_t bytes, const char *path)
         a.n_cases = r->n_cases;
         a.n_gaps = r->n_gaps;
         a.n_atlas = r->n_atlas;
+        a.n_shipped = r->n_shipped;
         a.n_samples = r->n_samples;
         a.n_output = r->n_output;
     }
@@ -79,6 +80,7 @@ static void parse_and_tell(int fd, void *image, size_t bytes, const char *path)
         qg_write_all(fd, path, r->cases, r->n_cases * sizeof *r->cases, &err) == QG_OK &&
         qg_write_all(fd, path, r->gaps, r->n_gaps * sizeof *r->gaps, &err) == QG_OK &&
         qg_write_all(fd, path, r->atlas, r->n_atlas * sizeof *r->atlas, &err) == QG_OK &&
+        qg_write_all(fd, path, r->shipped, r->n_shipped * sizeof *r->shipped, &err) == QG_OK &&
         qg_write_all(fd, path, r->samples, r->n_samples * sizeof *r->samples, &err) == QG_OK &&
         qg_write_all(fd, path, r->output, r->n_output, &err) == QG_OK;
     _exit(ok ? 0 : 1);
@@ -94,17 +96,20 @@ static bool hear_array(int fd, void **ret_data, uint64_t n, size_t size)
 
 static bool hear_result(int fd, struct answer *a, struct qg_result *r)
 {
-    void *cases = NULL, *gaps = NULL, *atlas = NULL, *samples = NULL, *output = NULL;
+    void *cases = NULL, *gaps = NULL, *atlas = NULL, *shipped = NULL, *samples = NULL;
+    void *output = NULL;
     bool ok = qg_read_exactly(fd, a, sizeof *a);
     if (ok && a->err.status == QG_OK)
         ok = a->meta.n <= QG_META_ITEMS && hear_array(fd, &cases, a->n_cases, sizeof *r->cases) &&
              hear_array(fd, &gaps, a->n_gaps, sizeof *r->gaps) &&
              hear_array(fd, &atlas, a->n_atlas, sizeof *r->atlas) &&
+             hear_array(fd, &shipped, a->n_shipped, sizeof *r->shipped) &&
              hear_array(fd, &samples, a->n_samples, sizeof *r->samples) &&
              hear_array(fd, &output, a->n_output, 1);
     r->cases = cases;
     r->gaps = gaps;
     r->atlas = atlas;
+    r->shipped = shipped;
     r->samples = samples;
     r->output = output;
     return ok;
@@ -161,6 +166,7 @@ static void adopt(const struct answer *a, struct qg_result *r)
     r->n_cases = (size_t)a->n_cases;
     r->n_gaps = (size_t)a->n_gaps;
     r->n_atlas = (size_t)a->n_atlas;
+    r->n_shipped = (size_t)a->n_shipped;
     r->n_samples = (size_t)a->n_samples;
     r->n_output = (size_t)a->n_output;
     for (size_t i = 0; i < r->n_cases; i++)
@@ -169,6 +175,8 @@ static void adopt(const struct answer *a, struct qg_result *r)
         make_row_harmless(&r->gaps[i], qg_gap_fields);
     for (size_t i = 0; i < r->n_atlas; i++)
         make_row_harmless(&r->atlas[i], qg_atlas_fields);
+    for (size_t i = 0; i < r->n_shipped; i++)
+        make_row_harmless(&r->shipped[i], qg_shipped_fields);
 }
 
 /* Parses in a child; *a and *r get what it said. */

@@ -20,14 +20,14 @@ struct qg_result_writer {
     bool overwrite, started; /* started: the journal names its run */
     size_t resumed;          /* cases that an earlier run left */
     struct qg_result all;    /* what the journal holds */
-    size_t room_cases, room_gaps, room_atlas, room_samples, room_output;
+    size_t room_cases, room_gaps, room_atlas, room_shipped, room_samples, room_output;
 };
 
-enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP, ENTRY_ATLAS };
+enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP, ENTRY_ATLAS, ENTRY_SHIPPED };
 
 /* The first entry of a journal. */
 struct run_entry {
-    uint32_t schema, record_bytes, gap_bytes, atlas_bytes;
+    uint32_t schema, record_bytes, gap_bytes, atlas_bytes, shipped_bytes;
     struct qg_meta meta;
 };
 
@@ -85,6 +85,15 @@ static enum qg_status keep_atlas(struct qg_result_writer *w, const struct qg_atl
     return QG_OK;
 }
 
+static enum qg_status keep_shipped(struct qg_result_writer *w, const struct qg_shipped *s,
+                                   struct qg_error *err)
+{
+    if (!reserve((void **)&w->all.shipped, &w->room_shipped, w->all.n_shipped, 1, sizeof *s))
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    w->all.shipped[w->all.n_shipped++] = *s;
+    return QG_OK;
+}
+
 /* Whether a record from a journal says of itself what an entry of that many bytes can hold. */
 static bool case_fits(const struct qg_record *r, size_t bytes)
 {
@@ -101,7 +110,7 @@ static bool run_fits(const struct run_entry *run, size_t bytes)
     return bytes == sizeof *run && run->schema == QG_SCHEMA_VERSION &&
            run->record_bytes == sizeof(struct qg_record) &&
            run->gap_bytes == sizeof(struct qg_gap) && run->atlas_bytes == sizeof(struct qg_atlas) &&
-           run->meta.n <= QG_META_ITEMS;
+           run->shipped_bytes == sizeof(struct qg_shipped) && run->meta.n <= QG_META_ITEMS;
 }
 
 static enum qg_status resume_entry(void *context, uint32_t kind, const void *payload, size_t bytes,
@@ -134,6 +143,11 @@ static enum qg_status resume_entry(void *context, uint32_t kind, const void *pay
         qg_result_tidy(&a, qg_atlas_fields);
         return keep_atlas(w, &a, err);
     }
+    if (w->started && kind == ENTRY_SHIPPED && bytes == sizeof(struct qg_shipped)) {
+        struct qg_shipped s = *(const struct qg_shipped *)payload;
+        qg_result_tidy(&s, qg_shipped_fields);
+        return keep_shipped(w, &s, err);
+    }
     return qg_fail(err, QG_EFORMAT, "was written by another version; remove it to start again");
 }
 
@@ -163,6 +177,7 @@ static enum qg_status start_journal(struct qg_result_writer *w, const struct qg_
     run->record_bytes = sizeof(struct qg_record);
     run->gap_bytes = sizeof(struct qg_gap);
     run->atlas_bytes = sizeof(struct qg_atlas);
+    run->shipped_bytes = sizeof(struct qg_shipped);
     run->meta = *meta;
     w->all.meta = *meta;
     w->started = true;
@@ -291,6 +306,17 @@ enum qg_status qg_result_append_atlas(struct qg_result_writer *w, const struct q
     return keep_atlas(w, &kept, err);
 }
 
+enum qg_status qg_result_append_shipped(struct qg_result_writer *w, const struct qg_shipped *s,
+                                        struct qg_error *err)
+{
+    struct qg_shipped kept = *s;
+    qg_result_tidy(&kept, qg_shipped_fields);
+    const struct qg_piece piece = {&kept, sizeof kept};
+    if (qg_journal_append(w->fd, w->journal, ENTRY_SHIPPED, &piece, 1, err) != QG_OK)
+        return err->status;
+    return keep_shipped(w, &kept, err);
+}
+
 void qg_result_abandon(struct qg_result_writer **w)
 {
     if (!*w)
@@ -300,6 +326,7 @@ void qg_result_abandon(struct qg_result_writer **w)
     free((*w)->all.cases);
     free((*w)->all.gaps);
     free((*w)->all.atlas);
+    free((*w)->all.shipped);
     free((*w)->all.samples);
     free((*w)->all.output);
     free((*w)->path);

@@ -69,6 +69,7 @@ enum qg_status qg_export_json(const struct qg_result *r, FILE *out, struct qg_er
     add_rows(root, "cases", qg_record_fields, r->cases, r->n_cases, sizeof *r->cases);
     add_rows(root, "gaps", qg_gap_fields, r->gaps, r->n_gaps, sizeof *r->gaps);
     add_rows(root, "atlas", qg_atlas_fields, r->atlas, r->n_atlas, sizeof *r->atlas);
+    add_rows(root, "convert", qg_shipped_fields, r->shipped, r->n_shipped, sizeof *r->shipped);
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

@@ -118,6 +118,20 @@ static struct qg_atlas atlas(unsigned i)
     return a;
 }
 
+static struct qg_shipped shipped(void)
+{
+    struct qg_shipped s;
+    memset(&s, 0xa5, sizeof s);
+    strcpy(s.tensor, "model.layers.0.mlp.up_proj.weight");
+    strcpy(s.scheme, "int4");
+    strcpy(s.params, "group=32");
+    strcpy(s.kernel, "int4.convert.c");
+    strcpy(s.layout, "qgauge");
+    strcpy(s.dtype, "BF16");
+    s.sqnr_db = 20.5, s.worst_db = INFINITY;
+    return s;
+}
+
 static void write_file(const char *path, unsigned n)
 {
     struct qg_result_writer *w;
@@ -132,6 +146,8 @@ static void write_file(const char *path, unsigned n)
         ck_ok(qg_result_append_atlas(w, &a, &err));
         ck_assert(qg_result_has_atlas(w, &a) && !qg_result_has_atlas(w, &other));
     }
+    struct qg_shipped s = shipped();
+    ck_ok(qg_result_append_shipped(w, &s, &err));
     ck_ok(qg_result_close(&w, &err));
     ck_assert_ptr_null(w);
 }
@@ -210,6 +226,9 @@ START_TEST(test_round_trip)
         struct qg_atlas a = atlas(i);
         same_row(qg_atlas_fields, &a, &r->atlas[i]);
     }
+    struct qg_shipped s = shipped();
+    ck_assert_uint_eq(r->n_shipped, 1);
+    same_row(qg_shipped_fields, &s, r->shipped);
     qg_result_free(&r);
     ck_assert_ptr_null(r);
     write_file("empty.h5", 0);
@@ -223,10 +242,11 @@ END_TEST
 /* The fields cover the structs: no byte belongs to no field, but for padding of a few bytes. */
 START_TEST(test_fields_are_complete)
 {
-    const struct qg_field *tables[] = {qg_record_fields, qg_gap_fields, qg_atlas_fields};
+    const struct qg_field *tables[] = {qg_record_fields, qg_gap_fields, qg_atlas_fields,
+                                       qg_shipped_fields};
     const size_t sizes[] = {sizeof(struct qg_record), sizeof(struct qg_gap),
-                            sizeof(struct qg_atlas)};
-    for (int t = 0; t < 3; t++) {
+                            sizeof(struct qg_atlas), sizeof(struct qg_shipped)};
+    for (int t = 0; t < 4; t++) {
         size_t end = 0;
         for (const struct qg_field *f = tables[t]; f->name; f++) {
             ck_assert_msg(f->offset >= end && f->offset < end + 8, "a hole before %s", f->name);

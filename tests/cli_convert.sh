@@ -133,6 +133,12 @@ done
 expect 0 'worst dB' convert m --scheme int4 --table --force -o ours
 has out.txt 'up_proj.weight *int4 .*\[[0-9]*, [0-9]*\.\.[0-9]*\]'
 has out.txt 'input_layernorm.weight *- '
+expect 0 'tensors converted' convert m --scheme int4 -o with.safetensors --results r.h5
+"$qgauge" export --format json r.h5 >r.json || fail 'the results cannot be read'
+has r.json '"kernel":.*"int4.convert.c"'
+has r.json '"worst_cols":.*128'
+[ "$(grep -c '"bytes_before":' r.json)" = 4 ] || fail 'not a row per tensor'
+expect 99 'r.h5: the file exists' convert m --scheme int4 -o no --results r.h5
 
 # Kill -9 in the middle, or a signal: --resume gives the very bytes.
 set --

@@ -9,6 +9,7 @@
 
 #include "harness/base/error.h"
 #include "harness/checkpoint.h"
+#include "harness/result.h"
 #include "schemes/layers/layer.h"
 
 /* Exit codes: what Meson and scripts understand. */
@@ -41,6 +42,9 @@ bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *
 QG_MUST_CHECK enum qg_status qg_take_checkpoint(const char *path, const char *tensors,
                                                 enum qg_dtype dtype, struct qg_checkpoint *ret_c,
                                                 struct qg_error *err);
+
+/* Fills in what a result file says of the machine and of this program. */
+void qg_describe_program(struct qg_meta *m);
 
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);

@@ -16,13 +16,15 @@
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/convert/convert.h"
+#include "harness/io/writer.h"
+#include "harness/result.h"
 
 const struct qg_command qg_command_convert;
 
 enum { MOST_THREADS = 256 };
 
 struct request {
-    const char *model, *recipe, *scheme, *set, *tensors, *out, *layout;
+    const char *model, *recipe, *scheme, *set, *tensors, *out, *layout, *results;
     uint64_t shard, threads;
     bool force, resume, table, json, list;
 };
@@ -32,7 +34,9 @@ struct session {
     const struct request *q;
     double start, shown; /* seconds: of the beginning, of the last bar */
     bool bar;
-    cJSON *rows; /* with --format json */
+    cJSON *rows;             /* with --format json */
+    struct qg_shipped *kept; /* with --results: a row per tensor */
+    size_t n_kept;
 };
 
 /* --- progress and table ---------------------------------------------------------------------- */
@@ -121,11 +125,55 @@ static void add_row(struct session *s, const struct qg_converted *c)
     cJSON_AddNumberToObject(worst, "columns", (double)c->quality.worst_cols);
 }
 
+static void keep_row(struct session *s, const struct qg_converted *c)
+{
+    const struct qg_assignment *as = c->as;
+    struct qg_shipped *r = &s->kept[s->n_kept++];
+    *r = (struct qg_shipped){.rows = as->rows,
+                             .cols = as->cols,
+                             .bytes_before = as->name == as->tensor->t.name ? as->tensor->bytes : 0,
+                             .bytes = c->bytes,
+                             .sqnr_db = c->quality.sqnr_db,
+                             .worst_db = c->quality.worst_db,
+                             .worst_row = c->quality.worst_row,
+                             .worst_col = c->quality.worst_col,
+                             .worst_cols = c->quality.worst_cols};
+    snprintf(r->tensor, sizeof r->tensor, "%s", as->name);
+    snprintf(r->scheme, sizeof r->scheme, "%s", as->convert.scheme ? as->convert.scheme->name : "");
+    snprintf(r->params, sizeof r->params, "%s", as->convert.params);
+    snprintf(r->kernel, sizeof r->kernel, "%s", c->kernel);
+    snprintf(r->layout, sizeof r->layout, "%s", c->layout->name);
+    snprintf(r->dtype, sizeof r->dtype, "%s",
+             as->convert.scheme ? qg_dtype_name(as->dtype) : as->tensor->dtype_word);
+}
+
+static enum qg_status write_results(const struct session *s, struct qg_error *err)
+{
+    const struct request *q = s->q;
+    struct qg_result_writer *w;
+    struct qg_meta meta = {0};
+    qg_describe_program(&meta);
+    qg_meta_set(&meta, "suite", "convert");
+    qg_meta_set(&meta, "weights", q->model);
+    qg_meta_set(&meta, "recipe", q->recipe ? q->recipe : q->scheme);
+    if (qg_result_create(q->results, &meta, false, q->force, &w, err) != QG_OK)
+        return err->status;
+    enum qg_status status = QG_OK;
+    for (size_t i = 0; i < s->n_kept && status == QG_OK; i++)
+        status = qg_result_append_shipped(w, &s->kept[i], err);
+    if (status == QG_OK)
+        return qg_result_close(&w, err);
+    qg_result_abandon(&w);
+    return status;
+}
+
 static enum qg_status each(void *user, const struct qg_converted *c, struct qg_error *err)
 {
     struct session *s = user;
     const struct qg_quality *q = &c->quality;
     (void)err;
+    if (s->kept)
+        keep_row(s, c);
     if (s->rows)
         add_row(s, c);
     else if (s->q->table) {
@@ -156,6 +204,7 @@ enum {
     OPT_THREADS,
     OPT_FORCE,
     OPT_RESUME,
+    OPT_RESULTS,
     OPT_TABLE,
     OPT_FORMAT,
     OPT_LIST,
@@ -171,6 +220,7 @@ static const struct option options[] = {
     {"threads", required_argument, NULL, OPT_THREADS},
     {"force", no_argument, NULL, OPT_FORCE},
     {"resume", no_argument, NULL, OPT_RESUME},
+    {"results", required_argument, NULL, OPT_RESULTS},
     {"table", no_argument, NULL, OPT_TABLE},
     {"format", required_argument, NULL, OPT_FORMAT},
     {"layouts", no_argument, NULL, OPT_LIST},
@@ -229,6 +279,9 @@ static int take(struct request *q, int option)
         return QG_EXIT_OK;
     case OPT_RESUME:
         q->resume = true;
+        return QG_EXIT_OK;
+    case OPT_RESULTS:
+        q->results = optarg;
         return QG_EXIT_OK;
     case OPT_TABLE:
         q->table = true;
@@ -324,16 +377,20 @@ static int convert(struct session *s, const struct qg_recipe_plan *plan)
                                          .threads = (int)q->threads,
                                          .force = q->force,
                                          .resume = q->resume,
-                                         .measure = q->table || q->json,
+                                         .measure = q->table || q->json || q->results,
                                          .progress = progress,
                                          .each = each,
                                          .note = note,
                                          .user = s};
+    if (q->results && qg_may_write(q->results, q->force, &err) != QG_OK)
+        return qg_report_error(&qg_command_convert, &err);
     if (q->table && !q->json)
         printf("%-52s %-16s %12s %6s %8s %8s  %s\n", "tensor", "scheme", "bytes", "bits", "SQNR dB",
                "worst dB", "block");
     enum qg_status status = qg_convert(plan, &o, &summary, &err);
     clear_bar(s);
+    if (status == QG_OK && !summary.stopped && s->kept)
+        status = write_results(s, &err);
     if (status == QG_OK && !summary.stopped)
         return summarize(s, &summary);
     fflush(stdout);
@@ -350,9 +407,11 @@ static int run_plan(const struct request *q, const struct qg_recipe_plan *plan)
 {
     struct session s = {.q = q, .start = qg_clock_now(), .bar = isatty(STDERR_FILENO) == 1};
     s.rows = q->json ? cJSON_CreateArray() : NULL;
+    s.kept = q->results ? calloc(plan->n + 1, sizeof *s.kept) : NULL;
     catch_signals();
     int code = convert(&s, plan);
     cJSON_Delete(s.rows);
+    free(s.kept);
     return code;
 }
 
@@ -423,6 +482,8 @@ const struct qg_command qg_command_convert = {
         "the\n"
         "                    blocks that share a scale, as [row, columns]\n"
         "  --format json     all of that as JSON\n"
+        "  --results R.h5    all of that into a result file, table /convert (qgauge export reads "
+        "it)\n"
         "  --resume          go on where an interrupted conversion stopped\n"
         "  --force           replace OUT\n"
         "  -o, --output OUT\n"

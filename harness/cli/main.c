@@ -11,6 +11,7 @@
 #include "harness/base/fpenv.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
+#include "harness/machine.h"
 
 #define QG_COMMAND(word) extern const struct qg_command qg_command_##word;
 #include "harness/cli/command_list.h"
@@ -109,6 +110,15 @@ enum qg_status qg_take_checkpoint(const char *path, const char *tensors, enum qg
         fprintf(stderr, "left out, not [N,K] of F32, BF16 or F16: %zu of the tensors\n",
                 ret_c->left_out);
     return status;
+}
+
+void qg_describe_program(struct qg_meta *m)
+{
+    qg_machine_describe(m);
+    qg_meta_set(m, "version", QG_VERSION);
+    qg_meta_set(m, "commit", QG_COMMIT);
+    qg_meta_set(m, "compiler", QG_COMPILER);
+    qg_meta_set(m, "flags", QG_FLAGS);
 }
 
 int qg_finish_stdout(const struct qg_command *c, int code)

@@ -21,7 +21,6 @@
 #include "harness/crew.h"
 #include "harness/gap.h"
 #include "harness/judge.h"
-#include "harness/machine.h"
 #include "harness/plan.h"
 
 extern const struct qg_command qg_command_run;
@@ -386,11 +385,7 @@ static void set_meta(const struct execution *s, struct qg_meta *m)
 {
     char text[256];
     *m = (struct qg_meta){0};
-    qg_machine_describe(m);
-    qg_meta_set(m, "version", QG_VERSION);
-    qg_meta_set(m, "commit", QG_COMMIT);
-    qg_meta_set(m, "compiler", QG_COMPILER);
-    qg_meta_set(m, "flags", QG_FLAGS);
+    qg_describe_program(m);
     qg_meta_set(m, "suite", s->q->suite);
     qg_meta_set(m, "weights", s->q->weights ? s->q->weights : "");
     qg_meta_set(m, "tensors", s->q->plan.tensors ? s->q->plan.tensors : "");

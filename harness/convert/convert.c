@@ -269,7 +269,8 @@ static enum qg_status convert_tensor(struct job *j, size_t first, struct qg_conv
 static enum qg_status one(struct job *j, size_t owner, size_t first, size_t end,
                           struct qg_convert_summary *s, struct qg_error *err)
 {
-    struct qg_converted c = {.as = &j->plan->of[owner], .quality = {NAN, NAN, 0, 0, 0}};
+    struct qg_converted c = {
+        .as = &j->plan->of[owner], .layout = j->layout, .quality = {NAN, NAN, 0, 0, 0}};
     enum qg_status status = QG_OK;
     j->now = c.as;
     for (size_t i = first; i < end; i++)

@@ -13,7 +13,8 @@
 struct qg_converted {
     const struct qg_assignment *as;
     char kernel[128]; /* what converted it; "" for one that was copied, or by an earlier run */
-    size_t bytes;     /* of all that stands for it */
+    const struct qg_layout *layout;
+    size_t bytes; /* of all that stands for it */
     struct qg_quality quality;
 };
 
