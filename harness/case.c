@@ -275,19 +275,23 @@ bool qg_case_args(const struct qg_case *c, struct qg_args *a, char *why, size_t 
     return good;
 }
 
-enum qg_status qg_case_bind(struct qg_case *c, const struct qg_safetensors *source,
-                            struct qg_error *err)
+enum qg_status qg_case_bind(struct qg_case *c, const struct qg_model *source, struct qg_error *err)
 {
-    const struct qg_tensor *t = qg_safetensors_find(source, c->tensor);
+    const struct qg_model_tensor *t = qg_model_find(source, c->tensor);
     if (!t)
         return qg_fail(err, QG_EABSENT, "there is no tensor '%s' in '%s'", c->tensor, c->file);
-    if (t->rank != 2 || t->shape[0] != c->rows || t->shape[1] != c->cols)
+    if (t->t.rank != 2 || t->t.shape[0] != c->rows || t->t.shape[1] != c->cols)
         return qg_fail(err, QG_EINVAL, "tensor '%s' of '%s' is not %zu x %zu", c->tensor, c->file,
                        c->rows, c->cols);
-    if (t->dtype != c->dtype || !t->data)
+    if (t->t.dtype != c->dtype)
         return qg_fail(err, QG_EINVAL, "tensor '%s' of '%s' is not %s", c->tensor, c->file,
                        qg_dtype_name(c->dtype));
     c->source = source;
     c->values = t;
     return QG_OK;
+}
+
+enum qg_status qg_case_load(const struct qg_case *c, void *dst, struct qg_error *err)
+{
+    return qg_model_rows(c->source, c->values, 0, c->rows, c->dtype, dst, err);
 }

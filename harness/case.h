@@ -16,7 +16,7 @@
 
 #include "harness/base/error.h"
 #include "harness/fill.h"
-#include "harness/io/safetensors.h"
+#include "harness/io/model.h"
 #include "kernels/kernel.h"
 
 #define QG_SPELLING_SIZE 1024
@@ -32,8 +32,8 @@ struct qg_case {
     uint64_t seed;
     const struct qg_fill *fill;                      /* NULL: a tensor of a file */
     char file[QG_FILE_SIZE], tensor[QG_TENSOR_SIZE]; /* "" with a fill */
-    const struct qg_safetensors *source;             /* the open file and its tensor: borrowed, */
-    const struct qg_tensor *values;                  /* NULL until qg_case_bind */
+    const struct qg_model *source;                   /* the open file and its tensor: borrowed, */
+    const struct qg_model_tensor *values;            /* NULL until qg_case_bind */
     double param[QG_MAX_PARAMS];
 };
 
@@ -62,7 +62,10 @@ bool qg_case_args(const struct qg_case *c, struct qg_args *a, char *why, size_t 
 
 /* Gives the case its tensor of its open file, which must outlive the case. QG_EABSENT when there is
  * no such tensor, QG_EINVAL when its shape or dtype are not those of the case. */
-QG_MUST_CHECK enum qg_status qg_case_bind(struct qg_case *c, const struct qg_safetensors *source,
+QG_MUST_CHECK enum qg_status qg_case_bind(struct qg_case *c, const struct qg_model *source,
                                           struct qg_error *err);
+
+/* Reads the tensor that the case was given, [rows,cols] of its dtype. */
+QG_MUST_CHECK enum qg_status qg_case_load(const struct qg_case *c, void *dst, struct qg_error *err);
 
 #endif

@@ -54,7 +54,7 @@ static enum qg_status fill_original(const struct qg_case *c, const struct qg_arg
                                     const struct qg_tensor *t, struct qg_error *err)
 {
     if (c->values)
-        return qg_safetensors_load(c->source, c->values, t->data, err);
+        return qg_case_load(c, t->data, err);
     qg_fill_tensor(c->fill, c->seed, qg_group(a), sigma_of(a->operand), t);
     return QG_OK;
 }

@@ -240,9 +240,10 @@ static bool serves(const struct qg_tensor *t, enum qg_operand operand)
 
 static enum qg_status push_tensors(struct builder *b, struct qg_case *c)
 {
-    size_t n = qg_safetensors_count(b->o->weights);
+    size_t n = qg_model_count(b->o->weights);
     for (size_t i = 0; i < n; i++) {
-        const struct qg_tensor *t = qg_safetensors_at(b->o->weights, i);
+        const struct qg_model_tensor *values = qg_model_at(b->o->weights, i);
+        const struct qg_tensor *t = &values->t;
         if (!qg_is_weight(t) || !serves(t, c->kernel->operand) ||
             !qg_regex_fits(&b->tensors, t->name))
             continue;
@@ -250,7 +251,7 @@ static enum qg_status push_tensors(struct builder *b, struct qg_case *c)
         c->rows = t->shape[0];
         c->cols = t->shape[1];
         c->source = b->o->weights;
-        c->values = t;
+        c->values = values;
         if (snprintf(c->file, sizeof c->file, "%s", b->o->weights_path) >= (int)sizeof c->file ||
             snprintf(c->tensor, sizeof c->tensor, "%s", t->name) >= (int)sizeof c->tensor)
             return qg_fail(b->err, QG_EINVAL,
@@ -437,9 +438,9 @@ static enum qg_status filter(struct builder *b)
 
 static void count_tensors(struct builder *b)
 {
-    size_t n = b->o->weights ? qg_safetensors_count(b->o->weights) : 0;
+    size_t n = b->o->weights ? qg_model_count(b->o->weights) : 0;
     for (size_t i = 0; i < n; i++) {
-        const struct qg_tensor *t = qg_safetensors_at(b->o->weights, i);
+        const struct qg_tensor *t = &qg_model_at(b->o->weights, i)->t;
         if (!qg_regex_fits(&b->tensors, t->name))
             continue;
         b->p->tensors++;

@@ -30,7 +30,7 @@
 
 #include "harness/bench.h"
 #include "harness/case.h"
-#include "harness/io/safetensors.h"
+#include "harness/io/model.h"
 
 struct qg_planned {
     struct qg_case c;
@@ -62,7 +62,7 @@ struct qg_plan_options {
     /* With weights, the rank-2 F32, BF16 and F16 tensors take the place of shapes, dtypes and
      * fills: each serves as a linear weight, and as an embedding table when "emb" is in its name.
      * Of a matmul's shape, M stays. Activations are left out. */
-    const struct qg_safetensors *weights;
+    const struct qg_model *weights;
     const char *weights_path; /* as it stands in spellings */
     const char *tensors;      /* POSIX ERE on names, or NULL */
 };

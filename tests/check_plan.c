@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "harness/plan.h"
+#include "harness/io/safetensors.h"
 #include "tests/suite.h"
 
 static struct qg_plan plan;
@@ -210,9 +211,9 @@ START_TEST(test_weights)
         {"norm", QG_F32, 1, {128}, memory},
         {"codes", QG_U8, 2, {2, 64}, memory},
     };
-    struct qg_safetensors *f;
+    struct qg_model *f;
     ck_assert(qg_safetensors_write("plan.safetensors", tensors, 4, true, &err) == QG_OK);
-    ck_assert(qg_safetensors_open("plan.safetensors", &f, &err) == QG_OK);
+    ck_assert(qg_model_open("plan.safetensors", &f, &err) == QG_OK);
     struct qg_plan_options o = {.weights = f, .weights_path = "plan.safetensors"};
     const char *text = INT4 "    shapes: [2x64, 3x2x64, 3x5x64]\n    fills: [normal, ties]\n";
     ck_assert_msg(load_text(text, &o) == QG_OK, "%s", err.message);
@@ -235,7 +236,7 @@ START_TEST(test_weights)
     ck_assert(load_text(text, &o) == QG_EINVAL);
     ck_assert_msg(strstr(err.message, "no tensor of 'plan.safetensors' can be used"), "%s",
                   err.message);
-    qg_safetensors_close(&f);
+    qg_model_close(&f);
     unlink("plan.safetensors");
 }
 END_TEST

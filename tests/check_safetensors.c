@@ -84,9 +84,9 @@ static void expect_tensor(const struct qg_safetensors *f, const struct qg_tensor
     ck_assert_int_eq(t->rank, want->rank);
     for (int d = 0; d < t->rank; d++)
         ck_assert_uint_eq(t->shape[d], want->shape[d]);
-    ck_assert_mem_eq(t->data, want->data, qg_bytes(want));
     ck_assert_int_eq(qg_safetensors_load(f, t, copy, &err), QG_OK);
     ck_assert_mem_eq(copy, want->data, qg_bytes(want));
+    ck_assert_int_eq(qg_safetensors_load(f, want, copy, &err), QG_EINVAL); // not of this file
 }
 
 /* Every dtype, every rank, names that need escapes, extents of 0, odd sizes that misalign the next.
@@ -176,7 +176,6 @@ START_TEST(foreign_but_fine)
     for (size_t i = 0; i < 5; i++) {
         bool usable = i == 2;
         ck_assert_int_eq(qg_safetensors_at(f, i)->dtype == QG_DTYPE_COUNT, !usable);
-        ck_assert_int_eq(qg_safetensors_at(f, i)->data == NULL, !usable);
     }
     qg_safetensors_close(&f);
     put_header("{}", 2, 0);
@@ -501,9 +500,8 @@ START_TEST(mutations)
         accepted++;
         for (size_t i = 0; i < qg_safetensors_count(f); i++) {
             const struct qg_tensor *t = qg_safetensors_at(f, i);
-            if (t->data) {
+            if (t->dtype != QG_DTYPE_COUNT) {
                 ck_assert_uint_le(qg_bytes(t), n);
-                memcpy(copy, t->data, qg_bytes(t));
                 ck_assert_int_eq(qg_safetensors_load(f, t, copy, &err), QG_OK);
             }
         }

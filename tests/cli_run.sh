@@ -78,6 +78,9 @@ expect 0 PASS repro "$case"
 hash=$(sed -n 's/.*of outputs \([0-9a-f]*\).*/\1/p' out.txt)
 "$qgauge" export --format csv d.h5 | grep -F "$case" | grep -qi "$(printf '%d' "0x$hash")\|$hash" ||
     fail "repro's output hash $hash is not the run's"
+mkdir hub && cp m.safetensors hub/model.safetensors # a folder is a checkpoint, too
+expect 0 PASS repro 'int4.matmul.c 2x4x128 f32 weights=hub tensor=up seed=7'
+grep -q "of outputs $hash" out.txt || fail "another file, another output: $(cat out.txt)"
 expect 77 'K = 100, group = 128' repro int4.convert.c 2x100 bf16 fill=normal seed=7
 expect 2 "there is no scheme 'int5'" repro 'int5.convert.c 2x128 bf16 fill=normal seed=7'
 expect 2 'which case?' repro

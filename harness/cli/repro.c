@@ -147,19 +147,19 @@ static int reproduce(const char *spelling)
 {
     struct qg_case c;
     struct qg_error err;
-    struct qg_safetensors *file = NULL;
+    struct qg_model *file = NULL;
     struct qg_judgement j = {0};
     const struct qg_bench no_timing = {0};
     enum qg_status status = qg_case_parse(&c, spelling, &err);
     if (status == QG_OK && !c.fill)
-        status = qg_safetensors_open(c.file, &file, &err);
+        status = qg_model_open(c.file, &file, &err);
     if (status == QG_OK && !c.fill)
         status = qg_case_bind(&c, file, &err);
     if (status == QG_OK)
         status = qg_judge(&c, &no_timing, TIMEOUT_S, &j, &err);
     int code = status == QG_OK ? print_judgement(&j) : qg_report_error(&qg_command_repro, &err);
     qg_judgement_free(&j);
-    qg_safetensors_close(&file);
+    qg_model_close(&file);
     return code;
 }
 

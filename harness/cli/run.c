@@ -36,7 +36,7 @@ struct request {
 struct execution {
     const struct request *q;
     struct qg_plan plan;
-    struct qg_safetensors *weights;
+    struct qg_model *weights;
     struct qg_result_writer *writer;
     double start;
     size_t done, fresh; /* cases behind us; of these, not from an earlier run */
@@ -317,7 +317,7 @@ static enum qg_status gap_of_tensor(struct execution *s, const struct qg_case *c
         return QG_OK;
     if (qg_call_alloc(&call, &a, false, err) != QG_OK)
         return err->status;
-    enum qg_status status = qg_safetensors_load(c->source, c->values, call.in[0].data, err);
+    enum qg_status status = qg_case_load(c, call.in[0].data, err);
     if (status == QG_OK)
         status = qg_gap_tensor(c->scheme, "", &call.args.in[0], source, &gap, &detail, err);
     if (status == QG_OK)
@@ -587,7 +587,7 @@ static int run(int argc, char **argv)
         return code;
     struct execution s = {.q = &q};
     q.plan.weights_path = q.weights;
-    if (q.weights && qg_safetensors_open(q.weights, &s.weights, &err) != QG_OK)
+    if (q.weights && qg_model_open(q.weights, &s.weights, &err) != QG_OK)
         return qg_report_error(&qg_command_run, &err);
     q.plan.weights = s.weights;
     if (qg_plan_load(q.suite, &q.plan, &s.plan, &err) != QG_OK) {
@@ -599,7 +599,7 @@ static int run(int argc, char **argv)
         code = execute(&s, &err);
     }
     qg_plan_free(&s.plan);
-    qg_safetensors_close(&s.weights);
+    qg_model_close(&s.weights);
     return code;
 }
 
@@ -611,7 +611,10 @@ const struct qg_command qg_command_run = {
         "\n"
         "  --suite NAME|FILE.yaml  smoke (default), ci, nightly, or a suite of your own\n"
         "  --match RE              only cases whose spelling matches (POSIX extended)\n"
-        "  --weights FILE          rank-2 tensors of a safetensors file instead of fills\n"
+        "  --weights MODEL         rank-2 tensors of a checkpoint instead of fills: a safetensors "
+        "file, a\n"
+        "                          Hugging Face folder, or a GGUF file, whose blocks are "
+        "dequantized\n"
         "  --tensors RE            only those whose name matches\n"
         "  --seed N                instead of the suite's\n"
         "  --no-time               verdicts and quality only\n"

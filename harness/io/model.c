@@ -122,7 +122,6 @@ static void add_part(struct qg_model *m, size_t file)
             set_gguf(t, s);
         } else {
             t->t = *qg_safetensors_at(p->safetensors, i);
-            t->t.data = NULL;
         }
     }
 }

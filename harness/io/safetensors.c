@@ -6,16 +6,11 @@
 #include "harness/io/safetensors.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "harness/io/json.h"
 #include "schemes/scheme.h"
@@ -36,7 +31,6 @@ struct entry {
 struct qg_safetensors {
     struct qg_file file;
     cJSON *header;
-    unsigned char *map;
     size_t data_at; /* where in the file the data begins */
     struct entry *entry;
     size_t n;
@@ -258,16 +252,8 @@ static enum qg_status open_file(struct qg_safetensors *f, const char *path, stru
 {
     if (qg_file_open(path, &f->file, err) != QG_OK || read_header(f, err) != QG_OK)
         return err->status;
-    void *map = mmap(NULL, f->file.size, PROT_READ, MAP_PRIVATE, f->file.fd, 0);
-    if (map == MAP_FAILED)
-        return qg_fail(err, QG_EIO, "%s", strerror(errno));
-    f->map = map;
-    for (size_t i = 0; i < f->n; i++) {
-        struct entry *e = &f->entry[i];
-        e->stored.at = f->data_at + e->begin;
-        if (e->t.dtype != QG_DTYPE_COUNT)
-            e->t.data = f->map + e->stored.at;
-    }
+    for (size_t i = 0; i < f->n; i++)
+        f->entry[i].stored.at = f->data_at + f->entry[i].begin;
     return QG_OK;
 }
 
@@ -291,8 +277,6 @@ void qg_safetensors_close(struct qg_safetensors **f)
 {
     if (!*f)
         return;
-    if ((*f)->map)
-        munmap((*f)->map, (*f)->file.size);
     qg_file_close(&(*f)->file);
     cJSON_Delete((*f)->header);
     for (size_t i = 0; i < (*f)->n; i++)
@@ -338,10 +322,15 @@ const struct qg_tensor *qg_safetensors_find(const struct qg_safetensors *f, cons
 enum qg_status qg_safetensors_load(const struct qg_safetensors *f, const struct qg_tensor *t,
                                    void *dst, struct qg_error *err)
 {
-    size_t at = (size_t)((unsigned char *)t->data - f->map);
-    if (qg_file_read(&f->file, dst, qg_bytes(t), at, err) != QG_OK)
-        return qg_context(err, "tensor '%.80s'", t->name);
-    return QG_OK;
+    size_t i = 0;
+    while (i < f->n && &f->entry[i].t != t)
+        i++;
+    if (i == f->n)
+        return qg_fail(err, QG_EINVAL, "tensor '%.80s' is none of this file", t->name);
+    const struct qg_stored *s = &f->entry[i].stored;
+    return qg_file_read(&f->file, dst, s->bytes, s->at, err) == QG_OK
+               ? QG_OK
+               : qg_context(err, "tensor '%.80s'", t->name);
 }
 
 /* --- writing --------------------------------------------------------------------------------- */

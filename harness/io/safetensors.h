@@ -22,18 +22,16 @@
 
 struct qg_safetensors;
 
-/* Maps the file read-only and checks all of the header. Errors name the file, the tensor and what
- * is wrong. */
+/* Reads and checks all of the header, and no data. Errors name the file, the tensor and what is
+ * wrong. */
 QG_MUST_CHECK enum qg_status qg_safetensors_open(const char *path, struct qg_safetensors **ret_f,
                                                  struct qg_error *err);
 void qg_safetensors_close(struct qg_safetensors **f);
 
-/* Number of tensors; tensor i in the order of their offsets. The view borrows from the file until
- * it is closed; its data points into the mapped file, may be unaligned, and is a trap should the
- * file shrink meanwhile: qg_safetensors_load copies instead. Tensors of a dtype that enum qg_dtype
- * does not know, or of rank > QG_MAX_RANK, are listed with dtype QG_DTYPE_COUNT (dtype_word tells
- * what it is, for people: "I64", "F32 of rank 5"), rank 0 where that does not fit, and data NULL:
- * they may be there, they just cannot be used. */
+/* Number of tensors; tensor i in the order of their offsets, with data NULL, until the file is
+ * closed. Tensors of a dtype that enum qg_dtype does not know, or of rank > QG_MAX_RANK, are listed
+ * with dtype QG_DTYPE_COUNT (dtype_word tells what it is, for people: "I64", "F32 of rank 5"), rank
+ * 0 where that does not fit: they may be there, they just cannot be computed with. */
 size_t qg_safetensors_count(const struct qg_safetensors *f);
 const struct qg_tensor *qg_safetensors_at(const struct qg_safetensors *f, size_t i);
 const char *qg_safetensors_dtype_word(const struct qg_safetensors *f, size_t i);
@@ -45,8 +43,8 @@ const struct qg_stored *qg_safetensors_stored(const struct qg_safetensors *f, si
 /* The file itself, to read from. */
 const struct qg_file *qg_safetensors_file(const struct qg_safetensors *f);
 
-/* Copies the qg_bytes(t) bytes of a tensor of this file whose data is not NULL. QG_EIO when the
- * file cannot be read or has changed. */
+/* Copies the bytes of a tensor of this file, by the very pointer that qg_safetensors_at or _find
+ * returned (QG_EINVAL for another). QG_EIO when the file cannot be read or has changed. */
 QG_MUST_CHECK enum qg_status qg_safetensors_load(const struct qg_safetensors *f,
                                                  const struct qg_tensor *t, void *dst,
                                                  struct qg_error *err);
