@@ -208,7 +208,7 @@ static enum qg_status add_tensor(struct qg_adapter *a, const struct qg_safetenso
 static enum qg_status check_pair(const struct qg_adapter *a, const cJSON *config,
                                  struct qg_adapter_pair *p, struct qg_error *err)
 {
-    double rank;
+    double rank = 0;
     if (!p->a.data || !p->b.data)
         return qg_fail(err, QG_EFORMAT, "lora_%c of '%s' is missing", p->a.data ? 'B' : 'A',
                        p->module);

@@ -12,8 +12,8 @@
  * fan_in_fan_out the weight is stored transposed. What an adapter may hold besides is refused by
  * name, never left out.
  */
-#ifndef QG_ADAPTER_H
-#define QG_ADAPTER_H
+#ifndef QG_PEFT_ADAPTER_H
+#define QG_PEFT_ADAPTER_H
 
 #include <stdbool.h>
 

@@ -27,6 +27,8 @@ FAMILIES = [
     "mx_goldens",
     "nvfp4_goldens",
     "lora_goldens",
+    "merge_goldens",
+    "mlp_goldens",
 ]
 
 
