@@ -11,23 +11,14 @@
 #include "harness/base/rng.h"
 #include "harness/io/gguf.h"
 #include "harness/io/model.h"
+#include "tests/folder.h"
 #include "tests/suite.h"
 
-static char folder[64], path[96], copy_path[96];
-
-static void enter(void)
-{
-    snprintf(folder, sizeof folder, "/tmp/qgauge-check-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/t.gguf", folder);
-    snprintf(copy_path, sizeof copy_path, "%s/copy.gguf", folder);
-}
+static char path[96];
 
 static void leave(void)
 {
-    unlink(path);
-    unlink(copy_path);
-    ck_assert_msg(rmdir(folder) == 0, "something was left in %s", folder);
+    leave_without((const char *const[]){"t.gguf", "copy.gguf", NULL});
 }
 
 /* --- files byte by byte ---------------------------------------------------------------------- */
@@ -84,10 +75,8 @@ static void align(size_t alignment)
 
 static void save(void)
 {
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(file.byte, 1, file.n, f), file.n);
-    ck_assert_int_eq(fclose(f), 0);
+    snprintf(path, sizeof path, "%s", at("t.gguf"));
+    put_bytes("t.gguf", file.byte, file.n);
 }
 
 /* Every type of metadata; F32 x [2,3], Q8_0 q [2,32], I64 i [1,1]; alignment 64. */
@@ -252,7 +241,7 @@ START_TEST(copied)
     ck_assert_uint_eq(qg_gguf_entry_find(f, "words")->bytes, 4 + 8 + 9 + 8);
     for (size_t i = 0; i < 3; i++)
         t[i] = *qg_gguf_stored(f, i);
-    ck_assert_int_eq(qg_gguf_create(copy_path, t, 3, meta, 0, &w, &err), QG_OK);
+    ck_assert_int_eq(qg_gguf_create(at("copy.gguf"), t, 3, meta, 0, &w, &err), QG_OK);
     for (size_t i = 3; i-- > 0;) {
         const struct qg_stored *s = qg_gguf_stored(f, i);
         ck_assert_uint_eq(s->at, t[i].at);
@@ -265,7 +254,7 @@ START_TEST(copied)
     qg_gguf_close(&f);
 
     // All but the infos of q and x, which change places: their extents, types and offsets.
-    FILE *in = fopen(copy_path, "rb");
+    FILE *in = fopen(at("copy.gguf"), "rb");
     ck_assert_ptr_nonnull(in);
     ck_assert_uint_eq(fread(other, 1, sizeof other, in), file.n);
     fclose(in);
@@ -479,14 +468,14 @@ START_TEST(not_written)
     ck_assert_int_eq(qg_gguf_meta_string(meta, "general.architecture", "llama", &err), QG_OK);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct qg_stored t = cases[i].t;
-        ck_assert_int_eq(qg_gguf_create(path, &t, 1, meta, 0, &w, &err), QG_EINVAL);
+        ck_assert_int_eq(qg_gguf_create(at("t.gguf"), &t, 1, meta, 0, &w, &err), QG_EINVAL);
         ck_assert_msg(strstr(err.message, cases[i].message) != NULL, "%s", err.message);
     }
     struct qg_stored good = {"x", "Q8_0", 2, shape + 3, 68, 0}, twice[] = {good, good};
-    ck_assert_int_eq(qg_gguf_create(path, twice, 2, meta, 0, &w, &err), QG_EINVAL);
+    ck_assert_int_eq(qg_gguf_create(at("t.gguf"), twice, 2, meta, 0, &w, &err), QG_EINVAL);
     ck_assert_msg(strstr(err.message, "tensor 'x' is there twice") != NULL, "%s", err.message);
     ck_assert_int_eq(qg_gguf_meta_u32(meta, "general.architecture", 1, &err), QG_OK);
-    ck_assert_int_eq(qg_gguf_create(path, &good, 1, meta, 0, &w, &err), QG_EINVAL);
+    ck_assert_int_eq(qg_gguf_create(at("t.gguf"), &good, 1, meta, 0, &w, &err), QG_EINVAL);
     ck_assert_msg(strstr(err.message, "'general.architecture' is there twice") != NULL, "%s",
                   err.message);
     ck_assert_int_eq(qg_gguf_meta_u32(meta, "\n", 1, &err), QG_EINVAL);

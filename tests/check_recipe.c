@@ -10,41 +10,15 @@
 
 #include "harness/io/safetensors.h"
 #include "harness/recipe/agree.h"
+#include "tests/folder.h"
 #include "tests/suite.h"
 
-static char folder[64];
 static struct qg_error err;
 static char sentences[8192]; /* refusals, a line each */
 
-static const char *at(const char *name)
-{
-    static char path[4][128];
-    static int turn;
-    char *p = path[turn++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
-static void enter(void)
-{
-    snprintf(folder, sizeof folder, "/tmp/qgauge-check-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-}
-
 static void leave(void)
 {
-    unlink(at("model.safetensors"));
-    unlink(at("config.json"));
-    unlink(at("r.yaml"));
-    ck_assert_msg(rmdir(folder) == 0, "something was left in %s", folder);
-}
-
-static void put_text(const char *name, const char *text)
-{
-    FILE *f = fopen(at(name), "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_int_ge(fputs(text, f), 0);
-    ck_assert_int_eq(fclose(f), 0);
+    leave_without((const char *const[]){"model.safetensors", "config.json", "r.yaml", NULL});
 }
 
 /* A model of bf16 tensors of zeros, "NAME 4x32, NAME 7, ...", and its config.json, "" for none. */

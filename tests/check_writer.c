@@ -12,22 +12,24 @@
 
 #include "harness/io/model.h"
 #include "harness/io/safetensors.h"
+#include "tests/folder.h"
 #include "tests/suite.h"
 
-static char folder[64], path[96], part[128];
+static const char *path, *part;
 
-static void enter(void)
+static void begin(void)
 {
-    snprintf(folder, sizeof folder, "/tmp/qgauge-check-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/t", folder);
-    snprintf(part, sizeof part, "%s.part", path);
+    static char paths[2][96];
+    enter();
+    snprintf(paths[0], sizeof paths[0], "%s", at("t"));
+    snprintf(paths[1], sizeof paths[1], "%s", at("t.part"));
+    path = paths[0];
+    part = paths[1];
 }
 
 static void leave(void)
 {
-    unlink(path);
-    ck_assert_msg(rmdir(folder) == 0, "something was left in %s", folder);
+    leave_without((const char *const[]){"t", NULL});
 }
 
 static bool exists(const char *name)
@@ -94,7 +96,7 @@ static void expect_file(struct qg_writer *w)
 START_TEST(any_order)
 {
     struct qg_stored t[3];
-    enter();
+    begin();
     struct qg_writer *w = create(t, 0);
     ck_assert(!qg_writer_resumed(w));
     ck_assert_uint_eq(t[1].at, t[0].at + 48);
@@ -139,7 +141,7 @@ START_TEST(threads)
     struct qg_writer *w = NULL;
     struct qg_safetensors *f = NULL;
     struct qg_error err;
-    enter();
+    begin();
     ck_assert_int_eq(qg_safetensors_create(path, &t, 1, NULL, 0, &w, &err), QG_OK);
     for (size_t i = 0; i < THREADS; i++) {
         job[i] = (struct job){w, i, false};
@@ -164,7 +166,7 @@ START_TEST(incomplete)
 {
     struct qg_stored t[3];
     struct qg_error err;
-    enter();
+    begin();
     struct qg_writer *w = create(t, 0);
     put(w, 0, 0, 48);
     put(w, 2, 0, 6);
@@ -185,7 +187,7 @@ END_TEST
 START_TEST(resume)
 {
     struct qg_stored t[3];
-    enter();
+    begin();
     struct qg_writer *w = create(t, QG_WRITE_RESUME);
     ck_assert(!qg_writer_resumed(w));
     put(w, 0, 0, 48);
@@ -214,7 +216,7 @@ START_TEST(other_part)
     struct qg_stored t[3];
     struct qg_error err;
     struct qg_writer *w = NULL;
-    enter();
+    begin();
     for (int how = 0; how < 3; how++) {
         describe(t);
         t[2].name = how == 0 ? "old" : "new";
@@ -239,7 +241,7 @@ START_TEST(two_processes)
     struct qg_stored t[3];
     struct qg_error err;
     int status;
-    enter();
+    begin();
     struct qg_writer *w = create(t, 0);
     pid_t child = fork();
     if (child == 0) {
@@ -263,7 +265,7 @@ START_TEST(metadata)
     struct qg_error err;
     struct qg_writer *w = NULL;
     char head[128] = "";
-    enter();
+    begin();
     cJSON *j = cJSON_CreateObject();
     cJSON_AddStringToObject(j, "format", "pt");
     describe(t);
@@ -303,7 +305,7 @@ START_TEST(refusals)
     struct qg_stored t[3];
     struct qg_writer *w = NULL;
     struct qg_error err;
-    enter();
+    begin();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         describe(t);
         t[1] = (struct qg_stored){cases[i].name, cases[i].dtype, 1, three, cases[i].bytes, 0};

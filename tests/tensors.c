@@ -93,7 +93,7 @@ static int print_file(const char *path)
 
 struct job {
     struct qg_model *m;
-    const char *from, *to;
+    const char *to;
     bool values;
     struct qg_stored *t;
     const struct qg_model_tensor **of; /* of t[i] */
@@ -118,15 +118,14 @@ static void list(struct job *j)
 
 static enum qg_status create_gguf(struct job *j, struct qg_writer **w, struct qg_error *err)
 {
-    struct qg_gguf_file *f = NULL;
+    const struct qg_gguf_file *f = qg_model_gguf(j->m);
     struct qg_gguf_meta *meta = qg_gguf_meta_new();
-    enum qg_status status = qg_gguf_open(j->from, &f, err);
+    enum qg_status status = meta ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory");
     for (size_t i = 0; status == QG_OK && qg_gguf_entry_at(f, i); i++)
         status = qg_gguf_meta_add(meta, qg_gguf_entry_at(f, i), err);
     if (status == QG_OK)
         status = qg_gguf_create(j->to, j->t, j->n, meta, QG_WRITE_OVER, w, err);
     qg_gguf_meta_free(&meta);
-    qg_gguf_close(&f);
     return status;
 }
 
@@ -148,7 +147,7 @@ static enum qg_status put(const struct job *j, struct qg_writer *w, size_t i, st
 
 static int write_model(const char *verb, const char *from, const char *to)
 {
-    struct job j = {.from = from, .to = to, .values = strcmp(verb, "values") == 0};
+    struct job j = {.to = to, .values = strcmp(verb, "values") == 0};
     struct qg_writer *w = NULL;
     struct qg_error err;
     if (qg_model_open(from, &j.m, &err) != QG_OK)
