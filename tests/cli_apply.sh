@@ -218,6 +218,19 @@ expect 1 "there is no tensor 'w.codes'" apply --layer lora-unsloth --op forward 
     -i lora-none -o no
 "$tensors" write lora-bad x F32 1x2 1,2 w F32 3x2 1,0,0,1,1,1 a F32 1x3 1,-1,0 b F32 3x1 2,0,1
 expect 1 "'a' [RK] says K = 3, others say 2" apply --layer lora-unsloth --op forward -i lora-bad -o no
+"$tensors" write lora-qat x F32 1x32 1 w F32 1x32 1 a F32 4x32 1 b F32 1x4 1
+"$tensors" write lora-g x F32 1x2 1,2 w F32 3x2 1,0,0,1,1,1 a F32 1x2 1,-1 b F32 3x1 2,0,1 g F32 1x3 1,0,0
+expect 0 '' apply --layer lora-unsloth --op backward --set s=2 -i lora-g -o lora6
+shows lora6 'dx F32 1x2 5 -4'
+shows lora6 'da F32 1x2 4 8'
+shows lora6 'db F32 3x1 -2 0 0'
+# QAT: B's rows are as long as the rank, which the group need not divide.
+expect 1 'qat of w [N,K]: K = 2, group = 32' apply --layer lora-unsloth --op forward --set qat=int8-g32 -i lora -o no
+expect 0 '' apply --layer lora-unsloth --op forward --set qat=int8-g32 --set qat-indivisible=skip -i lora -o lora5
+cmp -s lora1 lora5 || fail 'weights that are passed over change the result'
+expect 1 'b [N,R]' apply --layer lora-unsloth --op forward --set qat=int4 --set qat-group=32 -i lora-qat -o no
+expect 1 'go on through the fake quantizers' apply --layer lora-unsloth --op backward --set qat=int8 -i lora-g -o no
+expect 1 'set bias=off' apply --layer lora-unsloth --op backward --set bias=on -i lora-g -o no
 [ ! -e no ] || fail 'a refused layer left an output'
 
 finish

@@ -17,7 +17,9 @@ from peft.tuners.lora.layer import Linear
 
 import inputs
 from store import WORDS
-from torchao_goldens import int4_dequant, int4_planes, parameters
+from torchao.quantization import Int4WeightOnlyConfig, IntxWeightOnlyConfig
+from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao_goldens import fake_quantizers, int4_dequant, int4_planes, parameters
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 DTYPES = (BF16, F16, F32)
@@ -61,12 +63,12 @@ class Case:
     """The tensors of one set, and its parameters."""
 
     def __init__(self, kind, dtype, base, s=2.0, adapter=None, dropout=0.0, lora_bias=False, bias=False,
-                 zero_rows=False):
+                 zero_rows=False, rank=R):
         self.kind, self.dtype, self.base, self.s, self.dropout = kind, dtype, base, s, dropout
         self.adapter = adapter or dtype
         self.x, self.g = self.tensor("x", (M, K)), self.tensor("g", (M, N))
         self.w = BASES[base](self.tensor("w", (N, K)))
-        self.a, self.b = self.tensor("a", (R, K), self.adapter), self.tensor("b", (N, R), self.adapter)
+        self.a, self.b = self.tensor("a", (rank, K), self.adapter), self.tensor("b", (N, rank), self.adapter)
         self.lora_bias = self.tensor("lora_bias", (N,), self.adapter) if lora_bias else None
         self.bias = self.tensor("bias", (N,)) if bias else None
         self.magnitude = self.w.float().norm(dim=1) * (1 + 0.25 * self.tensor("magnitude", (N,), F32))
@@ -149,6 +151,26 @@ def unsloth_set(file, *args, **kw):
     record(file, "lora-unsloth", case, case.params(p=p), (UNSLOTH, "kernels/fast_lora.py LoRA_W.forward",
                                                          "kernels/fast_lora.py LoRA_W.backward"), y, grads,
            case.given("x", "w", "a", "b", "lora_bias", **mask), case.given("x", "w", "a", "b", "g", **mask))
+
+
+QAT = {"int4": Int4WeightOnlyConfig(group_size=32),
+       "int8": IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
+       "int8-g32": IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerGroup(32))}
+
+
+def qat_set(file, scheme, *args, **kw):
+    """get_lora_parameters sends W, A and B through their fake quantizers, each on its own; then LoRA_W. A weight
+    whose columns the group does not divide has no fake quantizer: unsloth's filter passes it over."""
+    case = Case(*args, **kw)
+    _, fake = fake_quantizers(QAT[scheme])
+    fits = lambda w: scheme == "int8" or w.shape[1] % 32 == 0
+    w, a, b = (fake(w).detach() if fits(w) else w for w in (case.w, case.a, case.b))
+    y = unsloth_lora.LoRA_W.apply(case.x[None], w, None, a, b, case.s, None, None)
+    params = case.params(qat=scheme, qat_group="32" if scheme == "int4" else None,
+                         qat_indivisible=None if all(map(fits, (w, a, b))) else "skip")
+    record(file, "lora-unsloth", case, params,
+           (f"{UNSLOTH}; {upstream.TORCHAO}", "torchao's fake quantizers, then kernels/fast_lora.py LoRA_W.forward", ""),
+           y, {}, case.given("x", "w", "a", "b"), {})
 
 
 def axolotl_set(file, *args, **kw):
@@ -271,6 +293,11 @@ def lora_file(file):
                     make(file, kind, dtype, "plain", adapter=F32)
                 make(file, "normal", dtype, "int4", s=0.3, adapter=F32, lora_bias=True, dropout=0.1)
         make(file, "normal", F32, "plain", adapter=BF16)
+    for scheme in QAT:
+        for dtype in DTYPES:
+            for rank in (32, 8):
+                qat_set(file, scheme, "normal", dtype, "plain", rank=rank)
+        qat_set(file, scheme, "normal", BF16, "nf4-bnb", rank=32, adapter=F32)
     for norm in ("torch", "triton", "triton-cached"):
         dora_sets(file, lambda *args, **kw: dora_axolotl_set(*args, norm=norm, **kw))
     dora_sets(file, dora_peft_set)

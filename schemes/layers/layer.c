@@ -147,15 +147,12 @@ bool qg_layer_init(struct qg_args *a, const struct qg_layer *l, enum qg_op op, e
     for (const struct qg_layer_tensor *t = l->in; t->name; t++)
         if (qg_layer_has(a, t) && !bind(a, t, find(given, n, t->name), why, why_size))
             return false;
-    const char *refusal = l->refuse ? l->refuse(a) : NULL;
-    if (refusal) {
-        snprintf(why, why_size, "%s", refusal);
-        return false;
-    }
     if (!is_countable(a)) {
         snprintf(why, why_size, "a tensor of more than 2^40 elements");
         return false;
     }
+    if (l->accepts && !l->accepts(a, why, why_size))
+        return false;
     add(a, l->in, a->in, &a->n_in);
     add(a, l->out, a->out, &a->n_out);
     return true;

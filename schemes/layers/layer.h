@@ -38,7 +38,8 @@ struct qg_layer {
     qg_op_fn *forward, *backward;           /* NULL: the layer has no such thing */
     /* How many intermediate values the definitions keep, beside a copy of each input. */
     size_t (*values)(const struct qg_args *a);
-    const char *(*refuse)(const struct qg_args *a); /* NULL when `a` is fine, else why not */
+    /* Whether extents and parameters make sense together, else a sentence why not; may be NULL. */
+    bool (*accepts)(const struct qg_args *a, char *why, size_t why_size);
 };
 
 /* The extent that a letter stands for in this call: M tokens, K features in, N features out, R the
