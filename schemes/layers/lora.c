@@ -133,11 +133,7 @@ static void unsloth_backward(const struct qg_args *a)
     struct qg_matrix g = qg_matrix_in(p, "g", t);
     float s = qg_adapter_scale(a);
 
-    struct qg_matrix gb = qg_product(p, t, g, B);
-    struct qg_matrix dropped_xt = qg_transposed(qg_dropped(p, t, x));
-    struct qg_matrix axt = qg_product(p, t, A, dropped_xt);
-    qg_matrix_out(a, "da", qg_transposed(qg_scaled_product(p, t, s, dropped_xt, gb)));
-    qg_matrix_out(a, "db", qg_transposed(qg_scaled_product(p, t, s, axt, g)));
+    struct qg_matrix gb = qg_adapter_gradients(p, qg_dropped(p, t, x), A, B, g);
     if (qg_is_on(a, LORA_BIAS)) // in binary32
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, QG_F32, qg_column_sums(p, QG_F32, g), s));
 
@@ -180,11 +176,7 @@ static void axolotl_backward(const struct qg_args *a)
     struct qg_matrix g = qg_matrix_in(p, "g", t);
     float s = qg_adapter_scale(a);
 
-    struct qg_matrix gb = qg_product(p, t, g, B);
-    struct qg_matrix xt = qg_transposed(qg_adapter_input(p, x));
-    struct qg_matrix axt = qg_product(p, t, A, xt);
-    qg_matrix_out(a, "da", qg_transposed(qg_scaled_product(p, t, s, xt, gb)));
-    qg_matrix_out(a, "db", qg_transposed(qg_scaled_product(p, t, s, axt, g)));
+    struct qg_matrix gb = qg_adapter_gradients(p, qg_adapter_input(p, x), A, B, g);
     if (qg_is_on(a, LORA_BIAS))
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, t, qg_column_sums(p, t, g), s));
 

@@ -125,28 +125,36 @@ static inline struct qg_matrix qg_added_product(struct qg_pool *p, enum qg_dtype
     return z;
 }
 
-/* R(x + y), element by element; y may be a row that is added to all, and of rows a row comes. */
-static inline struct qg_matrix qg_added(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
-                                        struct qg_matrix y)
+/* op of x and y, element by element; y may be a row that goes with all, and of rows a row comes. */
+static inline struct qg_matrix qg_elementwise(
+    struct qg_pool *p, enum qg_dtype t, struct qg_matrix x, struct qg_matrix y,
+    struct qg_interval (*op)(enum qg_dtype, struct qg_interval, struct qg_interval))
 {
     struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
     z.down = x.down;
     for (size_t i = 0; i < z.rows; i++)
         for (size_t j = 0; j < z.cols; j++)
-            *qg_at(z, i, j) = qg_interval_add(t, *qg_at(x, i, j), *qg_at(y, i, j));
+            *qg_at(z, i, j) = op(t, *qg_at(x, i, j), *qg_at(y, i, j));
     return z;
 }
 
-/* R(x y), element by element; y may be a row that multiplies all. */
+/* R(x + y), R(x y) and R(x / y). */
+static inline struct qg_matrix qg_added(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
+                                        struct qg_matrix y)
+{
+    return qg_elementwise(p, t, x, y, qg_interval_add);
+}
+
 static inline struct qg_matrix qg_times(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
                                         struct qg_matrix y)
 {
-    struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
-    z.down = x.down;
-    for (size_t i = 0; i < z.rows; i++)
-        for (size_t j = 0; j < z.cols; j++)
-            *qg_at(z, i, j) = qg_interval_times(t, *qg_at(x, i, j), *qg_at(y, i, j));
-    return z;
+    return qg_elementwise(p, t, x, y, qg_interval_times);
+}
+
+static inline struct qg_matrix qg_over(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
+                                       struct qg_matrix y)
+{
+    return qg_elementwise(p, t, x, y, qg_interval_over);
 }
 
 /* R(x factor). */
@@ -172,18 +180,6 @@ static inline struct qg_matrix qg_column_sums(struct qg_pool *p, enum qg_dtype t
             qg_spread_add(&s, qg_at(x, i, j)->lo, qg_at(x, i, j)->mid, qg_at(x, i, j)->hi);
         *qg_at(z, 0, j) = qg_interval_round(t, qg_spread_result(&s, p->a->depth, 0));
     }
-    return z;
-}
-
-/* R(x / y), element by element; y may be a row that divides all. */
-static inline struct qg_matrix qg_over(struct qg_pool *p, enum qg_dtype t, struct qg_matrix x,
-                                       struct qg_matrix y)
-{
-    struct qg_matrix z = qg_matrix_new(p, x.rows, x.cols);
-    z.down = x.down;
-    for (size_t i = 0; i < z.rows; i++)
-        for (size_t j = 0; j < z.cols; j++)
-            *qg_at(z, i, j) = qg_interval_over(t, *qg_at(x, i, j), *qg_at(y, i, j));
     return z;
 }
 
