@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# qgauge convert, end to end. What the upstream libraries make of its output: golden/gen/readback.py.
+# qgauge convert, end to end. What the upstream libraries make of its output: golden/gen/readback_layouts.py.
 . "$(dirname "$0")/cli.sh"
 
 # A folder with two matrices, a norm, and files beside them.
@@ -61,6 +61,8 @@ layout nf4-bnb bitsandbytes weight weight.absmax weight.quant_map weight.quant_s
 layout nf4-bnb-double bitsandbytes weight.nested_absmax weight.nested_quant_map
 layout fp4-bnb bitsandbytes weight.quant_state.bitsandbytes__fp4
 layout llm-int8 bitsandbytes weight SCB weight_format
+layout int8-int4 torchao _weight_qdata _weight_scale _weight_zero_point
+layout fp8 torchao _weight_qdata _weight_scale
 layout int8-int8 qgauge weight.codes weight.scales
 layout mxfp4 qgauge weight.codes weight.scales
 
@@ -75,7 +77,7 @@ cat >tied/config.json <<'JSON'
 JSON
 expect 0 '4 tensors converted, 1 copied' convert tied --recipe unsloth-int8-int4 -o untied
 has untied/config.json '"tie_word_embeddings": false, "rope_theta": 10000.0'
-"$tensors" print untied/model.safetensors | grep -q 'lm_head.weight.codes' || fail 'there is no head'
+"$tensors" print untied/model.safetensors | grep -q 'lm_head._weight_qdata' || fail 'there is no head'
 expect 0 '3 tensors converted, 1 copied' convert tied --scheme int4 --tensors 'proj|embed' -o named --layout qgauge
 has named/config.json '"tie_word_embeddings": true'
 expect 2 'refused: recipe' convert tied --recipe quark-mxfp4-experts -o no

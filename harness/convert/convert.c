@@ -166,6 +166,8 @@ static enum qg_status open_output(struct job *j, const cJSON *config, struct qg_
     struct qg_gguf_meta *gguf = NULL;
     enum qg_status status =
         plan && metadata ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for the plan");
+    if (status == QG_OK && j->layout->about)
+        status = j->layout->about(j->plan, metadata, err);
     if (status == QG_OK && j->layout->meta)
         status = j->layout->meta(j->plan, &gguf, err);
     const struct qg_output_request q = {.path = j->o->out,

@@ -58,7 +58,7 @@ static int state_text(const struct qg_args *a, float offset, char *text)
         "{\"quant_type\": \"%s\", \"blocksize\": %zu, \"dtype\": \"%s\", \"shape\": [%zu, %zu]",
         type_of(a->scheme), qg_group(a), torch_dtype(a->dtype), a->rows, a->cols);
     char number[32];
-    snprintf(number, sizeof number, "%.9g", (double)offset); // what Python's json calls them:
+    snprintf(number, sizeof number, "%.17g", (double)offset); // what Python's json calls them:
     const char *word = offset != offset ? "NaN" : offset - offset != 0 ? "Infinity" : number;
     if (is_nested(a->scheme))
         n += snprintf(text + n, (size_t)(TEXT_ROOM - n),
@@ -123,7 +123,7 @@ static void fill(const struct qg_args *convert, const struct qg_slot *t, void *d
     else
         for (int i = 0; i < 16; i++)
             map[i] = strcmp(type_of(s), "nf4") == 0 ? qg_nf4[i]
-                     : i < 8                        ? qg_fp4[i]
+                     : i <= 8                       ? qg_fp4[i % 8] // its second zero has no sign
                                                     : -qg_fp4[i - 8];
     memcpy(dst, map, t->bytes);
 }
@@ -131,9 +131,8 @@ static void fill(const struct qg_args *convert, const struct qg_slot *t, void *d
 static enum qg_status config(const struct qg_recipe_plan *plan, cJSON **ret_config,
                              struct qg_error *err)
 {
-    const struct qg_assignment *first;
     struct qg_args a;
-    if (qg_layout_uniform(plan, &first, err) != QG_OK || qg_layout_args(first, &a, err) != QG_OK)
+    if (qg_layout_uniform(plan, &a, err) != QG_OK)
         return err->status;
     cJSON *c = cJSON_CreateObject();
     bool int8 = is_int8(a.scheme);

@@ -63,9 +63,8 @@ static cJSON *dynamic_of(const struct qg_recipe_plan *plan)
 static enum qg_status gptq_config(const struct qg_recipe_plan *plan, cJSON **ret_config,
                                   struct qg_error *err)
 {
-    const struct qg_assignment *first;
     struct qg_args a;
-    if (qg_layout_uniform(plan, &first, err) != QG_OK || qg_layout_args(first, &a, err) != QG_OK)
+    if (qg_layout_uniform(plan, &a, err) != QG_OK)
         return err->status;
     bool head = false;
     for (size_t i = 0; i < plan->n; i++)
@@ -95,9 +94,8 @@ static const char *awq_refuse(const struct qg_assignment *as, const struct qg_ar
 static enum qg_status awq_config(const struct qg_recipe_plan *plan, cJSON **ret_config,
                                  struct qg_error *err)
 {
-    const struct qg_assignment *first;
     struct qg_args a;
-    if (qg_layout_uniform(plan, &first, err) != QG_OK || qg_layout_args(first, &a, err) != QG_OK)
+    if (qg_layout_uniform(plan, &a, err) != QG_OK)
         return err->status;
     cJSON *c = cJSON_CreateObject();
     cJSON_AddStringToObject(c, "quant_method", "awq");

@@ -172,8 +172,8 @@ cJSON *qg_layout_kept(const struct qg_recipe_plan *plan)
     return list;
 }
 
-enum qg_status qg_layout_uniform(const struct qg_recipe_plan *plan,
-                                 const struct qg_assignment **ret_first, struct qg_error *err)
+enum qg_status qg_layout_uniform(const struct qg_recipe_plan *plan, struct qg_args *ret_a,
+                                 struct qg_error *err)
 {
     const struct qg_assignment *first = NULL;
     for (size_t i = 0; i < plan->n; i++) {
@@ -191,6 +191,5 @@ enum qg_status qg_layout_uniform(const struct qg_recipe_plan *plan,
     }
     if (!first)
         return qg_fail(err, QG_EINVAL, "the plan quantizes no tensor");
-    *ret_first = first;
-    return QG_OK;
+    return qg_layout_args(first, ret_a, err);
 }

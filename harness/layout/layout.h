@@ -55,6 +55,9 @@ struct qg_layout {
      * said in the format: its configuration holds one set of parameters, and the plan has two. */
     enum qg_status (*config)(const struct qg_recipe_plan *plan, cJSON **ret_config,
                              struct qg_error *err);
+    /* Of safetensors: adds strings to the __metadata__ of every file. May be NULL. */
+    enum qg_status (*about)(const struct qg_recipe_plan *plan, cJSON *metadata,
+                            struct qg_error *err);
     /* Of GGUF: its metadata; the caller frees. */
     enum qg_status (*meta)(const struct qg_recipe_plan *plan, struct qg_gguf_meta **ret_m,
                            struct qg_error *err);
@@ -107,9 +110,9 @@ QG_MUST_CHECK enum qg_status qg_layout_made(struct qg_slots *s, const char *name
  * of a tied model among them, which no file holds. */
 cJSON *qg_layout_kept(const struct qg_recipe_plan *plan);
 
-/* The first quantized assignment, and QG_EINVAL when another one has other parameters (as text). */
+/* The arguments of the first conversion of the plan; QG_EINVAL when another one has another scheme
+ * or other parameters. */
 QG_MUST_CHECK enum qg_status qg_layout_uniform(const struct qg_recipe_plan *plan,
-                                               const struct qg_assignment **ret_first,
-                                               struct qg_error *err);
+                                               struct qg_args *ret_a, struct qg_error *err);
 
 #endif
