@@ -147,7 +147,7 @@ set --
 for i in 1 2 3 4 5 6 7 8 9 10 11 12; do set -- "$@" "layer$i.weight" BF16 512x1024 1,-2,0.5,3.25,7,-1.5,0.01,2,-0.3; done
 mkdir long && "$tensors" write long/model.safetensors "$@"
 expect 0 '12 tensors converted, 0 copied, 0 of them before' convert long --scheme q4_K --shard-size 1MB -o whole
-stop() { # stop SIGNAL: starts the conversion, sends SIGNAL when some tensors are finished
+stop() { # stop SIGNAL [touch]: starts the conversion, sends SIGNAL when some tensors are finished
     "$qgauge" convert long --scheme q4_K --shard-size 1MB -o part >part.txt 2>&1 &
     pid=$!
     n=0
@@ -157,6 +157,7 @@ stop() { # stop SIGNAL: starts the conversion, sends SIGNAL when some tensors ar
     done
     size=$(stat -c %s part.part.journal)
     while [ "$(stat -c %s part.part.journal 2>/dev/null || echo 999999)" -lt $((size + 150)) ]; do sleep 0.02; done
+    [ -z "$2" ] || touch long/model.safetensors
     kill -"$1" $pid
     wait $pid
     code=$?
@@ -185,6 +186,15 @@ touch long/model.safetensors
 expect 2 "the model's files changed since the conversion began" convert long --scheme q4_K --shard-size 1MB --resume -o part
 expect 0 '0 of them before' convert long --scheme q4_K --shard-size 1MB -o part
 same 'begun anew'
+
+# The model changes while it is read.
+rm -rf part
+stop CONT touch
+[ $code = 99 ] || fail "a model that changes: exit code $code: $(cat part.txt)"
+has part.txt 'long/model.safetensors.*changed'
+[ -e part ] && fail 'a model that changes: the folder has its name'
+expect 2 "the model's files changed" convert long --scheme q4_K --shard-size 1MB --resume -o part
+rm -rf part.part*
 
 # What exists is not touched without --force, and the model never.
 expect 99 'it exists, nothing was written' convert m --scheme int4 -o ours
