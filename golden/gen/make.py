@@ -29,6 +29,7 @@ FAMILIES = [
     "lora_goldens",
     "merge_goldens",
     "mlp_goldens",
+    "experts_goldens",
 ]
 
 
