@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/convert/output.h"
 #include "harness/io/writer.h"
 
 enum { PATH_ROOM = 4096 };
@@ -115,19 +116,6 @@ static enum qg_status rewrite_file(struct rewrite *r, size_t file, const char *t
 
 /* --- a folder -------------------------------------------------------------------------------- */
 
-static bool holds_weights(const char *name)
-{
-    static const char *const endings[] = {".safetensors", ".bin", ".pt",      ".pth", ".gguf",
-                                          ".h5",          ".npz", ".msgpack", ".onnx"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
-        size_t e = strlen(endings[i]);
-        if (n >= e && strcmp(name + n - e, endings[i]) == 0)
-            return true;
-    }
-    return false;
-}
-
 static enum qg_status write_whole(const struct qg_file *f, FILE *to, const char *path,
                                   struct qg_error *err)
 {
@@ -169,7 +157,8 @@ static enum qg_status copy_beside(const char *folder, const char *part, struct q
     for (struct dirent *e; status == QG_OK && (e = readdir(d));) {
         char from[PATH_ROOM], to[PATH_ROOM];
         struct stat st;
-        if (e->d_name[0] == '.' || holds_weights(e->d_name))
+        bool index = strstr(e->d_name, ".safetensors.index.json"); // it stays true
+        if (e->d_name[0] == '.' || (qg_output_is_weights(e->d_name) && !index))
             continue;
         status = join(from, folder, e->d_name, err);
         if (status != QG_OK || stat(from, &st) != 0 || !S_ISREG(st.st_mode))
@@ -195,19 +184,6 @@ static enum qg_status rewrite_shards(struct rewrite *r, const char *part, struct
     return QG_OK;
 }
 
-static void delete_folder(const char *folder)
-{
-    DIR *d = opendir(folder);
-    struct qg_error err;
-    char path[PATH_ROOM];
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (join(path, folder, e->d_name, &err) == QG_OK)
-            unlink(path); // of "." and ".." that fails
-    if (d)
-        closedir(d);
-    rmdir(folder);
-}
-
 static enum qg_status rewrite_folder(struct rewrite *r, const char *path, const char *out,
                                      struct qg_error *err)
 {
@@ -229,7 +205,7 @@ static enum qg_status rewrite_folder(struct rewrite *r, const char *path, const 
     if (status == QG_OK && rename(part, out) != 0)
         status = system_refused(out, err);
     if (status != QG_OK)
-        delete_folder(part);
+        (void)!qg_output_remove_folder(part, &(struct qg_error){0});
     return status;
 }
 

@@ -313,24 +313,6 @@ static enum qg_status all(struct job *j, struct qg_convert_summary *s, struct qg
 
 /* --- other files ----------------------------------------------------------------------------- */
 
-static bool ends_in(const char *name, const char *ending)
-{
-    size_t n = strlen(name), e = strlen(ending);
-    return n >= e && strcmp(name + n - e, ending) == 0;
-}
-
-/* Weights in any format, which would contradict what is written here. */
-static bool is_weights(const char *name)
-{
-    static const char *const endings[] = {".safetensors", ".index.json", ".bin",  ".pt",
-                                          ".pth",         ".ckpt",       ".h5",   ".msgpack",
-                                          ".onnx",        ".gguf",       ".part", ".journal"};
-    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++)
-        if (ends_in(name, endings[i]))
-            return true;
-    return false;
-}
-
 /* Tokenizer, generation_config.json and what else lies beside the weights. */
 static enum qg_status copy_files(struct job *j, struct qg_error *err)
 {
@@ -346,12 +328,11 @@ static enum qg_status copy_files(struct job *j, struct qg_error *err)
         snprintf(path, sizeof path, "%s/%s", j->o->model, e->d_name);
         if (e->d_name[0] == '.' || strcmp(e->d_name, "config.json") == 0 || stat(path, &st) != 0)
             continue;
-        if (S_ISREG(st.st_mode) && !is_weights(e->d_name)) {
+        if (S_ISREG(st.st_mode) && !qg_output_is_weights(e->d_name)) {
             status = qg_output_copy(j->output, j->o->model, e->d_name, err);
             continue;
         }
-        if (is_weights(e->d_name) &&
-            (ends_in(e->d_name, ".safetensors") || ends_in(e->d_name, ".index.json")))
+        if (strstr(e->d_name, ".safetensors")) // the model's own, or of its kind
             continue;
         snprintf(sentence, sizeof sentence, "%s is not carried over", e->d_name);
         if (j->o->note)

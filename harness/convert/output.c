@@ -138,8 +138,21 @@ enum qg_status qg_output_may_write(const char *path, bool force, const struct qg
     return QG_OK;
 }
 
-/* Removes the files of a folder, and the folder. What holds folders is none of ours. */
-static enum qg_status remove_folder(const char *path, struct qg_error *err)
+bool qg_output_is_weights(const char *name)
+{
+    static const char *const endings[] = {
+        ".safetensors", ".index.json", ".bin",  ".pt",   ".pth",  ".ckpt",   ".h5",
+        ".npz",         ".msgpack",    ".onnx", ".gguf", ".part", ".journal"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        size_t e = strlen(endings[i]);
+        if (n >= e && strcmp(name + n - e, endings[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+enum qg_status qg_output_remove_folder(const char *path, struct qg_error *err)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
@@ -285,7 +298,7 @@ static enum qg_status open_part(struct qg_output *o, size_t i, struct qg_error *
 static enum qg_status open_parts(struct qg_output *o, struct qg_error *err)
 {
     if (o->q.kind == QG_OUTPUT_FOLDER) {
-        if (!o->q.resume && remove_folder(o->part_path, err) != QG_OK)
+        if (!o->q.resume && qg_output_remove_folder(o->part_path, err) != QG_OK)
             return err->status;
         if (mkdir(o->part_path, 0777) != 0 && !(o->q.resume && errno == EEXIST))
             return qg_fail(err, QG_EIO, "%s: %s", o->part_path, strerror(errno));
@@ -462,7 +475,7 @@ static enum qg_status name_folder(struct qg_output *o, struct qg_error *err)
         return err->status;
     if (renameat2(AT_FDCWD, o->part_path, AT_FDCWD, o->path, RENAME_EXCHANGE) != 0)
         return qg_fail(err, QG_EIO, "%s: %s", o->path, strerror(errno));
-    return remove_folder(o->part_path, err); // the old one, by now
+    return qg_output_remove_folder(o->part_path, err); // the old one, by now
 }
 
 enum qg_status qg_output_finish(struct qg_output *o, struct qg_error *err)
@@ -491,7 +504,7 @@ void qg_output_close(struct qg_output **output, bool keep)
     }
     if (!o->finished && !keep) {
         if (o->q.kind == QG_OUTPUT_FOLDER)
-            (void)!remove_folder(o->part_path, &ignored);
+            (void)!qg_output_remove_folder(o->part_path, &ignored);
         unlink(o->journal_path);
     }
     if (o->journal >= 0)

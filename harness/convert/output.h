@@ -39,6 +39,14 @@ struct qg_output;
 /* "x.gguf" and "x.safetensors" are files, all else is a folder. */
 enum qg_output_kind qg_output_kind_of(const char *path);
 
+/* Whether a file beside a checkpoint's holds weights, or lists them, in whatever format: it would
+ * contradict what is written and is not copied. */
+bool qg_output_is_weights(const char *name);
+
+/* Removes the files of a folder, and the folder; QG_OK when there is none. A folder that holds
+ * folders is none that was made here: QG_EIO. */
+QG_MUST_CHECK enum qg_status qg_output_remove_folder(const char *path, struct qg_error *err);
+
 /* QG_OK when nothing stands in the way of writing `path`: it does not exist, or may be replaced and
  * holds no file of the model. */
 QG_MUST_CHECK enum qg_status qg_output_may_write(const char *path, bool force,
