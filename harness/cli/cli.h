@@ -10,6 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/checkpoint.h"
 #include "harness/result.h"
+#include "harness/recipe/recipe.h"
 #include "schemes/layers/layer.h"
 
 /* Exit codes: what Meson and scripts understand. */
@@ -45,6 +46,19 @@ QG_MUST_CHECK enum qg_status qg_take_checkpoint(const char *path, const char *te
 
 /* Fills in what a result file says of the machine and of this program. */
 void qg_describe_program(struct qg_meta *m);
+
+/* A recipe put on a model. */
+struct qg_prescription {
+    struct qg_recipe *recipe;
+    struct qg_model *model;
+    struct qg_recipe_plan plan;
+};
+
+/* Opens both and puts one on the other; every refusal is a line on stderr. The caller drops it,
+ * also after a failure. */
+QG_MUST_CHECK enum qg_status qg_take_plan(const char *recipe, const char *model,
+                                          struct qg_prescription *ret_p, struct qg_error *err);
+void qg_drop_plan(struct qg_prescription *p);
 
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);

@@ -330,32 +330,20 @@ static int print_agreed(const struct qg_recipe_plan *p, const struct agreed *a)
     return a->mistakes ? QG_EXIT_FAIL : QG_EXIT_OK;
 }
 
-static void print_refusal(const char *sentence, void *user)
-{
-    (void)user;
-    fprintf(stderr, "refused: %s\n", sentence);
-}
-
 static int gap_of_recipe(const struct qg_command *c, const struct options *o)
 {
     struct agreed a = {.verbose = o->verbose, .worst = INFINITY};
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     int threads = o->threads ? (int)o->threads : processors > 0 ? (int)processors : 1;
     struct qg_error err;
-    struct qg_recipe *r = NULL;
-    struct qg_model *m = NULL;
-    struct qg_recipe_plan plan = {0};
+    struct qg_prescription p;
     int code;
-    if (qg_recipe_open(o->recipe, &r, &err) != QG_OK ||
-        qg_model_open(o->model, &m, &err) != QG_OK ||
-        qg_recipe_apply(r, m, print_refusal, NULL, &plan, &err) != QG_OK ||
-        qg_recipe_agree(&plan, threads, on_tensor, &a, &err) != QG_OK)
+    if (qg_take_plan(o->recipe, o->model, &p, &err) != QG_OK ||
+        qg_recipe_agree(&p.plan, threads, on_tensor, &a, &err) != QG_OK)
         code = qg_report_error(c, &err);
     else
-        code = print_agreed(&plan, &a);
-    qg_recipe_plan_free(&plan);
-    qg_model_close(&m);
-    qg_recipe_close(&r);
+        code = print_agreed(&p.plan, &a);
+    qg_drop_plan(&p);
     return code;
 }
 

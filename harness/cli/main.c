@@ -121,6 +121,29 @@ void qg_describe_program(struct qg_meta *m)
     qg_meta_set(m, "flags", QG_FLAGS);
 }
 
+static void print_refusal(const char *sentence, void *user)
+{
+    (void)user;
+    fprintf(stderr, "refused: %s\n", sentence);
+}
+
+enum qg_status qg_take_plan(const char *recipe, const char *model, struct qg_prescription *ret_p,
+                            struct qg_error *err)
+{
+    *ret_p = (struct qg_prescription){0};
+    if (qg_recipe_open(recipe, &ret_p->recipe, err) != QG_OK ||
+        qg_model_open(model, &ret_p->model, err) != QG_OK)
+        return err->status;
+    return qg_recipe_apply(ret_p->recipe, ret_p->model, print_refusal, NULL, &ret_p->plan, err);
+}
+
+void qg_drop_plan(struct qg_prescription *p)
+{
+    qg_recipe_plan_free(&p->plan);
+    qg_model_close(&p->model);
+    qg_recipe_close(&p->recipe);
+}
+
 int qg_finish_stdout(const struct qg_command *c, int code)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))

@@ -259,36 +259,22 @@ static int show_recipe(const char *name)
     return QG_EXIT_OK;
 }
 
-static void print_refusal(const char *sentence, void *user)
-{
-    (void)user;
-    fprintf(stderr, "refused: %s\n", sentence);
-}
-
 static int check_recipe(const char *name, const char *path, bool json)
 {
-    const struct qg_command *c = &qg_command_recipe;
     struct qg_error err;
-    struct qg_recipe *r = NULL;
-    struct qg_model *m = NULL;
-    struct qg_recipe_plan plan;
+    struct qg_prescription p;
     int code = QG_EXIT_OK;
-    if (qg_recipe_open(name, &r, &err) != QG_OK || qg_model_open(path, &m, &err) != QG_OK ||
-        qg_recipe_apply(r, m, print_refusal, NULL, &plan, &err) != QG_OK) {
-        code = qg_report_error(c, &err);
-    } else {
-        if (json)
-            code = print_json(&plan);
-        else
-            print_text(&plan);
-        qg_recipe_plan_free(&plan);
-    }
-    qg_model_close(&m);
-    qg_recipe_close(&r);
+    if (qg_take_plan(name, path, &p, &err) != QG_OK)
+        code = qg_report_error(&qg_command_recipe, &err);
+    else if (json)
+        code = print_json(&p.plan);
+    else
+        print_text(&p.plan);
+    qg_drop_plan(&p);
     return code;
 }
 
-/* Whether `word` is the command, with so many operands after it; a usage error otherwise. */
+/* Whether `word` is the command, with as many operands as it wants. */
 static bool is(const char *word, const char *command, int operands, int want)
 {
     return strcmp(word, command) == 0 && operands == want;
