@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "harness/io/gguf.h"
 #include "harness/io/safetensors.h"
+#include "harness/io/writer.h"
 #include "harness/recipe/agree.h"
 #include "tests/folder.h"
 #include "tests/suite.h"
@@ -18,7 +20,8 @@ static char sentences[8192]; /* refusals, a line each */
 
 static void leave(void)
 {
-    leave_without((const char *const[]){"model.safetensors", "config.json", "r.yaml", NULL});
+    leave_without(
+        (const char *const[]){"model.safetensors", "config.json", "r.yaml", "m.gguf", NULL});
 }
 
 /* A model of bf16 tensors of zeros, "NAME 4x32, NAME 7, ...", and its config.json, "" for none. */
@@ -458,6 +461,65 @@ START_TEST(test_experts)
 }
 END_TEST
 
+/* A GGUF file without a head: a table in F32, a matrix in F16 and one in Q8_0. */
+static struct qg_model *make_gguf(void)
+{
+    static const char zeros[64 * 256 * 4];
+    static const size_t wide[] = {64, 256}, tall[] = {256, 64};
+    struct qg_stored t[] = {{"token_embd.weight", "F32", 2, wide, sizeof zeros, 0},
+                            {"blk.0.ffn_down.weight", "F16", 2, tall, sizeof zeros / 2, 0},
+                            {"blk.0.ffn_up.weight", "Q8_0", 2, wide, 64 * 256 / 32 * 34, 0}};
+    struct qg_gguf_meta *meta = qg_gguf_meta_new();
+    struct qg_writer *w = NULL;
+    struct qg_model *m;
+    ck_assert_int_eq(qg_gguf_meta_string(meta, "general.architecture", "llama", &err), QG_OK);
+    ck_assert_msg(qg_gguf_create(at("m.gguf"), t, 3, meta, 0, &w, &err) == QG_OK, "%s",
+                  err.message);
+    for (size_t i = 0; i < 3; i++)
+        ck_assert_int_eq(qg_writer_put(w, i, 0, zeros, t[i].bytes, &err), QG_OK);
+    ck_assert_int_eq(qg_writer_finish(w, &err), QG_OK);
+    qg_writer_close(&w, false);
+    qg_gguf_meta_free(&meta);
+    ck_assert_msg(qg_model_open(at("m.gguf"), &m, &err) == QG_OK, "%s", err.message);
+    return m;
+}
+
+START_TEST(test_gguf)
+{
+    struct qg_recipe *r;
+    struct qg_recipe_plan p;
+    enter();
+    struct qg_model *m = make_gguf();
+    ck_assert_int_eq(qg_recipe_open("gguf-q8_0", &r, &err), QG_OK);
+    ck_assert_int_eq(apply(r, m, &p), QG_EINVAL);
+    ck_assert_msg(strstr(sentences, "1 tensors are quantized already, the first is "
+                                    "'blk.0.ffn_up.weight': quantizing them again adds error"),
+                  "%s", sentences);
+    qg_recipe_close(&r);
+
+    // What the recipe leaves may be quantized, and it may say that the rest may be, too.
+    p = plan_of(HEAD "training: post-training\nrules:\n  - match: {name: ffn_down}\n    scheme: "
+                     "q4_0\n",
+                m, &r);
+    ck_assert_uint_eq(find(&p, "blk.0.ffn_up.weight")->bytes, 64 * 8 * 34);
+    qg_recipe_plan_free(&p);
+    qg_recipe_close(&r);
+    p = plan_of(HEAD "training: post-training\nrequantize: yes\ntransforms: [untie-embeddings]\n"
+                     "rules:\n  - match: {kind: [linear, head]}\n    scheme: q4_K\n    "
+                     "on-indivisible: skip\n",
+                m, &r);
+    const struct qg_assignment *a = find(&p, "blk.0.ffn_up.weight");
+    ck_assert_str_eq(a->convert.scheme->name, "q4_K");
+    ck_assert_int_eq(a->dtype, QG_F32);
+    ck_assert_uint_eq(a->bytes, 64 * 144);
+    ck_assert_str_eq(find(&p, "output.weight")->tensor->t.name, "token_embd.weight");
+    qg_recipe_plan_free(&p);
+    qg_recipe_close(&r);
+    qg_model_close(&m);
+    leave();
+}
+END_TEST
+
 /* --- prepare and convert --------------------------------------------------------------------- */
 
 static struct qg_agreement agreed[8];
@@ -559,6 +621,7 @@ START_TEST(test_mapping)
         ck_assert_str_eq(agreed[0].cause, all[i].cause);
         ck_assert(agreed[0].mistake == all[i].mistake);
         ck_assert((agreed[0].own.count > 0) == all[i].own);
+        ck_assert(!all[i].own || agreed[0].own.noise != agreed[0].sum.noise);
         qg_recipe_plan_free(&p);
         qg_recipe_close(&r);
     }
@@ -581,4 +644,4 @@ START_TEST(test_mapping)
 END_TEST
 
 QG_SUITE(recipe, test_kinds, test_mistakes, test_shipped, test_refusals, test_plan, test_tied,
-         test_experts, test_agree, test_mapping)
+         test_experts, test_gguf, test_agree, test_mapping)

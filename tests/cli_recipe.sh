@@ -25,7 +25,8 @@ has out.txt '   1 linear    int4  *\[32,128\]  *8192  *2176  4.250  model.layers
 has out.txt '   1 head      int4  *\[64,128\]  *0  *4352  4.250  lm_head.weight$'
 has out.txt '12800 bytes in 1 tensor: rule 1 skips it: K = 200, group = 128'
 has out.txt '256 bytes in 1 tensor: kind norm; model.norm.weight$'
-expect 0 'prepared as fp8-int4 group=32' recipe check trap-axolotl-qat-int4 model
+expect 0 'prepared as fp8-fp8' recipe check trap-axolotl-qat-fp8 model
+expect 2 "rule 1, tensor 'model.layers.0.mlp.odd.weight' [32,200]: 'int4': K = 200" recipe check trap-axolotl-qat-int4 model
 expect 0 '"name":	"lm_head.weight"' recipe check unsloth-int4 model --format json
 has out.txt '"bytes_after":	2176'
 has out.txt '"from":	"model.embed_tokens.weight"'
