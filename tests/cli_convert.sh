@@ -146,7 +146,7 @@ expect 99 'r.h5: the file exists' convert m --scheme int4 -o no --results r.h5
 set --
 for i in 1 2 3 4 5 6 7 8 9 10 11 12; do set -- "$@" "layer$i.weight" BF16 512x1024 1,-2,0.5,3.25,7,-1.5,0.01,2,-0.3; done
 mkdir long && "$tensors" write long/model.safetensors "$@"
-expect 0 '12 tensors converted, 0 copied, 0 of them before' convert long --scheme q4_K --shard-size 1MB -o whole
+expect 0 '12 tensors converted, 0 copied;' convert long --scheme q4_K --shard-size 1MB -o whole
 stop() { # stop SIGNAL [touch]: starts the conversion, sends SIGNAL when some tensors are finished
     "$qgauge" convert long --scheme q4_K --shard-size 1MB -o part >part.txt 2>&1 &
     pid=$!
@@ -173,7 +173,7 @@ for signal in KILL TERM; do
     [ -e part ] && fail "$signal: the folder has its name already"
     expect 2 'begun with another recipe' convert long --scheme q6_K --resume -o part
     expect 0 '12 tensors converted' convert long --scheme q4_K --shard-size 1MB --resume -o part
-    has out.txt '[1-9][0-9]* of them before'
+    has out.txt '[1-9][0-9]* of them by an earlier run'
     same $signal
     ls -d part.part* 2>/dev/null && fail "$signal: something provisional is left"
     rm -rf part
@@ -184,7 +184,7 @@ expect 2 'there is no conversion to resume' convert long --scheme q4_K --resume 
 stop KILL
 touch long/model.safetensors
 expect 2 "the model's files changed since the conversion began" convert long --scheme q4_K --shard-size 1MB --resume -o part
-expect 0 '0 of them before' convert long --scheme q4_K --shard-size 1MB -o part
+expect 0 'copied;' convert long --scheme q4_K --shard-size 1MB -o part
 same 'begun anew'
 
 # The model changes while it is read.
@@ -202,6 +202,30 @@ expect 2 'the model itself lies there' convert m --scheme int4 --force -o m
 expect 2 'the model itself lies there' convert big.safetensors --scheme int4 --force -o big.safetensors
 mkdir folder.safetensors
 expect 2 'is no regular file' convert m --scheme int4 --force -o folder.safetensors
+
+# A shard that the index does not know is no weight to lose without a word.
+cp -r whole stray && cp ours/model.safetensors stray/model-00009-of-00009.safetensors
+expect 1 'the index knows no tensor of it' recipe check gguf-q8_0 stray
+
+# --force replaces what a conversion wrote, and nothing else.
+mkdir theirs && echo mine >theirs/thesis.txt
+expect 2 "holds 'thesis.txt', which no conversion" convert m --scheme int4 --force -o theirs
+mkdir -p deep/m && cp m/* deep/m
+expect 2 "holds 'm', which no conversion" convert deep/m --scheme int4 --force -o deep
+ln -s ours link && ln -s nowhere dangling
+expect 2 'a symbolic link' convert m --scheme int4 --force -o link
+expect 2 'a symbolic link' convert m --scheme int4 -o dangling
+for out in . .. / m/..; do
+    expect 2 'name a folder that is to be made' convert m --scheme int4 --force -o $out
+done
+expect 2 'is no result file' convert m --scheme int4 --force -o ours --results m/model.safetensors
+expect 2 '-o is the same' convert m --scheme int4 --force -o y.safetensors --results y.safetensors
+expect 99 'no such folder' convert m --scheme int4 --force -o ours --results no/where/r.h5
+[ "$(cat theirs/thesis.txt)" = mine ] && [ -e deep/m/config.json ] && [ -h link ] || fail 'something of theirs is gone'
+"$tensors" print m/model.safetensors | cmp -s - m.txt || fail 'the model was changed'
+ls -d ..part .part ./*.part* 2>/dev/null && fail 'something provisional is left'
+"$tensors" write head.safetensors lm_head.weight BF16 64x128 1,-2,0.5
+expect 2 'never look for a quantized head' convert head.safetensors --scheme awq --tensors . --layout awq -o no
 expect 99 'No such file' convert absent --scheme int4 -o no
 expect 99 'No such file' convert m --scheme int4 -o absent/no
 

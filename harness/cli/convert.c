@@ -147,6 +147,23 @@ static void keep_row(struct session *s, const struct qg_converted *c)
              as->convert.scheme ? qg_dtype_name(as->dtype) : as->tensor->dtype_word);
 }
 
+/* --force replaces result files by a result file, and nothing else. */
+static enum qg_status check_results(const struct request *q, struct qg_error *err)
+{
+    struct qg_result *old = NULL;
+    struct qg_error ignored;
+    if (strcmp(q->results, q->out) == 0)
+        return qg_fail(err, QG_EINVAL, "--results %s: -o is the same", q->results);
+    if (qg_may_write(q->results, q->force, err) != QG_OK)
+        return err->status;
+    bool is = access(q->results, F_OK) != 0 || qg_result_open(q->results, &old, &ignored) == QG_OK;
+    qg_result_free(&old);
+    return is ? QG_OK
+              : qg_fail(err, QG_EINVAL,
+                        "--results %s: it exists and is no result file, nothing was written",
+                        q->results);
+}
+
 static enum qg_status write_results(const struct session *s, struct qg_error *err)
 {
     const struct request *q = s->q;
@@ -172,6 +189,14 @@ static enum qg_status each(void *user, const struct qg_converted *c, struct qg_e
     struct session *s = user;
     const struct qg_quality *q = &c->quality;
     (void)err;
+    if (c->as->convert.scheme && (s->kept || s->rows || s->q->table) && q->sqnr_db != q->sqnr_db) {
+        clear_bar(s);
+        fprintf(
+            stderr,
+            "qgauge convert: '%s' has no SQNR: it, or what became of it, holds NaN or infinity, "
+            "or is zero everywhere\n",
+            c->as->name);
+    }
     if (s->kept)
         keep_row(s, c);
     if (s->rows)
@@ -342,6 +367,9 @@ static void list_layouts(void)
 static int summarize(const struct session *s, const struct qg_convert_summary *m)
 {
     double seconds = qg_clock_now() - s->start;
+    char earlier[64] = "";
+    if (m->earlier)
+        snprintf(earlier, sizeof earlier, ", %zu of them by an earlier run", m->earlier);
     if (s->q->json) {
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "layout", m->layout->name);
@@ -356,9 +384,9 @@ static int summarize(const struct session *s, const struct qg_convert_summary *m
         cJSON_free(text);
         cJSON_Delete(o);
     } else
-        printf("%s: %zu tensors converted, %zu copied, %zu of them before; %.1f -> %.1f MiB in %zu "
-               "file%s, layout %s (%.1f s)\n",
-               s->q->out, m->converted, m->copied, m->earlier, (double)m->bytes_in / 0x1p20,
+        printf("%s: %zu tensors converted, %zu copied%s; %.1f -> %.1f MiB in %zu file%s, layout %s "
+               "(%.1f s)\n",
+               s->q->out, m->converted, m->copied, earlier, (double)m->bytes_in / 0x1p20,
                (double)m->bytes_out / 0x1p20, m->files, m->files == 1 ? "" : "s", m->layout->name,
                seconds);
     return qg_finish_stdout(&qg_command_convert, QG_EXIT_OK);
@@ -382,7 +410,7 @@ static int convert(struct session *s, const struct qg_recipe_plan *plan)
                                          .each = each,
                                          .note = note,
                                          .user = s};
-    if (q->results && qg_may_write(q->results, q->force, &err) != QG_OK)
+    if (q->results && check_results(q, &err) != QG_OK)
         return qg_report_error(&qg_command_convert, &err);
     if (q->table && !q->json)
         printf("%-52s %-16s %12s %6s %8s %8s  %s\n", "tensor", "scheme", "bytes", "bits", "SQNR dB",
@@ -471,7 +499,8 @@ const struct qg_command qg_command_convert = {
         "\n"
         "  --recipe RECIPE   the scheme of each tensor: a shipped recipe or a .yaml file (qgauge "
         "recipe)\n"
-        "  --scheme NAME     instead: this scheme for the weights of all linear layers\n"
+        "  --scheme NAME     instead: this scheme for the weights of all linear layers but the "
+        "head\n"
         "  --set PARAMS      with these parameters\n"
         "  --tensors REGEX   instead for the matrices whose name matches (POSIX extended)\n"
         "  --layout NAME     how planes are named and laid out; otherwise the first that can hold\n"
@@ -482,8 +511,8 @@ const struct qg_command qg_command_convert = {
         "the\n"
         "                    blocks that share a scale, as [row, columns]\n"
         "  --format json     all of that as JSON\n"
-        "  --results R.h5    all of that into a result file, table /convert (qgauge export reads "
-        "it)\n"
+        "  --results R.h5    all of that into a result file, table /convert (qgauge export\n"
+        "                    --format json prints it)\n"
         "  --resume          go on where an interrupted conversion stopped\n"
         "  --force           replace OUT\n"
         "  -o, --output OUT\n"

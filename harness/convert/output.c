@@ -105,39 +105,6 @@ enum qg_output_kind qg_output_kind_of(const char *path)
                                                      : QG_OUTPUT_FOLDER;
 }
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
-enum qg_status qg_output_may_write(const char *path, bool force, const struct qg_model *model,
-                                   struct qg_error *err)
-{
-    struct stat out, in;
-    const char *file;
-    bool folder = qg_output_kind_of(path) == QG_OUTPUT_FOLDER;
-    if (stat(path, &out) != 0)
-        return errno == ENOENT ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    if (!force)
-        return qg_fail(err, QG_EIO, "%s: it exists, nothing was written; --force replaces it",
-                       path);
-    if (folder ? !S_ISDIR(out.st_mode) : !S_ISREG(out.st_mode))
-        return qg_fail(err, QG_EINVAL, "%s: it exists and is no %s, nothing was written", path,
-                       folder ? "folder" : "regular file");
-    for (size_t i = 0; (file = qg_model_file(model, i)); i++) {
-        char *parent = strdup(file), *slash = parent ? strrchr(parent, '/') : NULL;
-        if (slash)
-            *slash = '\0';
-        bool same = stat(folder ? (slash ? parent : ".") : file, &in) == 0 && same_file(&in, &out);
-        free(parent);
-        if (same)
-            return qg_fail(
-                err, QG_EINVAL,
-                "%s: the model itself lies there, nothing was written; choose another -o", path);
-    }
-    return QG_OK;
-}
-
 bool qg_output_is_weights(const char *name)
 {
     static const char *const endings[] = {
@@ -150,6 +117,106 @@ bool qg_output_is_weights(const char *name)
             return true;
     }
     return false;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Whether a conversion of the model writes a file of that name: weights as we name them, their
+ * index, config.json, or a copy of what lies beside the model. */
+static bool is_ours(const char *name, const char *beside)
+{
+    size_t n = strlen(name), e = strlen(".safetensors");
+    char copied[4096];
+    return strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors.index.json") == 0 ||
+           (strncmp(name, "model", 5) == 0 && n > e && strcmp(name + n - e, ".safetensors") == 0) ||
+           (snprintf(copied, sizeof copied, "%s/%s", beside, name) < (int)sizeof copied &&
+            !qg_output_is_weights(name) && access(copied, F_OK) == 0);
+}
+
+/* A folder is replaced as a whole, so it must hold nothing but what a conversion wrote. */
+static enum qg_status check_replaced(const char *path, const char *beside, struct qg_error *err)
+{
+    DIR *d = opendir(path);
+    const struct dirent *e;
+    enum qg_status status = d ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
+    while (status == QG_OK && (e = readdir(d))) {
+        struct stat st;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) ||
+            !is_ours(e->d_name, beside))
+            status = qg_fail(err, QG_EINVAL,
+                             "%s: it holds '%.80s', which no conversion of this model writes; "
+                             "nothing was written. Move it away, or choose another -o",
+                             path, e->d_name);
+    }
+    if (d)
+        closedir(d);
+    return status;
+}
+
+/* The folder of a file, to be freed; NULL without memory. */
+static char *folder_of(const char *file)
+{
+    const char *slash = strrchr(file, '/');
+    return slash ? strndup(file, slash == file ? 1 : (size_t)(slash - file)) : strdup(".");
+}
+
+static enum qg_status check_folder(const char *path, const struct stat *out,
+                                   const struct qg_model *model, struct qg_error *err)
+{
+    struct stat in;
+    char *beside = folder_of(qg_model_file(model, 0));
+    enum qg_status status = QG_OK;
+    if (!beside)
+        return qg_fail(err, QG_ENOMEM, "%s: no memory", path);
+    if (stat(beside, &in) == 0 && same_file(&in, out))
+        status = qg_fail(err, QG_EINVAL,
+                         "%s: the model itself lies there, nothing was written; choose another -o",
+                         path);
+    else
+        status = check_replaced(path, beside, err);
+    free(beside);
+    return status;
+}
+
+static enum qg_status check_file(const char *path, const struct stat *out,
+                                 const struct qg_model *model, struct qg_error *err)
+{
+    const char *file;
+    struct stat in;
+    for (size_t i = 0; (file = qg_model_file(model, i)); i++)
+        if (stat(file, &in) == 0 && same_file(&in, out))
+            return qg_fail(
+                err, QG_EINVAL,
+                "%s: the model itself lies there, nothing was written; choose another -o", path);
+    return QG_OK;
+}
+
+enum qg_status qg_output_may_write(const char *path, bool force, const struct qg_model *model,
+                                   struct qg_error *err)
+{
+    struct stat out;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    bool folder = qg_output_kind_of(path) == QG_OUTPUT_FOLDER;
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(path, "/") == 0)
+        return qg_fail(err, QG_EINVAL, "-o %s: name a folder that is to be made", path);
+    if (lstat(path, &out) != 0)
+        return errno == ENOENT ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
+    if (S_ISLNK(out.st_mode))
+        return qg_fail(err, QG_EINVAL,
+                       "%s: it is a symbolic link, nothing was written; name what it leads to",
+                       path);
+    if (!force)
+        return qg_fail(err, QG_EIO, "%s: it exists, nothing was written; --force replaces it",
+                       path);
+    if (folder ? !S_ISDIR(out.st_mode) : !S_ISREG(out.st_mode))
+        return qg_fail(err, QG_EINVAL, "%s: it exists and is no %s, nothing was written", path,
+                       folder ? "folder" : "regular file");
+    return folder ? check_folder(path, &out, model, err) : check_file(path, &out, model, err);
 }
 
 enum qg_status qg_output_remove_folder(const char *path, struct qg_error *err)

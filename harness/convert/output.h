@@ -47,8 +47,9 @@ bool qg_output_is_weights(const char *name);
  * folders is none that was made here: QG_EIO. */
 QG_MUST_CHECK enum qg_status qg_output_remove_folder(const char *path, struct qg_error *err);
 
-/* QG_OK when nothing stands in the way of writing `path`: it does not exist, or may be replaced and
- * holds no file of the model. */
+/* QG_OK when nothing stands in the way of writing `path`: it does not exist, or may be replaced. A
+ * folder may when it holds nothing but what a conversion of the model writes; never a symbolic
+ * link, nor what holds the model. */
 QG_MUST_CHECK enum qg_status qg_output_may_write(const char *path, bool force,
                                                  const struct qg_model *model,
                                                  struct qg_error *err);

@@ -5,6 +5,7 @@
  */
 #include "harness/io/model.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -278,6 +279,37 @@ static enum qg_status compare_index(const struct qg_model *m, const char *index,
     return QG_OK;
 }
 
+/* A file named like a shard that no tensor of the index lies in: the index is of another download,
+ * or was cut. Loaders pass over such a file without a word. */
+static enum qg_status check_strays(const struct qg_model *m, const char *index,
+                                   struct qg_error *err)
+{
+    char *folder = folder_length(index) ? strndup(index, folder_length(index)) : strdup(".");
+    DIR *d = folder ? opendir(folder) : NULL;
+    const struct dirent *e;
+    enum qg_status status =
+        d ? QG_OK : qg_fail(err, QG_EIO, "%s: its folder cannot be listed", index);
+    while (status == QG_OK && (e = readdir(d))) {
+        unsigned number, of;
+        int end = 0;
+        bool known = false;
+        if (sscanf(e->d_name, "model-%5u-of-%5u.safetensors%n", &number, &of, &end) != 2 || !end ||
+            e->d_name[end])
+            continue;
+        for (size_t i = 0; i < m->n_parts; i++)
+            known = known || strcmp(shard_name(m, index, i), e->d_name) == 0;
+        if (!known)
+            status = qg_fail(err, QG_EFORMAT,
+                             "%s: shard '%.80s' is here, and the index knows no tensor of it; get "
+                             "the index that belongs to it, or remove it",
+                             index, e->d_name);
+    }
+    if (d)
+        closedir(d);
+    free(folder);
+    return status;
+}
+
 static enum qg_status open_mapped(struct qg_model *m, const char *index, const cJSON *map,
                                   struct qg_error *err)
 {
@@ -295,6 +327,8 @@ static enum qg_status open_mapped(struct qg_model *m, const char *index, const c
         (status = list_tensors(m, err)) == QG_OK) {
         qsort(w, n, sizeof *w, mapping_by_tensor);
         status = compare_index(m, index, w, n, err);
+        if (status == QG_OK)
+            status = check_strays(m, index, err);
     }
     free(w);
     return status;

@@ -27,11 +27,23 @@ struct qg_writer {
     size_t n, size;
 };
 
+/* Whether the folder that is to hold a file is there. */
+static enum qg_status has_folder(const char *path, struct qg_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    struct stat st;
+    bool is = folder && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
+    free(folder);
+    return is ? QG_OK : qg_fail(err, QG_EIO, "%s: there is no such folder to write into", path);
+}
+
 enum qg_status qg_may_write(const char *path, bool overwrite, struct qg_error *err)
 {
     struct stat st;
     if (stat(path, &st) != 0)
-        return errno == ENOENT ? QG_OK : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
+        return errno == ENOENT ? has_folder(path, err)
+                               : qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return qg_fail(err, QG_EIO, "%s: not a regular file, nothing was written", path);
     return overwrite ? QG_OK

@@ -26,16 +26,21 @@ static enum qg_status store(const struct qg_recipe_plan *plan, const struct qg_a
 
 /* --- gptq ------------------------------------------------------------------------------------ */
 
-static const char *gptq_refuse(const struct qg_assignment *as, const struct qg_args *convert)
-{
-    (void)convert;
-    return refuse(as, "gptq");
-}
-
 static const char *choice(const struct qg_args *a, const char *name)
 {
     const struct qg_param *p = qg_param_find(a->scheme, name);
     return p->choices[(int)a->param[p - a->scheme->params]];
+}
+
+static const char *gptq_refuse(const struct qg_assignment *as, const struct qg_args *convert)
+{
+    const char *other = refuse(as, "gptq");
+    if (other)
+        return other;
+    if (strcmp(choice(convert, "writer"), "autogptq") == 0 && as->kind == QG_LAYER_HEAD)
+        return "AutoGPTQ never looks for a quantized head; leave the head as it is, or set a "
+               "writer of gptqmodel";
+    return NULL;
 }
 
 /* Modules left alone, as GPTQModel spells it: "-:" and an expression that the module's name must
@@ -79,6 +84,11 @@ static enum qg_status gptq_config(const struct qg_recipe_plan *plan, cJSON **ret
     cJSON_AddBoolToObject(c, "lm_head", head);
     cJSON_AddStringToObject(c, "checkpoint_format", v2 ? "gptq_v2" : "gptq");
     cJSON_AddItemToObject(c, "dynamic", dynamic_of(plan));
+    // GPTQModel believes asymmetric codes of format v1 only of itself.
+    if (strcmp(choice(&a, "writer"), "autogptq") != 0)
+        cJSON_AddItemToArray(
+            cJSON_AddArrayToObject(cJSON_AddObjectToObject(c, "meta"), "quantizer"),
+            cJSON_CreateString("gptqmodel:7.7.0"));
     *ret_config = c;
     return QG_OK;
 }
@@ -88,6 +98,8 @@ static enum qg_status gptq_config(const struct qg_recipe_plan *plan, cJSON **ret
 static const char *awq_refuse(const struct qg_assignment *as, const struct qg_args *convert)
 {
     (void)convert;
+    if (as->kind == QG_LAYER_HEAD)
+        return "its loaders never look for a quantized head; leave the head as it is";
     return refuse(as, "awq");
 }
 

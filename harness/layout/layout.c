@@ -17,6 +17,8 @@
 static const struct qg_layout *const tables[] = {
 #define QG_LAYOUTS(file) qg_layouts_##file,
 #include "harness/layout_list.h"
+
+#define SPELT 1200 /* of a plane's name, suffix and all: a longer one is refused */
 #undef QG_LAYOUTS
 };
 
@@ -42,6 +44,9 @@ enum qg_status qg_layout_args(const struct qg_assignment *as, struct qg_args *re
 {
     char why[256];
     struct qg_args a = {0};
+    if (strlen(as->name) > SPELT - 100)
+        return qg_fail(err, QG_EINVAL, "tensor '%.80s...': %zu characters are too many for a name",
+                       as->name, strlen(as->name));
     qg_params_default(&a, as->convert.scheme);
     if (qg_params_parse(&a, as->convert.scheme, as->convert.params, err) != QG_OK)
         return qg_context(err, "tensor '%.80s'", as->name);
@@ -134,7 +139,7 @@ enum qg_status qg_layout_plane(struct qg_slots *s, const char *name, const char 
                                const struct qg_args *convert, int plane, struct qg_error *err)
 {
     const struct qg_tensor *p = &convert->out[plane];
-    char text[1200];
+    char text[SPELT];
     spell(name, suffix, text, sizeof text);
     return qg_layout_add(s, text, qg_dtype_name(p->dtype), p->rank, p->shape, qg_bytes(p), plane,
                          err);
@@ -144,7 +149,7 @@ enum qg_status qg_layout_made(struct qg_slots *s, const char *name, const char *
                               const char *dtype_word, size_t element, int rank, const size_t *shape,
                               struct qg_error *err)
 {
-    char text[1200];
+    char text[SPELT];
     size_t bytes = element;
     for (int d = 0; d < rank; d++)
         bytes *= shape[d];

@@ -498,9 +498,11 @@ enum qg_status qg_recipe_open(const char *name, struct qg_recipe **ret_r, struct
 enum qg_status qg_recipe_make(const struct qg_scheme *s, const char *set, const char *pattern,
                               struct qg_recipe **ret_r, struct qg_error *err)
 {
-    struct match_text match = {.name = (char *)pattern};
+    unsigned linear = QG_LAYER_LINEAR;
+    struct match_text match = {
+        .name = (char *)pattern, .kind = pattern ? NULL : &linear, .kind_count = !pattern};
     struct rule_text rule = {.set = (char *)set,
-                             .match = pattern ? &match : NULL,
+                             .match = &match,
                              .scheme = FIRST_SCHEME,
                              .operand = s->operand[QG_EMBEDDING].convert ? 0 : 1};
     const struct recipe_text text = {.name = (char *)s->name,
