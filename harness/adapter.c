@@ -223,8 +223,9 @@ static enum qg_status check_pair(const struct qg_adapter *a, const cJSON *config
     if (p->m.data && p->m.shape[0] != p->b.shape[0])
         return qg_fail(err, QG_EFORMAT, "lora_magnitude_vector of '%s' has %zu elements, not %zu",
                        p->module, p->m.shape[0], p->b.shape[0]);
-    if (take_scale(config, p->module, &rank, &p->scale, err) != QG_OK)
-        return err->status;
+    enum qg_status status = take_scale(config, p->module, &rank, &p->scale, err);
+    if (status != QG_OK)
+        return status;
     if (rank != (double)p->a.shape[0])
         return qg_fail(err, QG_EFORMAT,
                        "'%s' has rank %zu, but adapter_config.json says r = %g (with rank_pattern)",

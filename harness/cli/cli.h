@@ -58,6 +58,9 @@ struct qg_prescription {
  * also after a failure. */
 QG_MUST_CHECK enum qg_status qg_take_plan(const char *recipe, const char *model,
                                           struct qg_prescription *ret_p, struct qg_error *err);
+/* The same for a recipe that the caller has opened into p->recipe. */
+QG_MUST_CHECK enum qg_status qg_take_model(struct qg_prescription *p, const char *model,
+                                           struct qg_error *err);
 void qg_drop_plan(struct qg_prescription *p);
 
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */

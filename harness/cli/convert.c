@@ -412,6 +412,9 @@ static int convert(struct session *s, const struct qg_recipe_plan *plan)
                                          .user = s};
     if (q->results && check_results(q, &err) != QG_OK)
         return qg_report_error(&qg_command_convert, &err);
+    if (!q->layout && qg_output_kind_of(q->out) != QG_OUTPUT_GGUF &&
+        qg_layout_check(qg_layout_find("gguf"), plan, &err) == QG_OK)
+        note(s, "these are GGUF's types: with -o NAME.gguf they become a GGUF file");
     if (q->table && !q->json)
         printf("%-52s %-16s %12s %6s %8s %8s  %s\n", "tensor", "scheme", "bytes", "bits", "SQNR dB",
                "worst dB", "block");
@@ -443,12 +446,6 @@ static int run_plan(const struct request *q, const struct qg_recipe_plan *plan)
     return code;
 }
 
-static void print_refusal(const char *sentence, void *user)
-{
-    (void)user;
-    fprintf(stderr, "refused: %s\n", sentence);
-}
-
 static enum qg_status open_recipe(const struct request *q, const struct qg_scheme *s,
                                   struct qg_recipe **ret_r, struct qg_error *err)
 {
@@ -461,9 +458,7 @@ static int run(int argc, char **argv)
     const struct qg_command *c = &qg_command_convert;
     struct request q;
     struct qg_error err;
-    struct qg_model *m = NULL;
-    struct qg_recipe *r = NULL;
-    struct qg_recipe_plan plan = {0};
+    struct qg_prescription p = {0};
     int code = parse(&q, argc, argv);
     if (code != QG_EXIT_OK)
         return code;
@@ -472,14 +467,11 @@ static int run(int argc, char **argv)
     const struct qg_scheme *s = q.scheme ? qg_take_scheme(c, q.scheme) : NULL;
     if (q.scheme && !s)
         return QG_EXIT_USAGE;
-    if (open_recipe(&q, s, &r, &err) != QG_OK || qg_model_open(q.model, &m, &err) != QG_OK ||
-        qg_recipe_apply(r, m, print_refusal, NULL, &plan, &err) != QG_OK)
+    if (open_recipe(&q, s, &p.recipe, &err) != QG_OK || qg_take_model(&p, q.model, &err) != QG_OK)
         code = qg_report_error(c, &err);
     else
-        code = run_plan(&q, &plan);
-    qg_recipe_plan_free(&plan);
-    qg_model_close(&m);
-    qg_recipe_close(&r);
+        code = run_plan(&q, &p.plan);
+    qg_drop_plan(&p);
     return code;
 }
 

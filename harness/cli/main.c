@@ -131,10 +131,15 @@ enum qg_status qg_take_plan(const char *recipe, const char *model, struct qg_pre
                             struct qg_error *err)
 {
     *ret_p = (struct qg_prescription){0};
-    if (qg_recipe_open(recipe, &ret_p->recipe, err) != QG_OK ||
-        qg_model_open(model, &ret_p->model, err) != QG_OK)
+    return qg_recipe_open(recipe, &ret_p->recipe, err) == QG_OK ? qg_take_model(ret_p, model, err)
+                                                                : err->status;
+}
+
+enum qg_status qg_take_model(struct qg_prescription *p, const char *model, struct qg_error *err)
+{
+    if (qg_model_open(model, &p->model, err) != QG_OK)
         return err->status;
-    return qg_recipe_apply(ret_p->recipe, ret_p->model, print_refusal, NULL, &ret_p->plan, err);
+    return qg_recipe_apply(p->recipe, p->model, print_refusal, NULL, &p->plan, err);
 }
 
 void qg_drop_plan(struct qg_prescription *p)
