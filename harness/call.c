@@ -66,11 +66,12 @@ void qg_call_learn(const struct qg_args *a, const struct qg_args *convert)
                     qg_put(&a->in[i], k, qg_get(&convert->out[p], k));
 }
 
-/* Parses the words of "group=32 grad=torch" into value[]. */
+/* Parses the words of "group=32 grad=torch" into value[]; each parameter at most once. */
 static enum qg_status parse(const struct qg_param *list, const char *owner, double *value,
                             const char *text, struct qg_error *err)
 {
     char copy[256], why[256], *save = NULL;
+    bool seen[QG_MAX_PARAMS] = {false};
     if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
         return qg_fail(err, QG_EINVAL, "parameters longer than %zu characters", sizeof copy - 1);
     for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
@@ -80,6 +81,10 @@ static enum qg_status parse(const struct qg_param *list, const char *owner, doub
         *equal = '\0';
         if (!qg_param_list_set(list, owner, value, word, equal + 1, why, sizeof why))
             return qg_fail(err, QG_EINVAL, "%s", why);
+        size_t i = (size_t)(qg_param_list_find(list, word) - list);
+        if (seen[i])
+            return qg_fail(err, QG_EINVAL, "parameter '%s' is given twice; keep one", word);
+        seen[i] = true;
     }
     return QG_OK;
 }

@@ -237,11 +237,16 @@ static enum qg_status name_cause(const struct qg_scheme *s, const char *params,
     const struct qg_scheme *t;
     double best = g->sqnr_db + 3;
     struct qg_gap_sides other;
+    struct qg_args a = {.scheme = s};
     char text[192], name[96];
     for (int i = 0; s->params[i].name; i++)
         for (int c = 0; s->params[i].choices && s->params[i].choices[c]; c++) {
             snprintf(name, sizeof name, "%s=%s", s->params[i].name, s->params[i].choices[c]);
-            snprintf(text, sizeof text, "%s %s", params, name);
+            qg_params_default(&a, s);
+            if (qg_params_parse(&a, s, params, err) != QG_OK)
+                return err->status;
+            a.param[i] = c;
+            qg_params_format(&a, text, sizeof text);
             other = sides_of(s, text);
             if (try_cause(&other, name, w, &best, g, err) != QG_OK)
                 return err->status;

@@ -21,4 +21,10 @@ bool qg_regex_fits(const regex_t *re, const char *name);
 /* Whether schemes can quantize the tensor: [N,K] of F32, BF16 or F16. */
 bool qg_is_weight(const struct qg_tensor *t);
 
+/* The name that a writer of `word` may have meant: the first that begins with it, else the nearest
+ * that at most two edits of a character make of it; NULL when there is none. name(user, i) is name
+ * i, NULL after the last. */
+const char *qg_nearest_name(const char *word, const char *(*name)(const void *user, size_t i),
+                            const void *user);
+
 #endif

@@ -6,6 +6,7 @@
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "harness/io/gguf.h"
@@ -145,20 +146,46 @@ START_TEST(test_mistakes)
 {
     static const char *const bad[][2] = {
         {"", "the file is empty"},
-        {HEAD, "Missing required mapping field: rules"},
+        {HEAD, "r.yaml': the key 'rules' is missing"},
         {HEAD "rulez: []\n", "line 4: there is no key 'rulez' here; there are: name, summary"},
         {HEAD "rules:\n  - scheme: int4\n    sett: x\n",
          "line 6: there is no key 'sett' here; there are: about, match"},
         {HEAD "rules:\n  - match:\n      nam: x\n    scheme: int4\n",
          "line 6: there is no key 'nam' here; there are: name, kind"},
         {HEAD "rules:\n  - scheme: int5\n",
-         "line 5: 'int5' is none of the scheme; there are: none, fp8-int4"},
+         "line 5: scheme: there is no 'int5' (did you mean 'int4'?); there are: none, fp8-int4"},
         {HEAD "rules:\n  - match: {kind: [layer]}\n    scheme: int4\n",
-         "'layer' is none of the kind; there are: linear, head, embedding, experts, router"},
+         "kind: there is no 'layer'; there are: linear, head, embedding, experts, router"},
         {HEAD "training: never\nrules:\n  - scheme: int4\n",
-         "line 4: 'never' is none of the training"},
-        {HEAD "rules:\n  - scheme: int4\n    on-indivisible: drop\n", "'drop' is none of"},
-        {HEAD "rules:\n  - set: group=32\n", "Missing required mapping field: scheme"},
+         "line 4: training: there is no 'never'; there are: qat"},
+        {HEAD "rules:\n  - scheme: int4\n    on-indivisible: drop\n",
+         "on-indivisible: there is no 'drop'"},
+        {HEAD "rules:\n  - set: group=32\n", "entry 1 of rules: the key 'scheme' is missing"},
+        {HEAD "rules:\n  - scheme: int4\n  - about: x\n    match: {name: mlp}\n",
+         "entry 2 of rules: the key 'scheme' is missing"},
+        {"summary: s\nrules:\n  - scheme: int4\n", "the key 'name' is missing"},
+        {HEAD "rules:\n  - scheme: int4\n    match: {kind: [linaer]}\n",
+         "line 6: kind: there is no 'linaer' (did you mean 'linear'?)"},
+        {HEAD "rules:\n  - scheme: mxfp6\n", "(did you mean 'mxfp6-e2m3'?)"},
+        {HEAD "rules:\n  - scheme:\n", "line 5: scheme has no value"},
+        {HEAD "rules:\n  - scheme: [int4]\n", "line 5: scheme takes one value, not a list"},
+        {HEAD "rules:\n  - scheme: int4\n    match: {kind: linear}\n",
+         "line 6: kind takes a list: [one, two]"},
+        {HEAD "rules:\n  - scheme: int4\n    match: mlp\n",
+         "line 6: match takes keys, each with a value ('key: value'); there are: name, kind"},
+        {HEAD "rules:\n  - scheme: int4\n    match: {min-cols: x}\n",
+         "min-cols takes a whole number, not 'x'"},
+        {HEAD "rules:\n  - scheme: int4\n    scheme: int8\n",
+         "the key 'scheme' stands there twice"},
+        {HEAD "rules: []\n", "rules has 0 entries; it needs 1 at least"},
+        {HEAD "rules:\n\t- scheme: int4\n", "(a tab? YAML indents with spaces)"},
+        {HEAD "rules:\n  - scheme: int4\n\tset: group=32\n", "(YAML indents with spaces)"},
+        {"\x7f"
+         "ELF\n",
+         "r.yaml': control characters are not allowed (is it a text file?)"},
+        {"words\n", "r.yaml': it takes keys, each with a value ('key: value'); there are: name"},
+        {HEAD "rules:\n  - scheme: int4\n    set: group=64 group=32\n",
+         "rule 1: parameter 'group' is given twice"},
         {HEAD "rules:\n  - scheme: int4\n    set: group=7\n", "rule 1: parameter 'group'"},
         {HEAD "rules:\n  - match: {name: '('}\n    scheme: int4\n",
          "rule 1: '(' is not a regular expression"},
@@ -210,6 +237,10 @@ START_TEST(test_mistakes)
     ck_assert_ptr_nonnull(strstr(err.message, "there is no recipe 'unsloth-int5'"));
     ck_assert_ptr_null(r);
     ck_assert_int_eq(qg_recipe_open("/nowhere/r.yaml", &r, &err), QG_EINVAL);
+    unlink(at("r.yaml"));
+    ck_assert_int_eq(mkfifo(at("r.yaml"), 0600), 0);
+    ck_assert_int_eq(qg_recipe_open(at("r.yaml"), &r, &err), QG_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "r.yaml': not a regular file"));
     leave();
 }
 END_TEST

@@ -37,10 +37,17 @@ mkdir llama && "$tensors" write llama/model.safetensors model.embed_tokens.weigh
     model.layers.0.mlp.odd.weight BF16 20x128 0.2,-0.7,0.11
 echo '{"model_type": "llama", "tie_word_embeddings": true}' >llama/config.json
 expect 1 'MISTAKE' gap --recipe trap-axolotl-qat-int4 llama
-has out.txt 'rule 1  model.layers.0.mlp.up_proj.weight \[32,128\] BF16  MISTAKE  '
-has out.txt '    prepare is fp8-int4 group=32, convert is int4 group=32$'
-has out.txt '    prepared as it is shipped it would be '
+has out.txt '^rule 1, 3 tensors: prepare is fp8-int4 group=32, convert is int4 group=32  MISTAKE$'
+has out.txt '^    [0-9.]* dB (worst) to [0-9.]* dB (best), [0-9.]* % differ; worst in model.layers.0.mlp.'
+has out.txt '^    prepared as they are shipped it would be [0-9.]* dB (worst) to '
+has out.txt '^    [^ ]*, [^ ]*, lm_head.weight$'
 has out.txt '^3 MISTAKES: what training sees is not what is shipped'
+expect 1 'rule 1  model.layers.0.mlp.up_proj.weight [32,128] BF16  MISTAKE  ' gap --recipe trap-axolotl-qat-int4 llama -v
+[ "$(grep -c 'prepare is fp8-int4 group=32, convert is int4 group=32$' out.txt)" = 3 ] || fail "not each: $(cat out.txt)"
+has out.txt '    prepared as it is shipped it would be '
+"$tensors" write five a.weight BF16 4x128 1,2 b.weight BF16 4x128 1,2 c.weight BF16 4x128 1,2 d.weight BF16 4x128 1,2 \
+    e.weight BF16 4x128 1,2
+expect 1 '    a.weight, b.weight, c.weight and 2 more (-v: each)' gap --recipe trap-axolotl-qat-int4 five
 expect 1 'prepare is int4 group=32, convert is int8-int4' gap --recipe trap-axolotl-qat-int8-int4 llama
 expect 1 'prepare is fp8-fp8, convert is fp8-fp8-tensor: scales per row against per tensor' gap --recipe trap-axolotl-qat-fp8 llama
 has out.txt 'prepare quantizes it (fp8-fp8), convert skips it: rule 2 leaves it: convert passes sides by'
@@ -48,6 +55,7 @@ expect 1 'scales per 32 elements against per row' gap --recipe trap-axolotl-qat-
 expect 1 '1 MISTAKE: ' gap --recipe unsloth-fp8-fp8 llama
 has out.txt 'rule 2  model.layers.0.mlp.odd.weight \[20,128\] BF16  MISTAKE  '
 expect 0 'unsloth-int8-int4 (qat): 4 tensors, 4 equal to the bit' gap --recipe unsloth-int8-int4 llama
+has out.txt '^no mistake: .* prepare and convert are the same scheme with the same parameters$'
 expect 0 '4 tensors, 4 equal to the bit' gap --recipe unsloth-int8-int4 llama -v --threads 3
 has out.txt 'lm_head.weight \[64,128\] BF16  inf dB, 0.000 % differ'
 expect 0 'the gap of int4 itself' gap --recipe unsloth-int4 llama --threads 1
@@ -72,8 +80,9 @@ expect 0 '2 tensors, 1024 weights' gap --weights shards --scheme int8
 echo '{"weight_map": {"a.weight": "1.safetensors", "b.weight": "3.safetensors"}}' >$index
 expect 1 "shard '3.safetensors' is missing, which should hold tensor 'b.weight'" gap --weights shards
 
-expect 2 "there is no scheme 'int5'" gap --scheme int5
+expect 2 "there is no scheme 'int5' (did you mean 'int4'?); there are: fp8-int4" gap --scheme int5
 expect 2 'belong to a scheme' gap --set group=32
+expect 2 "parameter 'group' is given twice" gap --scheme int4 --set 'group=64 group=32'
 expect 2 "has no parameter 'grop'" gap --scheme int4 --set grop=32
 expect 2 'whole number' gap --seeds x
 expect 2 'need --weights' gap --tensors a

@@ -31,11 +31,15 @@ expect 0 '"name":	"lm_head.weight"' recipe check unsloth-int4 model --format jso
 has out.txt '"bytes_after":	2176'
 has out.txt '"from":	"model.embed_tokens.weight"'
 
+# What the help shows is a recipe.
+"$qgauge" recipe --help | sed -n '/^  name: mine/,/^$/p' | sed 's/^  //' >shown.yaml
+expect 0 'quantized: 2 of 4 tensors' recipe check shown.yaml model
+has out.txt "rule 1 skips it: K = 200, group = 32"
+
 # Every reason stands on a line of its own, before any work.
 cat >mine.yaml <<'END'
 name: mine
 summary: two rules for one tensor, and a K that a group does not divide
-source: none
 exclude: [router]
 rules:
   - match: {name: mlp}
@@ -47,8 +51,14 @@ expect 2 "rules 1 and 2, tensor 'model.layers.0.mlp.up_proj.weight': both take i
 has out.txt "refused: recipe 'mine.yaml', rule 1, tensor 'model.layers.0.mlp.odd.weight' \[32,200\]: .*K = 200, group = 32"
 has out.txt "refused: recipe 'mine.yaml', exclude: 'router' matched no tensor"
 sed 's/^rules/rule/' mine.yaml >typo.yaml
-expect 2 "recipe 'typo.yaml' line 5: there is no key 'rule' here; there are: name, summary" recipe check typo.yaml model
+expect 2 "recipe 'typo.yaml' line 4: there is no key 'rule' here; there are: name, summary" recipe check typo.yaml model
 expect 99 'absent' recipe check unsloth-int4 absent
+"$tensors" write i8.safetensors model.layers.0.mlp.up_proj.weight I8 128x128 1 model.layers.0.mlp.down_proj.weight \
+    I8 128x128 1
+expect 2 "rule 1: it matched no tensor of the model; 2 would match, but cannot be computed with: 'model.layers.0.mlp.up_proj.weight' is I8, not F32, BF16 or F16; correct" \
+    recipe check unsloth-int4 i8.safetensors
+mkfifo pipe.yaml
+expect 2 "recipe 'pipe.yaml': not a regular file" recipe check pipe.yaml model
 echo '{"quantization_config": {"quant_method": "gptq"}}' >model/config.json
 expect 2 'quantized already (quantization_config of its config.json: gptq)' recipe check unsloth-int4 model
 finish

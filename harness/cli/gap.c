@@ -60,7 +60,7 @@ static const char help[] =
     "recipe)\n"
     "  --threads N      tensors at a time, with --recipe (one per processor)\n"
     "  -v, --verbose    every step of the first weight that differs, side by side;\n"
-    "                   with --recipe also the tensors that are equal\n"
+    "                   with --recipe every tensor on its own, also those that are equal\n"
     "\n"
     "'inf' means equal to the bit. A cause is named when changing one parameter brings the paths "
     "at\n"
@@ -74,7 +74,8 @@ static const char help[] =
     "refused.\n"
     "\n"
     "With --recipe each tensor is taken in the form that training sees and in the form that is\n"
-    "shipped. A scheme's own gap is printed and is no failure. A MISTAKE of the mapping is, and "
+    "shipped; tensors of one rule with one reason stand together. A scheme's own gap is printed "
+    "and is no failure. A MISTAKE of the mapping is, and "
     "the\n"
     "exit code is 1: other schemes or parameters on the two sides, or a layer that only one side\n"
     "quantizes. Beside it stands what the gap would be without the mistake. 77 when the recipe\n"
@@ -275,18 +276,106 @@ static int gap_of_checkpoint(const struct qg_command *c, const struct options *o
 
 /* --- a recipe -------------------------------------------------------------------------------- */
 
-/* What has been printed so far. */
+enum { NAMES = 3 };
+
+/* Tensors of one rule, with one mistake or one reason why they differ. */
+struct same_cause {
+    struct qg_agreement first, worst;
+    const char *name[NAMES]; /* of the first ones */
+    size_t n;
+    double best, own_worst, own_best; /* dB; own: had they been prepared as they are shipped */
+    struct qg_gap_sum sum, own;       /* of all; own.count 0: there is none */
+};
+
+/* What has been compared so far. */
 struct agreed {
     bool verbose;
-    size_t tensors, equal, mistakes;
+    struct same_cause *group;
+    size_t n_groups, tensors, equal, mistakes;
     double worst;
-    char worst_name[200];
+    const char *worst_name;
+    bool no_memory;
 };
 
 static void print_sum(const char *before, const struct qg_gap_sum *s)
 {
     printf("%s%.2f dB, %.3f %% differ\n", before, qg_gap_db(s),
            s->count ? 100.0 * (double)s->differ / (double)s->count : 0.0);
+}
+
+static void print_tensor(const struct qg_agreement *g)
+{
+    printf("rule %d  %s [%zu,%zu] %s  ", g->of->rule + 1, g->of->name, g->of->rows, g->of->cols,
+           qg_dtype_name(g->of->dtype));
+    print_sum(g->mistake ? "MISTAKE  " : "", &g->sum);
+    if (g->cause[0])
+        printf("    %s\n", g->cause);
+    if (g->own.count)
+        print_sum("    prepared as it is shipped it would be ", &g->own);
+}
+
+static void print_range(const char *before, double worst, double best, const struct qg_gap_sum *s)
+{
+    printf("%s%.2f dB (worst) to %.2f dB (best), %.3f %% differ", before, worst, best,
+           s->count ? 100.0 * (double)s->differ / (double)s->count : 0.0);
+}
+
+static void print_group(const struct same_cause *g)
+{
+    printf("rule %d, %zu tensors: %s%s\n", g->first.of->rule + 1, g->n, g->first.cause,
+           g->first.mistake ? "  MISTAKE" : "");
+    print_range("    ", qg_gap_db(&g->worst.sum), g->best, &g->sum);
+    printf("; worst in %s\n", g->worst.of->name);
+    if (g->own.count) {
+        print_range("    prepared as they are shipped it would be ", g->own_worst, g->own_best,
+                    &g->own);
+        puts("");
+    }
+    for (size_t i = 0; i < NAMES && i < g->n; i++)
+        printf("%s%s", i ? ", " : "    ", g->name[i]);
+    if (g->n > NAMES)
+        printf(" and %zu more (-v: each)", g->n - NAMES);
+    puts("");
+}
+
+static void add_sum(struct qg_gap_sum *to, const struct qg_gap_sum *s)
+{
+    to->count += s->count;
+    to->differ += s->differ;
+}
+
+/* The group that a tensor belongs to, a new one when there is none; NULL: no memory. */
+static struct same_cause *group_of(struct agreed *a, const struct qg_agreement *g)
+{
+    for (size_t i = 0; i < a->n_groups; i++) {
+        const struct qg_agreement *first = &a->group[i].first;
+        if (first->of->rule == g->of->rule && strcmp(first->cause, g->cause) == 0)
+            return &a->group[i];
+    }
+    struct same_cause *more = realloc(a->group, (a->n_groups + 1) * sizeof *more);
+    if (!more)
+        return NULL;
+    a->group = more;
+    more[a->n_groups] = (struct same_cause){
+        .first = *g, .worst = *g, .best = -INFINITY, .own_worst = INFINITY, .own_best = -INFINITY};
+    return &more[a->n_groups++];
+}
+
+static void add_to_group(struct same_cause *to, const struct qg_agreement *g)
+{
+    double db = qg_gap_db(&g->sum), own = qg_gap_db(&g->own);
+    if (to->n < NAMES)
+        to->name[to->n] = g->of->name;
+    to->n++;
+    if (!(db >= qg_gap_db(&to->worst.sum)))
+        to->worst = *g;
+    to->best = fmax(to->best, db);
+    add_sum(&to->sum, &g->sum);
+    if (!g->own.count)
+        return;
+    to->own_worst = fmin(to->own_worst, own);
+    to->own_best = fmax(to->own_best, own);
+    add_sum(&to->own, &g->own);
 }
 
 static void on_tensor(const struct qg_agreement *g, void *user)
@@ -299,17 +388,29 @@ static void on_tensor(const struct qg_agreement *g, void *user)
     a->mistakes += g->mistake;
     if (!equal && !(db >= a->worst)) {
         a->worst = db;
-        snprintf(a->worst_name, sizeof a->worst_name, "%s", g->of->name);
+        a->worst_name = g->of->name;
     }
-    if (equal && !a->verbose)
+    if (a->verbose) {
+        print_tensor(g);
         return;
-    printf("rule %d  %s [%zu,%zu] %s  ", g->of->rule + 1, g->of->name, g->of->rows, g->of->cols,
-           qg_dtype_name(g->of->dtype));
-    print_sum(g->mistake ? "MISTAKE  " : "", &g->sum);
-    if (g->cause[0])
-        printf("    %s\n", g->cause);
-    if (g->own.count)
-        print_sum("    prepared as it is shipped it would be ", &g->own);
+    }
+    struct same_cause *group = equal ? NULL : group_of(a, g);
+    if (group)
+        add_to_group(group, g);
+    a->no_memory = a->no_memory || (!equal && !group);
+}
+
+/* Whether training sees of every tensor what is shipped, and how many there are. */
+static void print_same(const struct qg_recipe_plan *p, const struct agreed *a)
+{
+    if (a->mistakes)
+        printf("%zu MISTAKE%s: what training sees is not what is shipped\n", a->mistakes,
+               a->mistakes == 1 ? "" : "S");
+    else if (!a->tensors)
+        puts("the recipe quantizes no tensor of this model: nothing to compare");
+    else if (qg_recipe_training(p->recipe) == QG_TRAINING_QAT)
+        printf("no mistake: on every tensor that it quantizes of this model, prepare and convert "
+               "are the same scheme with the same parameters\n");
 }
 
 static int print_agreed(const struct qg_recipe_plan *p, const struct agreed *a)
@@ -319,14 +420,17 @@ static int print_agreed(const struct qg_recipe_plan *p, const struct agreed *a)
         printf("%s: training runs on the converted weights: nothing to compare\n", name);
         return QG_EXIT_SKIP;
     }
+    for (size_t i = 0; i < a->n_groups; i++)
+        if (a->group[i].n == 1)
+            print_tensor(&a->group[i].first);
+        else
+            print_group(&a->group[i]);
     printf("%s%s (%s): %zu tensors, %zu equal to the bit", a->tensors > a->equal ? "\n" : "", name,
            qg_training_name(qg_recipe_training(p->recipe)), a->tensors, a->equal);
-    if (a->tensors > a->equal)
+    if (a->worst_name)
         printf("; worst %.2f dB in %s", a->worst, a->worst_name);
-    if (a->mistakes)
-        printf("\n%zu MISTAKE%s: what training sees is not what is shipped", a->mistakes,
-               a->mistakes == 1 ? "" : "S");
     puts("");
+    print_same(p, a);
     return a->mistakes ? QG_EXIT_FAIL : QG_EXIT_OK;
 }
 
@@ -339,10 +443,12 @@ static int gap_of_recipe(const struct qg_command *c, const struct options *o)
     struct qg_prescription p;
     int code;
     if (qg_take_plan(o->recipe, o->model, &p, &err) != QG_OK ||
-        qg_recipe_agree(&p.plan, threads, on_tensor, &a, &err) != QG_OK)
+        qg_recipe_agree(&p.plan, threads, on_tensor, &a, &err) != QG_OK ||
+        (a.no_memory && qg_fail(&err, QG_ENOMEM, "no memory to list tensors") != QG_OK))
         code = qg_report_error(c, &err);
     else
         code = print_agreed(&p.plan, &a);
+    free(a.group);
     qg_drop_plan(&p);
     return code;
 }

@@ -12,6 +12,7 @@
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/machine.h"
+#include "harness/select.h"
 
 #define QG_COMMAND(word) extern const struct qg_command qg_command_##word;
 #include "harness/cli/command_list.h"
@@ -69,6 +70,12 @@ static void add_name(char *text, size_t size, size_t *n, const char *name)
         *n += (size_t)snprintf(text + *n, size - *n, "%s%s", *n ? ", " : "", name);
 }
 
+static const char *scheme_name(const void *user, size_t i)
+{
+    (void)user;
+    return qg_scheme_at(i) ? qg_scheme_at(i)->name : NULL;
+}
+
 const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *name)
 {
     char all[2048] = "";
@@ -77,7 +84,9 @@ const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *n
         return qg_scheme_find(name);
     for (size_t i = 0; qg_scheme_at(i); i++)
         add_name(all, sizeof all, &n, qg_scheme_at(i)->name);
-    qg_usage_error(c, "there is no scheme '%s'; there are: %s", name, all);
+    const char *near = qg_nearest_name(name, scheme_name, NULL);
+    qg_usage_error(c, "there is no scheme '%s'%s%s%s; there are: %s", name,
+                   near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "", all);
     return NULL;
 }
 

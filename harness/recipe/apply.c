@@ -324,6 +324,32 @@ static enum qg_status add_head(struct applying *p, struct qg_error *err)
     return QG_OK;
 }
 
+/* A rule that matched nothing: says so when tensors would match, but for their dtype. */
+static void refuse_unmatched(struct applying *p, size_t rule)
+{
+    const struct qg_rule *r = &p->r->rule[rule];
+    const struct qg_assignment *first = NULL;
+    char dtype[400] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < p->plan.n; i++) {
+        const struct qg_assignment *a = &p->plan.of[i];
+        if (a->kind > QG_LAYER_ROUTER || has_weights(a) || !fits(r, a))
+            continue;
+        first = first ? first : a;
+        n++;
+    }
+    bool head = p->table && !p->r->transforms && r->kinds >> QG_LAYER_HEAD & 1;
+    if (n)
+        snprintf(dtype, sizeof dtype,
+                 "; %zu would match, but cannot be computed with: '%s' is %s, not F32, BF16 or F16",
+                 n, first->name, first->tensor->dtype_word);
+    refuse(p,
+           "rule %zu%s%s%s: it matched no tensor of the model%s; correct its match, remove it, or "
+           "say optional: yes%s",
+           rule + 1, r->pattern ? " ('" : "", r->pattern ? r->pattern : "", r->pattern ? "')" : "",
+           dtype, head ? " (its head is its embedding table: say transforms: [untie-head])" : "");
+}
+
 /* --- all of it ------------------------------------------------------------------------------- */
 
 static void check_rules(struct applying *p)
@@ -332,14 +358,8 @@ static void check_rules(struct applying *p)
         const struct tally *t = &p->tally[i];
         if (p->r->rule[i].optional || t->fits > t->excluded + t->earlier)
             continue;
-        const char *pattern = p->r->rule[i].pattern;
-        bool head = p->table && !p->r->transforms && p->r->rule[i].kinds >> QG_LAYER_HEAD & 1;
         if (!t->fits)
-            refuse(p,
-                   "rule %zu%s%s%s: it matched no tensor of the model; correct its match, remove "
-                   "it, or say optional: yes%s",
-                   i + 1, pattern ? " ('" : "", pattern ? pattern : "", pattern ? "')" : "",
-                   head ? " (its head is its embedding table: say transforms: [untie-head])" : "");
+            refuse_unmatched(p, i);
         else
             refuse(p,
                    "rule %zu: of the %zu tensors that it matches %zu are excluded and %zu taken by "

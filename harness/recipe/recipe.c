@@ -139,7 +139,7 @@ static void build_grammar(struct grammar *g)
     const cyaml_schema_field_t keys[] = {
         CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct recipe_text, name, 1, 64),
         CYAML_FIELD_STRING_PTR("summary", CYAML_FLAG_POINTER, struct recipe_text, summary, 1, 120),
-        CYAML_FIELD_STRING_PTR("source", CYAML_FLAG_POINTER, struct recipe_text, source, 1, 400),
+        TEXT("source", struct recipe_text, source),
         WORD("training", struct recipe_text, training, g->training),
         WORD("overlap", struct recipe_text, overlap, g->overlap),
         CYAML_FIELD_SEQUENCE("transforms", CYAML_FLAG_POINTER | OPTIONAL, struct recipe_text,
@@ -240,7 +240,7 @@ static enum qg_status drop_inputs(struct qg_rule *r, const char *set, struct qg_
     const struct qg_scheme *s = r->convert.scheme;
     const struct qg_param *p = weight_only_param(s);
     char more[256];
-    if (!quantizes_inputs(s))
+    if (!quantizes_inputs(s) || says_weight_only(&r->convert))
         return QG_OK;
     if (!p)
         return qg_fail(err, QG_EINVAL,
@@ -248,7 +248,9 @@ static enum qg_status drop_inputs(struct qg_rule *r, const char *set, struct qg_
                        "the layer's inputs as well; remove weight-only, or take another scheme",
                        s->name);
     snprintf(more, sizeof more, "%s %s=weight-only", set ? set : "", p->name);
-    return choose(s, more, &r->convert, err);
+    if (choose(s, more, &r->convert, err) != QG_OK)
+        return qg_context(err, "weight-only: yes means %s=weight-only", p->name);
+    return QG_OK;
 }
 
 /* Which scheme quantizes the layer's inputs, and whether that may be. */
@@ -427,7 +429,7 @@ static enum qg_status take_recipe(const struct recipe_text *f, struct qg_recipe 
 {
     r->name = f->name;
     r->summary = f->summary;
-    r->source = f->source;
+    r->source = f->source ? f->source : "none";
     r->training = (enum qg_training)f->training;
     r->first_wins = f->overlap != 0;
     r->requantize = f->requantize == YES;

@@ -6,7 +6,7 @@
  *
  *     name: unsloth-int4
  *     summary: one line
- *     source: repo:path, and what of it
+ *     source: repo:path, and what of it   # left out: none
  *     training: qat            # how the model is trained before it is converted:
  *                              #   qat            on fake-quantized weights (left out: this)
  *                              #   frozen-base    adapters, on the converted weights
