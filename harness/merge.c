@@ -247,20 +247,34 @@ static double dot(const double *x, const double *y, size_t n)
     return sum;
 }
 
+/* Whether the delta in element k of row n arrives, and how much of it. */
+static void add_element(const struct matrix *x, size_t n, size_t k, double u,
+                        struct qg_merge_cost *c)
+{
+    size_t i = place(x, n, k);
+    // The merged weight has been rounded to W's dtype: so must be what it is compared with.
+    double without = qg_round(x->w->dtype, qg_get(&x->into, i));
+    double moved = qg_get(&x->merged, i) - without, delta = u - qg_get(&x->seen, i);
+    c->count++;
+    c->delta += delta * delta;
+    c->arrived += moved * delta;
+    c->swallowed += delta != 0 && moved * delta < delta * delta / 2;
+}
+
 static void add_row(const struct matrix *x, size_t n, const double *u, double *error,
                     const double *tokens, struct qg_merge_cost *c)
 {
-    for (size_t k = 0; k < x->k; k++, c->count++) {
-        size_t i = place(x, n, k);
-        double merged = qg_get(&x->merged, i), into = qg_get(&x->into, i),
-               delta = u[k] - qg_get(&x->seen, i);
-        error[k] = merged - u[k];
-        c->delta += delta * delta;
-        c->arrived += (merged - into) * delta;
-        c->swallowed += merged == into && delta != 0;
+    for (size_t k = 0; k < x->k; k++)
+        error[k] = qg_get(&x->merged, place(x, n, k)) - u[k];
+    double signal = square(u, x->k), noise = square(error, x->k);
+    if (!isfinite(signal) || !isfinite(noise)) {
+        c->left_out++;
+        return;
     }
-    c->signal += square(u, x->k);
-    c->noise += square(error, x->k);
+    c->signal += signal;
+    c->noise += noise;
+    for (size_t k = 0; k < x->k; k++)
+        add_element(x, n, k, u[k], c);
     for (size_t t = 0; t < TOKENS; t++) {
         double y = dot(u, tokens + t * x->k, x->k), e = dot(error, tokens + t * x->k, x->k);
         c->out_signal += y * y;
@@ -333,6 +347,7 @@ void qg_merge_cost_add(struct qg_merge_cost *c, const struct qg_merge_cost *othe
 {
     c->count += other->count;
     c->swallowed += other->swallowed;
+    c->left_out += other->left_out;
     c->signal += other->signal;
     c->noise += other->noise;
     c->delta += other->delta;

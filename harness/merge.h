@@ -31,10 +31,18 @@ struct qg_merge {
 };
 
 /* Sums over matrices. What^ is the quantized base in training, U = W^ + s B A (with DoRA m / |row|
- * times that) the trained matrix in double, M the merged one as it is written, W0 what it would be
- * without adapter. */
+ * times that) the trained matrix in double, D = U - W^, M the merged one as it is written, W0 what
+ * the delta was added to, rounded to M's dtype as M was.
+ *
+ * The delta of an element is swallowed where D is not 0 and the merge moved the element by less
+ * than half of it in its direction, (M - W0) D < D^2 / 2. In a BF16 model the rounding of M alone
+ * swallows small deltas, in every way of merging.
+ *
+ * A row of U or M that is not finite is in none of the sums and counts as left out: with DoRA a
+ * norm of 0 makes m / 0 times 0 of a row, upstream as here. */
 struct qg_merge_cost {
-    uint64_t count, swallowed;    /* elements; those in which M is W0, though U is not W^ */
+    uint64_t count, swallowed;    /* elements; those of them whose delta is swallowed */
+    uint64_t left_out;            /* rows */
     double signal, noise;         /* |U|^2, |M - U|^2 */
     double delta, arrived;        /* |U - W^|^2, <M - W0, U - W^> */
     double out_signal, out_noise; /* |x U^T|^2, |x (M - U)^T|^2, x seeded Gaussian [16,K] */
@@ -58,7 +66,7 @@ void qg_merge_cost_add(struct qg_merge_cost *c, const struct qg_merge_cost *othe
 /* Figures of a cost: SQNR of the weights and of the layer's outputs in dB, how much stronger the
  * adapter's delta is than the error of merging it, in dB, the share of elements in which the
  * delta is swallowed, and the share of the delta that is lost: 1 - <M - W0, D> / |D|^2. NaN where
- * there is nothing to compare. */
+ * there is nothing to compare: no delta, or no row that is not left out. */
 struct qg_merge_figures {
     double weight_db, output_db, delta_db, swallowed, lost;
 };

@@ -101,6 +101,39 @@ START_TEST(swallowed)
     ck_assert_uint_eq(c.swallowed, 0);
     ck_assert_double_eq(qg_merge_figures(&c).lost, 0);
     ck_assert(isinf(qg_merge_figures(&c).weight_db) && isinf(qg_merge_figures(&c).output_db));
+    // 127 + 1/8 moves the block's scale by an ulp, and with it every element, by less than 1/8.
+    for (size_t i = 0; i < R * K; i++)
+        a[i] = i % 32 ? 1 : 0.5f;
+    for (size_t i = 0; i < N * R; i++)
+        b[i] = 0.25f;
+    c = run(&g);
+    ck_assert(merged[1] > w[1] && merged[1] < w[1] + 0.125f);
+    ck_assert_uint_eq(c.swallowed, N * (K - 2));
+}
+END_TEST
+
+/* An adapter that moves no code is swallowed in whole, whatever the model's dtype. */
+START_TEST(swallowed_in_any_dtype)
+{
+    static const enum qg_dtype dtypes[] = {QG_F32, QG_BF16, QG_F16};
+    uint16_t narrow[N * K], out[N * K];
+    uint64_t deltas = 0;
+    set_up();
+    for (size_t i = 0; i < N * K; i++)
+        deltas += expected(i / K, i % K) != w[i];
+    for (size_t i = 0; i < N * R; i++)
+        b[i] *= 1e-6f;
+    struct qg_merge g = how(QG_MERGE_LEGACY, "llm-int8");
+    for (int d = 0; d < 3; d++) {
+        struct qg_tensor x = {"q.weight", dtypes[d], 2, {N, K}, d ? (void *)narrow : w};
+        struct qg_merge_cost c = {0};
+        struct qg_error err = {QG_OK, ""};
+        for (size_t i = 0; i < N * K; i++)
+            qg_put(&x, i, w[i]);
+        ck_assert_msg(qg_merge_matrix(&g, &pair, &x, d ? (void *)out : merged, &c, &err) == QG_OK,
+                      "%s", err.message);
+        ck_assert_uint_eq(c.swallowed, deltas);
+    }
 }
 END_TEST
 
@@ -155,6 +188,32 @@ START_TEST(magnitudes)
     run(&g);
     for (size_t i = 0; i < N * K; i++)
         ck_assert_double_eq(merged[i], 2 * expected(i / K, i % K));
+}
+END_TEST
+
+/* DoRA makes NaN of a row that is all zero: it is written so, and left out of the figures. */
+START_TEST(rows_of_zeros)
+{
+    set_up();
+    memset(w, 0, K * sizeof *w);
+    memset(b, 0, R * sizeof *b);
+    for (size_t n = 0; n < N; n++)
+        m[n] = 1;
+    pair.m = (struct qg_tensor){"m", QG_F32, 1, {N}, m};
+    struct qg_merge g = how(QG_MERGE_BASE, "int8-row");
+    struct qg_merge_cost c = run(&g), sum = {0};
+    ck_assert(isnan(merged[0]) && isfinite(merged[K]));
+    ck_assert(c.left_out == 1 && c.count == (N - 1) * K);
+    struct qg_merge_figures f = qg_merge_figures(&c);
+    ck_assert(isfinite(f.weight_db) && isfinite(f.output_db) && isfinite(f.delta_db));
+    ck_assert(isfinite(f.swallowed) && isfinite(f.lost));
+    qg_merge_cost_add(&sum, &c);
+    qg_merge_cost_add(&sum, &c);
+    ck_assert(sum.left_out == 2 && sum.count == 2 * c.count);
+    memset(w, 0, sizeof w);
+    memset(b, 0, sizeof b);
+    c = run(&g);
+    ck_assert(c.left_out == N && c.count == 0 && isnan(qg_merge_figures(&c).weight_db));
 }
 END_TEST
 
@@ -306,5 +365,5 @@ START_TEST(not_written)
 }
 END_TEST
 
-QG_SUITE(merge, into_base, swallowed, no_delta, transposed, magnitudes, refusals, written_again,
-         not_written)
+QG_SUITE(merge, into_base, swallowed, swallowed_in_any_dtype, no_delta, transposed, magnitudes,
+         rows_of_zeros, refusals, written_again, not_written)

@@ -50,6 +50,11 @@ adapter dora ', "use_dora": true' $A F32 1x4 0 $B F32 2x1 0 base_model.model.q.l
 adapter dora1 ', "use_dora": true' $A F32 1x4 0 $B F32 1x1 0 base_model.model.q.lora_magnitude_vector F32 1 3
 expect 0 'written' merge ones dora1 -o scaled
 shows scaled 'q.weight BF16 1x4 1.5 -1.5 1.5 1.5'
+# A row whose norm is 0 is NaN upstream: it is left out of the figures, with a word.
+"$tensors" write zeros q.weight BF16 2x4 0,0,0,0,1,2,3,4
+expect 0 'rows without a finite norm, left out: 1' merge zeros dora --compare --scheme int8-row
+has out.txt '^total  base .*[0-9] %  rows without'
+expect 0 '"rows_left_out":	1' merge zeros dora --compare --scheme int8-row --format json
 expect 0 "refused: q: DoRA into a base of 'int8-row'" merge model dora --compare --scheme int8-row
 expect 2 "unsloth's merge leaves DoRA's magnitudes out" merge model dora -o x --by unsloth
 [ ! -e x ] && [ ! -e x.part ] || fail 'something is left of a merge that was refused'

@@ -283,6 +283,9 @@ def lora_file(file):
             make(file, "normal", dtype, "plain", s=-1.5, lora_bias=True)
             make(file, "normal", dtype, "nf4-bnb", s=4 / 3, lora_bias=True, bias=not unsloth)
             make(file, "normal", dtype, "plain", s=0.0)
+            if unsloth:  # s beside a product, no power of two: whether it is rounded on its own
+                for s in (0.3, 1.3333):
+                    make(file, "normal", dtype, "plain", s=s)
             for kind in ("few", "normal"):
                 make(file, kind, dtype, "plain", bias=True)
                 make(file, kind, dtype, "plain", dropout=0.5)

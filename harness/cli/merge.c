@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE /* getopt_long */
 #include <getopt.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,8 +53,13 @@ static const char help[] =
     "  output      the same of x W^T for 16 seeded Gaussian rows x\n"
     "  delta       the adapter's delta against the error of merging it: below 0 dB the merge\n"
     "              changes the layer more than the training did\n"
-    "  swallowed   elements that came out as if there were no adapter\n"
+    "  swallowed   elements that the merge moved by less than half of their delta in its\n"
+    "              direction, (M - M0) D < D^2 / 2; in a BF16 model the rounding of M alone\n"
+    "              swallows small deltas\n"
     "  lost        the part of the delta that did not arrive: 1 - <M - M0, D> / |D|^2\n"
+    "M is the merged matrix, M0 what the delta D was added to, both rounded to MODEL's dtype. A "
+    "row\n"
+    "that is not finite, as DoRA makes it of a norm of 0, is left out of the figures and counted.\n"
     "\n"
     "Exit 0; 1 when MODEL or ADAPTER is not what it says it is or the one does not belong to the\n"
     "other; 2 when an adapter, scheme or model cannot be merged.\n";
@@ -127,8 +133,11 @@ static void print_row(int width, const char *name, enum qg_merge_way way,
                       const struct qg_merge_cost *c)
 {
     struct qg_merge_figures f = qg_merge_figures(c);
-    printf("%-*s  %-10s %9.2f %9.2f %9.2f %8.3f %% %7.3f %%\n", width, name, qg_merge_way_name(way),
+    printf("%-*s  %-10s %9.2f %9.2f %9.2f %8.3f %% %7.3f %%", width, name, qg_merge_way_name(way),
            f.weight_db, f.output_db, f.delta_db, 100 * f.swallowed, 100 * f.lost);
+    if (c->left_out)
+        printf("  rows without a finite norm, left out: %" PRIu64, c->left_out);
+    putchar('\n');
 }
 
 /* JSON has no inf and no NaN: null. */
@@ -141,6 +150,7 @@ static void add_figures(cJSON *o, const struct qg_merge_cost *c)
     cJSON_AddNumberToObject(o, "delta_to_error_db", f.delta_db);
     cJSON_AddNumberToObject(o, "swallowed", f.swallowed);
     cJSON_AddNumberToObject(o, "lost", f.lost);
+    cJSON_AddNumberToObject(o, "rows_left_out", (double)c->left_out);
 }
 
 static cJSON *json_row(cJSON *list, const char *name, enum qg_merge_way way)
@@ -243,7 +253,7 @@ static enum qg_status compare_ways(struct job *j, struct qg_error *err)
             return status;
     }
     for (int way = 0; way < QG_MERGE_WAYS; way++)
-        if (total[way].count)
+        if (total[way].count || total[way].left_out)
             show(&j->table, true, "total", (enum qg_merge_way)way, &total[way]);
     return QG_OK;
 }
