@@ -133,7 +133,7 @@ expect 0 '' apply --scheme int8-int4 --op matmul -i odd -o odd1
 expect 0 '' apply --scheme fp8-int4 --op matmul -i odd -o odd2
 
 # Usage: 2, and what there is instead.
-expect 2 "there is no scheme 'int3'; there are: fp8-int4" apply --scheme int3 --op convert -i x -o no
+expect 2 "there is no scheme 'int3' (did you mean 'int4'?); there are: fp8-int4" apply --scheme int3 --op convert -i x -o no
 expect 2 "there is no operation 'pack'; there are: fake-quant" apply --scheme int4 --op pack -i x -o no
 expect 2 'has no convert of activation; it has: fake-quant of weight' \
     apply --scheme int4 --op convert --operand activation -i x -o no
@@ -161,7 +161,7 @@ expect 99 'one: the file exists, nothing was written' apply --scheme int4 --op c
 cmp -s one two || fail 'the existing file was touched'
 expect 99 '/dev/null: not a regular file' apply --scheme int4 --op convert --force -i x -o /dev/null
 [ -c /dev/null ] || fail '/dev/null is no more'
-expect 99 'No such file' apply --scheme int4 --op convert -i x -o nowhere/no
+expect 99 'there is no such folder' apply --scheme int4 --op convert -i x -o nowhere/no
 "$tensors" write big x F32 64x4096 1,2,3
 (
     ulimit -f 8
@@ -205,7 +205,7 @@ with_prefix() { awk '{ printf "w.%s %s %s %s", $1, $2, $3, $4; for (i = 5; i <= 
 "$tensors" write lora-planes x F32 1x2 1,2 a F32 1x2 1,-1 b F32 3x1 2,0,1 $("$tensors" print lora-codes | with_prefix)
 expect 0 '' apply --layer lora-unsloth --op forward --scheme int8 -i lora-planes -o lora4
 cmp -s lora3 lora4 || fail 'a layer of w and of its planes differ'
-expect 2 "there is no layer 'lora'; there are: lora-unsloth, " apply --layer lora --op forward -i lora -o no
+expect 2 "there is no layer 'lora'; there are: experts, " apply --layer lora --op forward -i lora -o no
 expect 2 "layer 'lora-unsloth' has no matmul" apply --layer lora-unsloth --op matmul -i lora -o no
 expect 2 "layer 'lora-unsloth' has no parameter 'r'" apply --layer lora-unsloth --op forward \
     --set r=2 -i lora -o no

@@ -49,7 +49,7 @@ expect 2 'needs --weights' run --tensors x -o b.h5
 printf 'about: x\ncases:\n  - schemes: [int4]\n    shape: [4x128]\n' >bad.yaml
 expect 2 "line 4: there is no key 'shape' here; there are: schemes" run --suite bad.yaml -o b.h5
 printf 'about: x\ncases:\n  - schemes: [int4,\n      int5]\n    shapes: [4x128]\n' >bad.yaml
-expect 2 "line 4: 'int5' is none of the schemes; there are: fp8-int4," run --suite bad.yaml -o b.h5
+expect 2 "line 4: schemes: there is no 'int5' (did you mean 'int4'?); there are: fp8-int4," run --suite bad.yaml -o b.h5
 ls b.h5* 2>/dev/null && fail 'a refused run left a file'
 
 # --list prints spellings, --match selects.
