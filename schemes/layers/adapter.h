@@ -111,18 +111,19 @@ static inline struct qg_matrix qg_adapter_input(struct qg_pool *p, struct qg_mat
     return qg_is_on(p->a, QG_DROPOUT) ? qg_matrix_in(p, "xd", p->a->dtype) : x;
 }
 
-/* The adapter's gradients as unsloth and axolotl take them, from R(g B), which is returned:
- * da = R(s R(g B)^T xd), db = R(s g^T R(A xd^T)^T). */
+/* An adapter's gradients as unsloth and axolotl take them, stored as the outputs of these names,
+ * from R(g B), which is returned: da = R(s R(g B)^T xd), db = R(s g^T R(A xd^T)^T). */
 static inline struct qg_matrix qg_adapter_gradients(struct qg_pool *p, struct qg_matrix xd,
                                                     struct qg_matrix A, struct qg_matrix B,
-                                                    struct qg_matrix g)
+                                                    struct qg_matrix g, const char *da,
+                                                    const char *db)
 {
     enum qg_dtype t = p->a->dtype;
     float s = qg_adapter_scale(p->a);
     struct qg_matrix gb = qg_product(p, t, g, B), xt = qg_transposed(xd);
     struct qg_matrix axt = qg_product(p, t, A, xt);
-    qg_matrix_out(p->a, "da", qg_transposed(qg_scaled_product(p, t, s, xt, gb)));
-    qg_matrix_out(p->a, "db", qg_transposed(qg_scaled_product(p, t, s, axt, g)));
+    qg_matrix_out(p->a, da, qg_transposed(qg_scaled_product(p, t, s, xt, gb)));
+    qg_matrix_out(p->a, db, qg_transposed(qg_scaled_product(p, t, s, axt, g)));
     return gb;
 }
 

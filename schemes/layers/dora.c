@@ -104,7 +104,7 @@ static void axolotl_backward(const struct qg_args *a)
     qg_matrix_out(a, "dmagnitude", qg_over(p, promoted(t, u), along, m));
 
     g = qg_times(p, t, g, d.scales);
-    struct qg_matrix gb = qg_adapter_gradients(p, d.xd, d.A, d.B, g);
+    struct qg_matrix gb = qg_adapter_gradients(p, d.xd, d.A, d.B, g, "da", "db");
     struct qg_matrix dx = qg_product(p, t, g, d.w);
     if (qg_is_on(a, QG_DROPOUT))
         qg_matrix_out(a, "dxd", qg_scaled(p, t, qg_product(p, t, gb, d.A), s));

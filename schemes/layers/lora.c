@@ -133,7 +133,7 @@ static void unsloth_backward(const struct qg_args *a)
     struct qg_matrix g = qg_matrix_in(p, "g", t);
     float s = qg_adapter_scale(a);
 
-    struct qg_matrix gb = qg_adapter_gradients(p, qg_dropped(p, t, x), A, B, g);
+    struct qg_matrix gb = qg_adapter_gradients(p, qg_dropped(p, t, x), A, B, g, "da", "db");
     if (qg_is_on(a, LORA_BIAS)) // in binary32
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, QG_F32, qg_column_sums(p, QG_F32, g), s));
 
@@ -176,7 +176,7 @@ static void axolotl_backward(const struct qg_args *a)
     struct qg_matrix g = qg_matrix_in(p, "g", t);
     float s = qg_adapter_scale(a);
 
-    struct qg_matrix gb = qg_adapter_gradients(p, qg_adapter_input(p, x), A, B, g);
+    struct qg_matrix gb = qg_adapter_gradients(p, qg_adapter_input(p, x), A, B, g, "da", "db");
     if (qg_is_on(a, LORA_BIAS))
         qg_matrix_out(a, "dlora_bias", qg_scaled(p, t, qg_column_sums(p, t, g), s));
 

@@ -184,19 +184,6 @@ static void forward(const struct qg_args *a, const struct activation *f)
     qg_matrix_out(a, "y", lora(&m, h, &m.down));
 }
 
-/* dA = s x^T R(g B) and dB = s R(A x^T) g, of a layer with input x and gradient g; returns R(g B).
- */
-static struct qg_matrix adapter_gradients(struct mlp *m, const struct part *l, struct qg_matrix x,
-                                          struct qg_matrix g, const char *da, const char *db)
-{
-    struct qg_pool *p = &m->pool;
-    struct qg_matrix xt = qg_transposed(x), gb = qg_product(p, m->t, g, l->b);
-    struct qg_matrix axt = qg_product(p, m->t, l->a, xt);
-    qg_matrix_out(p->a, da, qg_transposed(qg_scaled_product(p, m->t, m->s, xt, gb)));
-    qg_matrix_out(p->a, db, qg_transposed(qg_scaled_product(p, m->t, m->s, axt, g)));
-    return gb;
-}
-
 /* adapter_last: axolotl's order of the sum that is dx. */
 static void backward(const struct qg_args *a, const struct activation *f, bool adapter_last)
 {
@@ -212,9 +199,10 @@ static void backward(const struct qg_args *a, const struct activation *f, bool a
     struct qg_matrix h = qg_times(p, t, fe, u), du = qg_times(p, t, d, fe);
     struct qg_matrix de = gate_gradient(&m, f, qg_times(p, t, d, u), e);
 
-    adapter_gradients(&m, &m.down, h, g, "ddown_a", "ddown_b");
-    struct qg_matrix up = adapter_gradients(&m, &m.up, m.x, du, "dup_a", "dup_b");
-    struct qg_matrix gate = adapter_gradients(&m, &m.gate, m.x, de, "dgate_a", "dgate_b");
+    qg_adapter_gradients(p, h, m.down.a, m.down.b, g, "ddown_a", "ddown_b");
+    struct qg_matrix up = qg_adapter_gradients(p, m.x, m.up.a, m.up.b, du, "dup_a", "dup_b");
+    struct qg_matrix gate =
+        qg_adapter_gradients(p, m.x, m.gate.a, m.gate.b, de, "dgate_a", "dgate_b");
 
     struct qg_matrix dx = qg_product(p, t, du, m.up.w);
     if (!adapter_last)
