@@ -63,6 +63,13 @@ QG_MUST_CHECK enum qg_status qg_take_model(struct qg_prescription *p, const char
                                            struct qg_error *err);
 void qg_drop_plan(struct qg_prescription *p);
 
+/* A progress bar, the last line of stderr: wanted where that is a terminal that can take a line
+ * back. `share`: of the work, 0 to 1; `amount`: the same in words; `left`: seconds, or NAN when
+ * nobody can tell yet; `what`: is being done. */
+bool qg_bar_wanted(void);
+void qg_bar_draw(double share, const char *amount, double left, const char *what);
+void qg_bar_clear(void);
+
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);
 

@@ -61,23 +61,20 @@ static void catch_signals(void)
 static void clear_bar(const struct session *s)
 {
     if (s->bar)
-        fputs("\r\033[K", stderr);
+        qg_bar_clear();
 }
 
 static bool progress(void *user, const struct qg_assignment *as, double done, double fresh,
                      double total)
 {
-    enum { WIDTH = 20 };
     struct session *s = user;
+    char amount[64];
     double now = qg_clock_now();
     if (!s->bar || now - s->shown < 0.1)
         return signal_seen != 0;
-    int full = total > 0 ? (int)(done / total * WIDTH) : WIDTH;
-    double left = fresh > 0 ? (now - s->start) / fresh * (total - done) : 0;
-    fprintf(stderr, "\r\033[K[%.*s%*s] %.1f/%.1f MiB  %d:%02d left  %.60s", full,
-            "####################", WIDTH - full, "", done / 0x1p20, total / 0x1p20, (int)left / 60,
-            (int)left % 60, as->name);
-    fflush(stderr);
+    double each = fresh > 0 ? (now - s->start) / fresh : (double)NAN;
+    snprintf(amount, sizeof amount, "%.1f/%.1f MiB", done / 0x1p20, total / 0x1p20);
+    qg_bar_draw(total > 0 ? done / total : 1, amount, each * (total - done), as->name);
     s->shown = now;
     return signal_seen != 0;
 }
@@ -436,7 +433,7 @@ static int convert(struct session *s, const struct qg_recipe_plan *plan)
 
 static int run_plan(const struct request *q, const struct qg_recipe_plan *plan)
 {
-    struct session s = {.q = q, .start = qg_clock_now(), .bar = isatty(STDERR_FILENO) == 1};
+    struct session s = {.q = q, .start = qg_clock_now(), .bar = qg_bar_wanted()};
     s.rows = q->json ? cJSON_CreateArray() : NULL;
     s.kept = q->results ? calloc(plan->n + 1, sizeof *s.kept) : NULL;
     catch_signals();

@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "harness/base/fpenv.h"
 #include "harness/cli/cli.h"
@@ -156,6 +158,28 @@ void qg_drop_plan(struct qg_prescription *p)
     qg_recipe_plan_free(&p->plan);
     qg_model_close(&p->model);
     qg_recipe_close(&p->recipe);
+}
+
+bool qg_bar_wanted(void)
+{
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
+}
+
+void qg_bar_draw(double share, const char *amount, double left, const char *what)
+{
+    enum { WIDTH = 20 };
+    int full = (int)(share * WIDTH);
+    fprintf(stderr, "\r\033[K[%.*s%*s] %s", full, "####################", WIDTH - full, "", amount);
+    if (left == left)
+        fprintf(stderr, "  %d:%02d left", (int)left / 60, (int)left % 60);
+    fprintf(stderr, "  %.60s", what);
+    fflush(stderr);
+}
+
+void qg_bar_clear(void)
+{
+    fputs("\r\033[K", stderr);
 }
 
 int qg_finish_stdout(const struct qg_command *c, int code)

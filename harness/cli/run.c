@@ -143,23 +143,18 @@ static int parse(struct request *q, int argc, char **argv)
 static void clear_bar(const struct execution *s)
 {
     if (s->bar)
-        fputs("\r\033[K", stderr);
+        qg_bar_clear();
 }
 
 static void draw_bar(const struct execution *s, const char *spelling)
 {
-    enum { WIDTH = 20 };
+    char amount[64];
+    size_t n = s->plan.n;
+    double each = s->fresh ? (qg_clock_now() - s->start) / (double)s->fresh : (double)NAN;
     if (!s->bar)
         return;
-    size_t n = s->plan.n, full = s->done * WIDTH / n;
-    double eta =
-        s->fresh ? (qg_clock_now() - s->start) / (double)s->fresh * (double)(n - s->done) : 0;
-    fprintf(stderr, "\r\033[K[%.*s%*s] %zu/%zu", (int)full, "####################",
-            (int)(WIDTH - full), "", s->done, n);
-    if (s->fresh)
-        fprintf(stderr, "  %d:%02d left", (int)eta / 60, (int)eta % 60);
-    fprintf(stderr, "  %.60s", spelling);
-    fflush(stderr);
+    snprintf(amount, sizeof amount, "%zu/%zu", s->done, n);
+    qg_bar_draw((double)s->done / (double)n, amount, each * (double)(n - s->done), spelling);
 }
 
 static void print_case(const struct execution *s, const struct qg_record *r)
@@ -540,8 +535,7 @@ static int execute(struct execution *s, struct qg_error *err)
         return qg_report_error(&qg_command_run, err);
     print_start(s);
     s->start = qg_clock_now();
-    const char *term = getenv("TERM");
-    s->bar = isatty(2) && term && strcmp(term, "dumb") != 0;
+    s->bar = qg_bar_wanted();
     if (run_cases(s, &signo, err) != QG_OK ||
         (s->plan.gap && !signo && run_gaps(s, err) != QG_OK) ||
         (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK))
