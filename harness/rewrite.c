@@ -116,37 +116,6 @@ static enum qg_status rewrite_file(struct rewrite *r, size_t file, const char *t
 
 /* --- a folder -------------------------------------------------------------------------------- */
 
-static enum qg_status write_whole(const struct qg_file *f, FILE *to, const char *path,
-                                  struct qg_error *err)
-{
-    char piece[1 << 16];
-    for (size_t at = 0, n; at < f->size; at += n) {
-        n = f->size - at < sizeof piece ? f->size - at : sizeof piece;
-        if (qg_file_read(f, piece, n, at, err) != QG_OK)
-            return qg_context(err, "%s", f->path);
-        if (fwrite(piece, 1, n, to) != n)
-            return system_refused(path, err);
-    }
-    return QG_OK;
-}
-
-static enum qg_status copy_file(const char *from, const char *path, struct qg_error *err)
-{
-    struct qg_file f;
-    FILE *to = NULL;
-    enum qg_status status = qg_file_open(from, &f, err);
-    if (status != QG_OK)
-        qg_context(err, "%s", from);
-    else if (!(to = fopen(path, "wbx")))
-        status = system_refused(path, err);
-    if (status == QG_OK)
-        status = write_whole(&f, to, path, err);
-    if (to && fclose(to) != 0 && status == QG_OK)
-        status = system_refused(path, err);
-    qg_file_close(&f);
-    return status;
-}
-
 /* The files beside the weights; folders and hidden files stay behind. */
 static enum qg_status copy_beside(const char *folder, const char *part, struct qg_error *err)
 {
@@ -165,7 +134,7 @@ static enum qg_status copy_beside(const char *folder, const char *part, struct q
             continue;
         status = join(to, part, e->d_name, err);
         if (status == QG_OK)
-            status = copy_file(from, to, err);
+            status = qg_output_copy_file(from, to, err);
     }
     closedir(d);
     return status;

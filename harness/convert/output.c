@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/io/file.h"
 #include "harness/io/gguf.h"
 #include "harness/io/safetensors.h"
 #include "harness/io/writer.h"
@@ -448,13 +449,17 @@ enum qg_status qg_output_done(struct qg_output *o, size_t owner, const struct qg
 
 /* --- other files ----------------------------------------------------------------------------- */
 
-static enum qg_status write_file(const char *path, const void *data, size_t bytes,
-                                 struct qg_error *err)
+/* What has the name is overwritten: a run that is resumed may have left it unfinished. */
+static enum qg_status open_new(const char *path, int *ret_fd, struct qg_error *err)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
-    enum qg_status status = qg_write_all(fd, path, data, bytes, err);
+    *ret_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    return *ret_fd < 0 ? qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno)) : QG_OK;
+}
+
+/* Puts what was written on the disk, where that went well; closes. */
+static enum qg_status close_new(int fd, const char *path, enum qg_status status,
+                                struct qg_error *err)
+{
     if (status == QG_OK && fsync(fd) != 0)
         status = qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
     close(fd);
@@ -465,9 +470,37 @@ enum qg_status qg_output_text(struct qg_output *o, const char *name, const char 
                               struct qg_error *err)
 {
     char *path = join(o->part_path, "/", name);
-    enum qg_status status = path ? write_file(path, text, strlen(text), err)
-                                 : qg_fail(err, QG_ENOMEM, "no memory for a path");
+    int fd = -1;
+    enum qg_status status =
+        path ? open_new(path, &fd, err) : qg_fail(err, QG_ENOMEM, "no memory for a path");
+    if (status == QG_OK)
+        status = close_new(fd, path, qg_write_all(fd, path, text, strlen(text), err), err);
     free(path);
+    return status;
+}
+
+static enum qg_status copy_opened(const struct qg_file *f, const char *to, struct qg_error *err)
+{
+    char piece[1 << 16];
+    int fd = -1;
+    enum qg_status status = open_new(to, &fd, err);
+    if (status != QG_OK)
+        return status;
+    for (size_t at = 0, n; at < f->size && status == QG_OK; at += n) {
+        n = f->size - at < sizeof piece ? f->size - at : sizeof piece;
+        status = qg_file_read(f, piece, n, at, err);
+        status =
+            status == QG_OK ? qg_write_all(fd, to, piece, n, err) : qg_context(err, "%s", f->path);
+    }
+    return close_new(fd, to, status, err);
+}
+
+enum qg_status qg_output_copy_file(const char *from, const char *to, struct qg_error *err)
+{
+    struct qg_file f;
+    enum qg_status status = qg_file_open(from, &f, err);
+    status = status == QG_OK ? copy_opened(&f, to, err) : qg_context(err, "%s", from);
+    qg_file_close(&f);
     return status;
 }
 
@@ -475,17 +508,8 @@ enum qg_status qg_output_copy(struct qg_output *o, const char *folder, const cha
                               struct qg_error *err)
 {
     char *from = join(folder, "/", name), *to = join(o->part_path, "/", name);
-    void *data = NULL;
-    size_t bytes = 0;
-    int fd = from && to ? open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-    enum qg_status status = fd < 0
-                                ? qg_fail(err, QG_EIO, "%s/%s: %s", folder, name, strerror(errno))
-                                : qg_read_all(fd, from, (size_t)1 << 30, &data, &bytes, err);
-    if (status == QG_OK)
-        status = write_file(to, data, bytes, err);
-    if (fd >= 0)
-        close(fd);
-    free(data);
+    enum qg_status status = from && to ? qg_output_copy_file(from, to, err)
+                                       : qg_fail(err, QG_ENOMEM, "no memory for a path");
     free(from);
     free(to);
     return status;

@@ -47,6 +47,10 @@ bool qg_output_is_weights(const char *name);
  * folders is none that was made here: QG_EIO. */
 QG_MUST_CHECK enum qg_status qg_output_remove_folder(const char *path, struct qg_error *err);
 
+/* Copies a file to a new name, onto the disk, piece by piece. */
+QG_MUST_CHECK enum qg_status qg_output_copy_file(const char *from, const char *to,
+                                                 struct qg_error *err);
+
 /* QG_OK when nothing stands in the way of writing `path`: it does not exist, or may be replaced. A
  * folder may when it holds nothing but what a conversion of the model writes; never a symbolic
  * link, nor what holds the model. */
