@@ -9,31 +9,20 @@
 
 #include "harness/adapter.h"
 #include "harness/io/safetensors.h"
+#include "tests/folder.h"
 #include "tests/suite.h"
 
-static char folder[64], config[96], model[96];
-
-static void enter(void)
-{
-    snprintf(folder, sizeof folder, "/tmp/qgauge-check-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    snprintf(config, sizeof config, "%s/adapter_config.json", folder);
-    snprintf(model, sizeof model, "%s/adapter_model.safetensors", folder);
-}
+#define CONFIG "adapter_config.json"
+#define MODEL  "adapter_model.safetensors"
 
 static void leave(void)
 {
-    unlink(config);
-    unlink(model);
-    ck_assert_int_eq(rmdir(folder), 0);
+    leave_without((const char *const[]){CONFIG, MODEL, NULL});
 }
 
 static void put_config(const char *text)
 {
-    FILE *f = fopen(config, "w");
-    ck_assert_ptr_nonnull(f);
-    fputs(text, f);
-    ck_assert_int_eq(fclose(f), 0);
+    put_text(CONFIG, text);
 }
 
 #define NAME(module, part) "base_model.model." module "." part
@@ -49,7 +38,7 @@ static struct qg_tensor of(const char *name, size_t rows, size_t cols)
 static void put_model(const struct qg_tensor *t, size_t n)
 {
     struct qg_error err;
-    ck_assert_int_eq(qg_safetensors_write(model, t, n, true, &err), QG_OK);
+    ck_assert_int_eq(qg_safetensors_write(at(MODEL), t, n, true, &err), QG_OK);
 }
 
 /* The usual adapter: pairs of q [3,4] and of mlp.up [5,4], rank 2. */
@@ -131,7 +120,7 @@ START_TEST(configurations)
         put_config(bad[i].text);
         expect_refusal(bad[i].status, bad[i].words);
     }
-    unlink(config);
+    unlink(at(CONFIG));
     expect_refusal(QG_EIO, "adapter_config.json");
     leave();
 }

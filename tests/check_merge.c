@@ -13,6 +13,7 @@
 #include "harness/io/safetensors.h"
 #include "harness/merge.h"
 #include "harness/rewrite.h"
+#include "tests/folder.h"
 #include "tests/suite.h"
 
 enum { N = 8, K = 64, R = 2 };
@@ -246,29 +247,10 @@ END_TEST
 
 /* --- checkpoints ----------------------------------------------------------------------------- */
 
-static char folder[64];
-
-static const char *in_folder(const char *name)
-{
-    static char path[4][128];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void put_text(const char *name, const char *text)
-{
-    FILE *f = fopen(in_folder(name), "w");
-    ck_assert_ptr_nonnull(f);
-    fputs(text, f);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
 static void expect_text(const char *name, const char *text)
 {
     char got[64] = "";
-    FILE *f = fopen(in_folder(name), "r");
+    FILE *f = fopen(at(name), "r");
     ck_assert_ptr_nonnull(f);
     ck_assert_uint_eq(fread(got, 1, sizeof got - 1, f), strlen(text));
     fclose(f);
@@ -281,18 +263,17 @@ static struct qg_model *put_checkpoint(void)
     struct qg_tensor x = {"x", QG_F32, 2, {N, K}, w}, y = {"y", QG_F32, 2, {N, R}, b};
     struct qg_model *model = NULL;
     struct qg_error err = {QG_OK, ""};
-    snprintf(folder, sizeof folder, "/tmp/qgauge-check-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    ck_assert_int_eq(mkdir(in_folder("in"), 0777), 0);
-    ck_assert_int_eq(qg_safetensors_write(in_folder("in/s1.safetensors"), &x, 1, false, &err), 0);
-    ck_assert_int_eq(qg_safetensors_write(in_folder("in/s2.safetensors"), &y, 1, false, &err), 0);
+    enter();
+    ck_assert_int_eq(mkdir(at("in"), 0777), 0);
+    ck_assert_int_eq(qg_safetensors_write(at("in/s1.safetensors"), &x, 1, false, &err), 0);
+    ck_assert_int_eq(qg_safetensors_write(at("in/s2.safetensors"), &y, 1, false, &err), 0);
     put_text("in/model.safetensors.index.json",
              "{\"weight_map\": {\"x\": \"s1.safetensors\", \"y\": \"s2.safetensors\"}}");
     put_text("in/config.json", "{\"a\": 1}");
     put_text("in/empty.txt", "");
     put_text("in/pytorch_model.bin", "old weights");
     put_text("in/.hidden", "hidden");
-    ck_assert_msg(qg_model_open(in_folder("in"), &model, &err) == QG_OK, "%s", err.message);
+    ck_assert_msg(qg_model_open(at("in"), &model, &err) == QG_OK, "%s", err.message);
     return model;
 }
 
@@ -320,10 +301,9 @@ START_TEST(written_again)
     struct qg_error err = {QG_OK, ""};
     set_up();
     struct qg_model *model = put_checkpoint(), *again = NULL;
-    ck_assert_msg(qg_rewrite(model, in_folder("in"), in_folder("out/"), change, NULL, &err) ==
-                      QG_OK,
-                  "%s", err.message);
-    ck_assert_int_eq(qg_model_open(in_folder("out"), &again, &err), QG_OK);
+    ck_assert_msg(qg_rewrite(model, at("in"), at("out/"), change, NULL, &err) == QG_OK, "%s",
+                  err.message);
+    ck_assert_int_eq(qg_model_open(at("out"), &again, &err), QG_OK);
     float x[N * K], y[N * R];
     ck_assert_int_eq(qg_model_load(again, qg_model_find(again, "x"), x, &err), QG_OK);
     ck_assert_int_eq(qg_model_load(again, qg_model_find(again, "y"), y, &err), QG_OK);
@@ -332,8 +312,8 @@ START_TEST(written_again)
         ck_assert_double_eq(y[i], 2 * (double)b[i]);
     expect_text("out/config.json", "{\"a\": 1}");
     expect_text("out/empty.txt", "");
-    ck_assert_int_ne(access(in_folder("out/pytorch_model.bin"), F_OK), 0);
-    ck_assert_int_ne(access(in_folder("out/.hidden"), F_OK), 0);
+    ck_assert_int_ne(access(at("out/pytorch_model.bin"), F_OK), 0);
+    ck_assert_int_ne(access(at("out/.hidden"), F_OK), 0);
     qg_model_close(&again);
     qg_model_close(&model);
     delete_all();
@@ -346,19 +326,16 @@ START_TEST(not_written)
     set_up();
     struct qg_model *model = put_checkpoint();
     char last[] = "y";
-    ck_assert_int_eq(qg_rewrite(model, in_folder("in"), in_folder("out"), change, last, &err),
-                     QG_EINVAL);
+    ck_assert_int_eq(qg_rewrite(model, at("in"), at("out"), change, last, &err), QG_EINVAL);
     ck_assert_str_eq(err.message, "not this one");
-    ck_assert_int_ne(access(in_folder("out"), F_OK), 0);
-    ck_assert_int_ne(access(in_folder("out.part"), F_OK), 0);
+    ck_assert_int_ne(access(at("out"), F_OK), 0);
+    ck_assert_int_ne(access(at("out.part"), F_OK), 0);
     put_text("out", "precious");
-    ck_assert_int_eq(qg_rewrite(model, in_folder("in"), in_folder("out"), change, NULL, &err),
-                     QG_EIO);
+    ck_assert_int_eq(qg_rewrite(model, at("in"), at("out"), change, NULL, &err), QG_EIO);
     ck_assert_msg(strstr(err.message, "exists, nothing was written") != NULL, "%s", err.message);
     expect_text("out", "precious");
-    ck_assert_int_eq(mkdir(in_folder("new.part"), 0777), 0);
-    ck_assert_int_eq(qg_rewrite(model, in_folder("in"), in_folder("new"), change, NULL, &err),
-                     QG_EIO);
+    ck_assert_int_eq(mkdir(at("new.part"), 0777), 0);
+    ck_assert_int_eq(qg_rewrite(model, at("in"), at("new"), change, NULL, &err), QG_EIO);
     ck_assert_msg(strstr(err.message, "new.part is in the way") != NULL, "%s", err.message);
     qg_model_close(&model);
     delete_all();
