@@ -43,6 +43,11 @@ const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
 const struct qg_backend *qg_backend_at(size_t i);
 const struct qg_backend *qg_backend_find(const char *name);
 
+/* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c. The
+ * first of several variants. NULL when there is none. */
+const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,
+                                       enum qg_op op, const char *backend);
+
 /* Writes "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme,
  * operation (with the operand unless it is the weight), backend, variant. */
 void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size);

@@ -65,3 +65,21 @@ void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size)
              weight ? "" : qg_operand_name(k->operand), k->backend, k->variant[0] ? "." : "",
              k->variant);
 }
+
+const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,
+                                       enum qg_op op, const char *backend)
+{
+    const struct qg_kernel *k, *second = NULL;
+    char why[128];
+    for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
+        if (strcmp(k->scheme, s->name) != 0 || k->operand != operand || k->op != op ||
+            (backend && strcmp(k->backend, backend) != 0) ||
+            !qg_backend_find(k->backend)->probe(why, sizeof why))
+            continue;
+        if (backend || strcmp(k->backend, "blas") == 0)
+            return k;
+        if (!second)
+            second = k;
+    }
+    return second;
+}
