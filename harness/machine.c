@@ -16,6 +16,7 @@
 
 #include "harness/base/fpenv.h"
 #include "harness/bench.h"
+#include "harness/blas_core.h"
 #include "harness/compare.h"
 
 /* The first line of a small file, or "unknown". */
@@ -169,6 +170,8 @@ void qg_machine_describe(struct qg_meta *m)
         qg_meta_set(m, "os", text);
     }
     set_libraries(m);
+    qg_blas_core_describe(text, sizeof text);
+    qg_meta_set(m, "blas_core", text);
     qg_fpenv_describe(text, sizeof text);
     qg_meta_set(m, "fp_environment", text);
     qg_meta_set(m, "cold_method", qg_bench_cold_method());

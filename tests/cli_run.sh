@@ -152,10 +152,16 @@ expect 0 '; 2 comparisons' run --weights "$long/$long/m" --match '^int4.convert'
 
 # doctor
 expect 0 'HDF5 1.' doctor
-for word in OpenBLAS gnuplot governor clock_resolution_s noise 'round to nearest'; do
+for word in OpenBLAS gnuplot blas_core governor clock_resolution_s noise 'round to nearest'; do
     grep -q "$word" out.txt || fail "doctor says nothing of $word"
 done
 expect 2 'takes no arguments' doctor now
+# OpenBLAS runs the core that the processor is for, or the one that was asked for; a program that could
+# not start itself again says so, and does not try for ever.
+env -u OPENBLAS_CORETYPE "$qgauge" doctor >out.txt || fail 'doctor on the core of its choice'
+! grep 'blas_core.*faster' out.txt || fail 'OpenBLAS runs a slow core'
+OPENBLAS_CORETYPE=Prescott "$qgauge" doctor >out.txt && has out.txt 'blas_core .*OPENBLAS_CORETYPE'
+env -u OPENBLAS_CORETYPE QGAUGE_BLAS_CORE_WAS=Prescott "$qgauge" doctor >out.txt && has out.txt 'blas_core .* by '
 
 # One processor or all: the same rows in the same order.
 few='int4\.(convert|dequant)|int8\.matmul'

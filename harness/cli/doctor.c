@@ -85,8 +85,9 @@ static void advise(bool bad, const char *advice, int *count)
 
 static void print_timing(const struct qg_meta *m)
 {
-    static const char *const facts[] = {"cpu",      "cpu_isa", "cpus", "os",
-                                        "governor", "turbo",   "load", "clock_resolution_s"};
+    static const char *const facts[] = {"cpu",   "cpu_isa",   "cpus",
+                                        "os",    "blas_core", "governor",
+                                        "turbo", "load",      "clock_resolution_s"};
     double interval, spread;
     int advices = 0;
     puts("machine");

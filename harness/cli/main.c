@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "harness/base/fpenv.h"
+#include "harness/blas_core.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/machine.h"
@@ -195,6 +196,7 @@ int main(int argc, char **argv)
 {
     const struct qg_command self = {.name = "--help"};
     struct qg_error err;
+    qg_blas_core_settle(argv);
     // A reader that goes away (| head) ends us quietly, at the next write.
     signal(SIGPIPE, SIG_DFL);
     // A file size limit is a full disk: an error to report, not a signal to die of.
