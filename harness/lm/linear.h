@@ -50,12 +50,13 @@ struct qg_linear {
     const float *a, *b;    /* A [r,K], B [N,r], the caller's */
 };
 
-/* Memory for the calls of one thread: up to `most` rows of x, matrices of up to rows x cols. */
+/* Memory for the calls of one thread: x and y of at most `numbers` elements each, and `floats` of
+ * scratch for one operation (qg_work_floats). */
 struct qg_linear_scratch {
     struct qg_buffer x, y, planes, work;
-    float *left, *right; /* [most, largest of rows and cols] each */
+    float *left, *right;
 };
-QG_MUST_CHECK enum qg_status qg_linear_scratch_make(size_t most, size_t rows, size_t cols,
+QG_MUST_CHECK enum qg_status qg_linear_scratch_make(size_t numbers, size_t floats,
                                                     struct qg_linear_scratch *ret_s,
                                                     struct qg_error *err);
 void qg_linear_scratch_free(struct qg_linear_scratch *s);
