@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "harness/lm/exponential.h"
 #include "harness/lm/layer_work.h"
 
 /* Where the gradients of a tensor go; NULL when it is not trained. */
@@ -50,46 +51,51 @@ static void norm_back(size_t rows, size_t n, const float *x, const float *g, con
     }
 }
 
-/* dp becomes the gradient of the scores before softmax: p (dp - sum p dp). */
-static void softmax_back(size_t length, const float *p, float *dp)
+/* dp becomes the gradient of the scores before softmax, p (dp - sum p dp), of rows first .. end. */
+QG_WIDEST static void softmax_back(size_t first, size_t end, size_t stride, const float *p,
+                                   float *dp)
 {
-    for (size_t t = 0; t < length; t++, p += length, dp += length) {
+    for (size_t t = first; t < end; t++, p += stride, dp += stride) {
         float dot = 0;
         for (size_t i = 0; i <= t; i++)
             dot += p[i] * dp[i];
         for (size_t i = 0; i <= t; i++)
             dp[i] = p[i] * (dp[i] - dot);
-        memset(dp + t + 1, 0, (length - t - 1) * sizeof *dp);
+        memset(dp + t + 1, 0, (end - t - 1) * sizeof *dp);
     }
 }
 
-/* One head of one sequence; dk and dv gather those of all queries that share them. */
+/* One head of one sequence, the last queries first: they see all keys and so begin dk and dv,
+ * unless an earlier head that shares them has. */
 static void attend_back(const struct qg_lm_config *c, const struct qg_lm_work *w,
                         const struct qg_lm_layer_work *l, size_t sequence, size_t head,
                         const float *dattended, float *dq, float *dk, float *dv)
 {
     size_t n = w->length, wide = c->heads * c->head, narrow = c->kv_heads * c->head;
-    size_t group = c->heads / c->kv_heads;
-    size_t of_q = sequence * n * wide + head * c->head;
-    size_t of_k = sequence * n * narrow + head / group * c->head;
-    const float *p = l->scores + (sequence * c->heads + head) * n * n, *dy = dattended + of_q;
-    float *dp = w->scores, scale = (float)(1 / sqrt((double)c->head));
-    bool more = head % group != 0;
-    qg_product(false, true, n, n, c->head, 1, dy, wide, l->v + of_k, narrow, false, dp, n);
-    qg_product(true, false, n, c->head, n, 1, p, n, dy, wide, more, dv + of_k, narrow);
-    softmax_back(n, p, dp);
-    qg_product(false, false, n, c->head, n, scale, dp, n, l->k + of_k, narrow, false, dq + of_q,
-               wide);
-    qg_product(true, false, n, c->head, n, scale, dp, n, l->q + of_q, wide, more, dk + of_k,
-               narrow);
+    size_t group = c->heads / c->kv_heads, h = c->head;
+    size_t of_q = sequence * n * wide + head * h, of_k = sequence * n * narrow + head / group * h;
+    float scale = (float)(1 / sqrt((double)h)), *dp = w->scores;
+    for (size_t first, end = n; end > 0; end = first) {
+        first = (end - 1) / QG_LM_QUERIES * QG_LM_QUERIES;
+        size_t rows = end - first, at = of_q + first * wide;
+        const float *p = qg_lm_scores(c, w, l, sequence, head) + first * n, *dy = dattended + at;
+        bool more = head % group != 0 || end < n;
+        qg_product(false, true, rows, end, h, 1, dy, wide, l->v + of_k, narrow, false, dp, n);
+        qg_product(true, false, end, h, rows, 1, p, n, dy, wide, more, dv + of_k, narrow);
+        softmax_back(first, end, n, p, dp);
+        qg_product(false, false, rows, h, end, scale, dp, n, l->k + of_k, narrow, false, dq + at,
+                   wide);
+        qg_product(true, false, end, h, rows, scale, dp, n, l->q + at, wide, more, dk + of_k,
+                   narrow);
+    }
 }
 
 /* Of act = silu(gate) up; dact may be one of the results. */
-static void gated_back(size_t n, const float *gate, const float *up, const float *dact,
-                       float *dgate, float *dup)
+QG_WIDEST static void gated_back(size_t n, const float *gate, const float *up, const float *dact,
+                                 float *dgate, float *dup)
 {
     for (size_t i = 0; i < n; i++) {
-        float sigmoid = 1 / (1 + expf(-gate[i])), silu = gate[i] * sigmoid, d = dact[i];
+        float sigmoid = 1 / (1 + qg_exponential(-gate[i])), silu = gate[i] * sigmoid, d = dact[i];
         dgate[i] = d * up[i] * (sigmoid + silu * (1 - sigmoid));
         dup[i] = d * silu;
     }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/lm/exponential.h"
 #include "harness/lm/layer_work.h"
 
 static const double PI = 3.14159265358979323846;
@@ -183,22 +184,26 @@ void qg_lm_turn(const struct qg_lm *m, const struct qg_lm_work *w, size_t heads,
     }
 }
 
-/* Softmax of the first t + 1 numbers of every row t; the rest of a row is 0. */
-static void causal_softmax(size_t length, float *p)
+/* Softmax of the first t + 1 numbers of each row t in first .. end; up to `end` the rest is 0. */
+QG_WIDEST static void causal_softmax(size_t first, size_t end, size_t stride, float *p)
 {
-    for (size_t t = 0; t < length; t++, p += length) {
+    for (size_t t = first; t < end; t++, p += stride) {
         float most = p[0], sum = 0;
         for (size_t i = 1; i <= t; i++)
             most = p[i] > most ? p[i] : most;
         for (size_t i = 0; i <= t; i++)
-            sum += p[i] = expf(p[i] - most);
+            p[i] = qg_exponential(p[i] - most);
         for (size_t i = 0; i <= t; i++)
-            p[i] /= sum;
-        memset(p + t + 1, 0, (length - t - 1) * sizeof *p);
+            sum += p[i];
+        float inverse = 1 / sum;
+        for (size_t i = 0; i <= t; i++)
+            p[i] *= inverse;
+        memset(p + t + 1, 0, (end - t - 1) * sizeof *p);
     }
 }
 
-/* One head of one sequence; queries of a group share keys and values. */
+/* One head of one sequence, some queries at a time with the keys that they may see; queries of a
+ * group share keys and values. */
 static void attend(const struct qg_lm_config *c, const struct qg_lm_work *w,
                    const struct qg_lm_layer_work *l, size_t sequence, size_t head)
 {
@@ -207,12 +212,17 @@ static void attend(const struct qg_lm_config *c, const struct qg_lm_work *w,
     const float *q = l->q + sequence * n * wide + head * c->head;
     const float *k = l->k + sequence * n * narrow + shared * c->head;
     const float *v = l->v + sequence * n * narrow + shared * c->head;
-    float *p = l->scores + (w->backward ? (sequence * c->heads + head) * n * n : 0);
+    float *y = l->attended + sequence * n * wide + head * c->head;
     float scale = (float)(1 / sqrt((double)c->head));
-    qg_product(false, true, n, n, c->head, scale, q, wide, k, narrow, false, p, n);
-    causal_softmax(n, p);
-    qg_product(false, false, n, c->head, n, 1, p, n, v, narrow, false,
-               l->attended + sequence * n * wide + head * c->head, wide);
+    for (size_t end, first = 0; first < n; first = end) {
+        end = first + QG_LM_QUERIES < n ? first + QG_LM_QUERIES : n;
+        float *p = qg_lm_scores(c, w, l, sequence, head) + first * n;
+        qg_product(false, true, end - first, end, c->head, scale, q + first * wide, wide, k, narrow,
+                   false, p, n);
+        causal_softmax(first, end, n, p);
+        qg_product(false, false, end - first, c->head, end, 1, p, n, v, narrow, false,
+                   y + first * wide, wide);
+    }
 }
 
 static void add(size_t n, const float *x, const float *y, float *sum)
@@ -221,10 +231,10 @@ static void add(size_t n, const float *x, const float *y, float *sum)
         sum[i] = x[i] + y[i];
 }
 
-static void gated(size_t n, const float *gate, const float *up, float *act)
+QG_WIDEST static void gated(size_t n, const float *gate, const float *up, float *act)
 {
     for (size_t i = 0; i < n; i++)
-        act[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+        act[i] = gate[i] / (1 + qg_exponential(-gate[i])) * up[i];
 }
 
 static void run_layer(const struct qg_lm *m, struct qg_lm_work *w, size_t layer, float *out)
