@@ -189,8 +189,9 @@ unsigned qg_code(const struct qg_args *a, size_t i);
 /* Number of planes of an operand, 0 when it is not converted. */
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 
-/* Floats of scratch that a call needs. Of a scheme: room for x, W and y in binary32, three more
- * rows of K, and one number per row of x and of W. Of a layer: what the layer asks for. */
+/* Floats of scratch that a call needs. Of a scheme: room for x and W in binary32 with a
+ * sixteenth more columns, three more such rows, y, and two numbers per row of x and of W. Of a
+ * layer: what the layer asks for. */
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",

@@ -3,6 +3,7 @@
  * Plain C kernels of fp8-block: a tile at a time.
  */
 #include "kernels/c/fp8_c.h"
+#include "kernels/c/matmul.h"
 #include "kernels/kernel.h"
 
 enum { HF, DEEPSEEK, TORCHAO, TRAINING, FBGEMM, UNSLOTH };
@@ -141,6 +142,51 @@ static void matmul(const struct qg_args *a)
     }
 }
 
+/* Scales with which no element of a scaled tile is subnormal or overflows. */
+static bool are_moderate(size_t n, const float *scales)
+{
+    bool all = true;
+    for (size_t i = 0; i < n; i++)
+        all &= scales[i] == 0 || (scales[i] >= 0x1p-100f && scales[i] <= 0x1p100f);
+    return all;
+}
+
+/* f[i] *= the scale of i's piece. */
+static void apply_scales(size_t n, float *restrict f, const float *scales)
+{
+    for (size_t at = 0; at < n; at += SIDE)
+        for (size_t i = at; i < qg_smaller(at + SIDE, n); i++)
+            f[i] *= scales[at / SIDE];
+}
+
+/* Each scale goes to its side of the product beforehand. Codes times moderate scales are numbers
+ * rounded once, so with its own rounding a product of both has the three that the bound allows, and
+ * what it loses below 2^-126 is at most 2^-150, as there. Other scales (0 times inf, a tile of
+ * subnormal numbers) are left to the plain kernel. */
+static void matmul_blas(const struct qg_args *a)
+{
+    size_t m = a->m, n = a->rows, k = a->cols;
+    const uint8_t *codes = a->in[1].data;
+    const float *w_scales = a->in[2].data;
+    float *x = a->work, *w = x + m * k, *scales = w + n * k, *y = scales + along(a);
+    bool moderate = are_moderate(qg_count(&a->in[2]), w_scales);
+    for (size_t i = 0; i < m; i++) {
+        quantize_row(a, i, x + i * k, scales);
+        moderate = moderate && are_moderate(along(a), scales);
+        apply_scales(k, x + i * k, scales);
+    }
+    if (!moderate) {
+        matmul(a);
+        return;
+    }
+    for (size_t i = 0; i < n * k; i++)
+        w[i] = qg_e4m3_value(codes[i]);
+    for (size_t i = 0; i < n; i++)
+        apply_scales(k, w + i * k, w_scales + i / SIDE * along(a));
+    qg_sgemm(m, n, k, x, w, y);
+    qg_store(&a->out[0], 0, m * n, y);
+}
+
 /* --- the rows -------------------------------------------------------------------------------- */
 
 #define BITS(what, o, f)                                                                        \
@@ -162,5 +208,13 @@ const struct qg_kernel qg_kernels_fp8_block_c[] = {
      .traits = QG_REORDERS,
      .depth = matmul_depth,
      .fn = matmul},
+    {.scheme = "fp8-block",
+     .backend = "blas",
+     .variant = "",
+     .op = QG_MATMUL,
+     .operand = QG_WEIGHT,
+     .claim = QG_WITHIN_BOUND,
+     .traits = QG_FUSES | QG_REORDERS,
+     .fn = matmul_blas},
     {.scheme = NULL},
 };

@@ -44,6 +44,11 @@ void qg_gguf_c_matmul(const struct qg_args *a, const struct qg_gguf_kernel *f,
                       const struct qg_gguf_partner *p);
 size_t qg_gguf_c_depth(size_t k);
 
+/* The same by OpenBLAS. */
+void qg_gguf_blas_matmul(const struct qg_args *a, const struct qg_gguf_kernel *f,
+                         const struct qg_gguf_partner *p);
+size_t qg_gguf_blas_depth(size_t k);
+
 /* Operations of the partners. */
 qg_op_fn qg_gguf_c_q8_0_convert, qg_gguf_c_q8_0_dequant, qg_gguf_c_q8_1_convert,
     qg_gguf_c_q8_K_convert, qg_gguf_c_q8_K_dequant;
@@ -63,20 +68,33 @@ float qg_gguf_c_codes_ref(const float *x, uint8_t *q);
     static void f##_matmul(const struct qg_args *a)  \
     {                                                \
         qg_gguf_c_matmul(a, &f, &partner);           \
+    }                                                \
+    static void f##_blas(const struct qg_args *a)    \
+    {                                                \
+        qg_gguf_blas_matmul(a, &f, &partner);        \
     }
 
 #define QG_GGUF_C_ROW(s, what, o, f)                                                  \
     {                                                                                 \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
     }
-#define QG_GGUF_C_ROWS(s, f, partner)                                                      \
-    QG_GGUF_C_ROW(s, QG_WEIGHT, QG_CONVERT, f##_convert),                                  \
-        QG_GGUF_C_ROW(s, QG_WEIGHT, QG_DEQUANT, f##_dequant),                              \
-        QG_GGUF_C_ROW(s, QG_ACTIVATION, QG_CONVERT, partner##_convert),                    \
-    {                                                                                      \
-        .scheme = s, .backend = "c", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT, \
-        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = qg_gguf_c_depth,         \
-        .fn = f##_matmul                                                                   \
+#define QG_GGUF_C_ROWS(s, f, partner)                                                            \
+    QG_GGUF_C_ROW(s, QG_WEIGHT, QG_CONVERT, f##_convert),                                        \
+        QG_GGUF_C_ROW(s, QG_WEIGHT, QG_DEQUANT, f##_dequant),                                    \
+        QG_GGUF_C_ROW(s, QG_ACTIVATION, QG_CONVERT, partner##_convert),                          \
+        {.scheme = s,                                                                            \
+         .backend = "c",                                                                         \
+         .variant = "",                                                                          \
+         .op = QG_MATMUL,                                                                        \
+         .operand = QG_WEIGHT,                                                                   \
+         .claim = QG_WITHIN_BOUND,                                                               \
+         .traits = QG_REORDERS,                                                                  \
+         .depth = qg_gguf_c_depth,                                                               \
+         .fn = f##_matmul},                                                                      \
+    {                                                                                            \
+        .scheme = s, .backend = "blas", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT,    \
+        .claim = QG_WITHIN_BOUND, .traits = QG_FUSES | QG_REORDERS, .depth = qg_gguf_blas_depth, \
+        .fn = f##_blas                                                                           \
     }
 
 /* --- numbers --------------------------------------------------------------------------------- */

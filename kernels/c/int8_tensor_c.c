@@ -34,9 +34,7 @@ static void convert_activation(const struct qg_args *a)
 
 static void codes_as_they_are(const struct qg_args *a, size_t row, size_t at, size_t n, float *w)
 {
-    const int8_t *codes = (const int8_t *)a->in[1].data + row * a->cols + at;
-    for (size_t i = 0; i < n; i++)
-        w[i] = codes[i];
+    qg_codes_as_floats(n, (const int8_t *)a->in[1].data + row * a->cols + at, w);
 }
 
 static float scale_after(const struct qg_args *a, size_t row, float x_scale, float sum)
@@ -67,31 +65,84 @@ static int32_t total(size_t n, const int8_t *restrict w)
     return (int32_t)sum;
 }
 
+/* y[.,n] of an integer sum; z: zero point of x's row, w_sum: of all codes of w's, or both 0. */
+static float finish(const struct qg_args *a, size_t n, int32_t sum, float scale, float z,
+                    float w_sum)
+{
+    enum qg_dtype t = a->dtype;
+    float y = qg_round_as(t, (float)sum * scale);
+    if (a->param[ACT_MAPPING] > 0)
+        y = qg_round_as(t, y - qg_round_as(t, z * scale * w_sum));
+    return y * qg_get(&a->in[2], n);
+}
+
+static float w_sum_of(const struct qg_args *a, size_t n)
+{
+    bool wanted = a->param[ACT_MAPPING] > 0;
+    return wanted ? (float)total(a->cols, (const int8_t *)a->in[1].data + n * a->cols) : 0;
+}
+
+/* Rows m .. m+rows of x as codes, scales and zero points. */
+static void quantize(const struct qg_args *a, size_t m, size_t rows, int8_t *codes, float *scales,
+                     int8_t *zeros)
+{
+    struct qg_args of_x = *a;
+    of_x.rows = rows;
+    of_x.in[0].data = (char *)of_x.in[0].data + m * a->cols * qg_dtype_bytes(a->dtype);
+    of_x.out[0] = (struct qg_tensor){.dtype = QG_I8, .data = codes};
+    of_x.out[1] = (struct qg_tensor){.dtype = QG_F32, .data = scales};
+    of_x.out[2] = (struct qg_tensor){.dtype = QG_I8, .rank = 1, .shape = {rows}, .data = zeros};
+    convert_activation(&of_x);
+}
+
 /* a->work holds the planes of x: scales, codes, zero points. */
 static void integer_matmul(const struct qg_args *a)
 {
-    enum qg_dtype t = a->dtype;
     float *scales = a->work;
     int8_t *x = (int8_t *)(scales + a->m), *zeros = x + a->m * a->cols;
     const int8_t *w = a->in[1].data;
-    bool asymmetric = a->param[ACT_MAPPING] > 0;
-    struct qg_args of_x = *a;
-    of_x.rows = a->m;
-    of_x.out[0] = (struct qg_tensor){.dtype = QG_I8, .data = x};
-    of_x.out[1] = (struct qg_tensor){.dtype = QG_F32, .data = scales};
-    of_x.out[2] = (struct qg_tensor){.dtype = QG_I8, .rank = 1, .shape = {a->m}, .data = zeros};
-    convert_activation(&of_x);
+    quantize(a, 0, a->m, x, scales, zeros);
     for (size_t n = 0; n < a->rows; n++) {
-        float w_scale = qg_get(&a->in[2], n);
-        float w_sum = asymmetric ? (float)total(a->cols, w + n * a->cols) : 0;
+        float w_sum = w_sum_of(a, n);
         for (size_t m = 0; m < a->m; m++) {
             int32_t sum = dot(a->cols, x + m * a->cols, w + n * a->cols);
-            float y = qg_round_as(t, (float)sum * scales[m]);
-            if (asymmetric)
-                y = qg_round_as(t, y - qg_round_as(t, (float)zeros[m] * scales[m] * w_sum));
-            qg_put(&a->out[0], m * a->rows + n, y * w_scale);
+            qg_put(&a->out[0], m * a->rows + n, finish(a, n, sum, scales[m], zeros[m], w_sum));
         }
     }
+}
+
+/* What belongs to the rows of x and of w. */
+struct of_rows {
+    float *scales, *zeros, *w_sums;
+};
+
+static void take_sums(const struct qg_args *a, size_t m, size_t n, size_t count, const int64_t *sum,
+                      const void *user)
+{
+    const struct of_rows *r = user;
+    for (size_t i = 0; i < count; i++) {
+        int32_t wrapped = (int32_t)(uint32_t)sum[i];
+        float y = finish(a, n + i, wrapped, r->scales[m], r->zeros[m], r->w_sums[n + i]);
+        qg_put(&a->out[0], m * a->rows + n + i, y);
+    }
+}
+
+/* a->work: codes of x and of w as floats, what belongs to rows, codes of one row. */
+static void integer_matmul_blas(const struct qg_args *a)
+{
+    size_t m = a->m, n = a->rows, k = a->cols;
+    float *x = a->work, *w = x + m * k, *rest = w + n * k;
+    struct of_rows r = {rest, rest + m, rest + 2 * m};
+    int8_t *codes = (int8_t *)(r.w_sums + n), zero = 0;
+    for (size_t i = 0; i < m; i++) {
+        quantize(a, i, 1, codes, &r.scales[i], &zero);
+        r.zeros[i] = zero;
+        qg_codes_as_floats(k, codes, x + i * k);
+    }
+    qg_codes_as_floats(n * k, a->in[1].data, w);
+    for (size_t i = 0; i < n; i++)
+        r.w_sums[i] = w_sum_of(a, i);
+    qg_multiply_integers(a, x, w, take_sums, &r);
 }
 
 #define ROW(s, what, o, f)                                                            \
@@ -108,5 +159,11 @@ const struct qg_kernel qg_kernels_int8_tensor_c[] = {
     ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),
     ROW("int8-int8", QG_ACTIVATION, QG_DEQUANT, qg_codes_dequant_c),
     ROW("int8-int8", QG_WEIGHT, QG_MATMUL, integer_matmul),
+    {.scheme = "int8-int8",
+     .backend = "blas",
+     .variant = "",
+     .op = QG_MATMUL,
+     .operand = QG_WEIGHT,
+     .fn = integer_matmul_blas},
     {.scheme = NULL},
 };

@@ -3,6 +3,7 @@
  * Plain C kernels of LLM.int8(): rows in pieces, an integer product, then the outlier columns by a
  * list of them.
  */
+#include "kernels/c/matmul.h"
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
@@ -184,6 +185,59 @@ static void matmul(const struct qg_args *a)
     }
 }
 
+/* x's outlier columns and w' in them, [rows, count] each. */
+static void gather(const struct qg_args *a, const uint32_t *list, size_t count, float *x, float *w)
+{
+    const int8_t *codes = a->in[1].data;
+    const float *c = a->in[2].data;
+    for (size_t m = 0; m < a->m; m++)
+        for (size_t i = 0; i < count; i++)
+            *x++ = qg_get(&a->in[0], m * a->cols + list[i]);
+    for (size_t n = 0; n < a->rows; n++)
+        for (size_t i = 0; i < count; i++)
+            *w++ = qg_round_as(a->dtype, value_of(codes[n * a->cols + list[i]], c[n]));
+}
+
+struct scales_and_outliers {
+    const float *r, *outliers; /* of x's rows; of y, or NULL */
+};
+
+static void take_sums(const struct qg_args *a, size_t m, size_t n, size_t count, const int64_t *sum,
+                      const void *user)
+{
+    const struct scales_and_outliers *s = user;
+    const float *c = a->in[2].data;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = m * a->rows + n + i;
+        float y = scaled(a, sum[i], s->r[m], c[n + i]);
+        qg_put(&a->out[0], at, s->outliers ? y + s->outliers[at] : y);
+    }
+}
+
+/* Scratch: x, w, the product of outlier columns, scales; marks, their list, codes of a row of x. */
+static void matmul_blas(const struct qg_args *a)
+{
+    size_t m = a->m, n = a->rows, k = a->cols;
+    float *x = a->work, *w = x + m * k, *y = w + n * k, *r = y + m * n;
+    uint32_t *list = (uint32_t *)(void *)(r + m);
+    uint8_t *marks = (uint8_t *)(list + k);
+    int8_t *codes = (int8_t *)(list + 2 * k);
+    int32_t bits = outlier_bits(a->param[THRESHOLD]);
+    mark_columns(&a->in[0], m, k, bits, marks);
+    size_t count = list_columns(k, marks, list);
+    if (count) {
+        gather(a, list, count, x, w);
+        qg_sgemm(m, n, count, x, w, y);
+    }
+    for (size_t i = 0; i < m; i++) {
+        r[i] = encode_row(a, i, bits, marks, codes);
+        qg_codes_as_floats(k, codes, x + i * k);
+    }
+    qg_codes_as_floats(n * k, a->in[1].data, w);
+    const struct scales_and_outliers s = {r, count ? y : NULL};
+    qg_multiply_integers(a, x, w, take_sums, &s);
+}
+
 #define ROW(what, o, f)                                                                        \
     {                                                                                          \
         .scheme = "llm-int8", .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
@@ -208,5 +262,14 @@ const struct qg_kernel qg_kernels_llm_int8_c[] = {
      .claim = QG_WITHIN_BOUND,
      .depth = depth,
      .fn = matmul},
+    {.scheme = "llm-int8",
+     .backend = "blas",
+     .variant = "",
+     .op = QG_MATMUL,
+     .operand = QG_WEIGHT,
+     .claim = QG_WITHIN_BOUND,
+     .traits = QG_FUSES | QG_REORDERS,
+     .depth = depth,
+     .fn = matmul_blas},
     {.scheme = NULL},
 };

@@ -30,6 +30,18 @@ void qg_multiply(const struct qg_args *a, const struct qg_product *p);
 size_t qg_multiply_depth(size_t k);
 void qg_multiply_blas(const struct qg_args *a, const struct qg_product *p);
 
+/* y[m,n] = x[m,k] . w[n,k]^T by OpenBLAS, on one thread: no term passes through more than k - 1
+ * additions that round. */
+void qg_sgemm(size_t m, size_t n, size_t k, const float *x, const float *w, float *y);
+
+/* By OpenBLAS the exact sums of products of the int8 codes x[m,K] and w[rows,K], which are held as
+ * floats: `take` gets those of columns n .. n+count of row m of the product, for every part of it
+ * once. */
+typedef void qg_take_sums_fn(const struct qg_args *a, size_t m, size_t n, size_t count,
+                             const int64_t *sum, const void *user);
+void qg_multiply_integers(const struct qg_args *a, const float *x, const float *w,
+                          qg_take_sums_fn *take, const void *user);
+
 #define QG_MATMUL(product)                              \
     static void product##_c(const struct qg_args *a)    \
     {                                                   \

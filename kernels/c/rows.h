@@ -293,6 +293,13 @@ static inline double qg_sum_of(size_t n, const float *restrict x)
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
+/* int8 codes as numbers. */
+static inline void qg_codes_as_floats(size_t n, const int8_t *restrict codes, float *restrict f)
+{
+    for (size_t i = 0; i < n; i++)
+        f[i] = codes[i];
+}
+
 /* dx = g, where the gradient passes straight through. */
 static inline void qg_pass_gradient(const struct qg_args *a)
 {
