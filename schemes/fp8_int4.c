@@ -41,6 +41,9 @@
  * that rounding out); y = R(scale of x * sum). QAT does not look at the packing: prepare is
  * fp8-int4's.
  *
+ * bits = b of 2 or 3 is all of this with 2^(b-1) in the place of 8 and codes -2^(b-1) .. 2^(b-1) -
+ * 1, still in nibbles and with the same table.
+ *
  * fp8-int4-nocast is prepare without the e4m3 roundings; fp8-int4-old is the prepare before #2937:
  * symmetric int4 with max|w| / 7.5, eps 2^-7, and activations that are not rounded to e4m3.
  */
@@ -48,7 +51,7 @@
 #include "schemes/intx.h"
 #include "schemes/num/int4.h"
 
-enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, PREPARE_EPS, CAST = PREPARE_EPS };
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, BITS, PREPARE_EPS, CAST = PREPARE_EPS };
 
 /* In the order of enum qg_fp8_quantizer. */
 static const char *const row_words[] = {"fbgemm", "fbgemm-cpu", "mslk", NULL};
@@ -59,6 +62,17 @@ static const char *const grad_words[] = {"torch", "ideal", NULL};
 static size_t group(const struct qg_args *a)
 {
     return (size_t)a->param[GROUP];
+}
+
+/* Codes are -half .. half - 1. */
+static float half_of(const struct qg_args *a)
+{
+    return (float)(1 << ((int)a->param[BITS] - 1));
+}
+
+static float code_of(const struct qg_args *a, float u)
+{
+    return qg_clamp(qg_rint(u), -half_of(a), half_of(a) - 1);
 }
 
 static size_t whole_row(const struct qg_args *a)
@@ -106,12 +120,13 @@ struct stage2 {
     float amax, scale, inverse;
 };
 
-static struct stage2 fake_group(enum qg_dtype t, const float *w8, size_t n)
+static struct stage2 fake_group(const struct qg_args *a, const float *w8)
 {
+    enum qg_dtype t = a->dtype;
     struct stage2 g = {0};
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < group(a); i++)
         g.amax = qg_max(g.amax, qg_abs(w8[i]));
-    g.scale = qg_max(qg_round(t, qg_div(g.amax, 8.0f)), qg_round(t, 1e-6f));
+    g.scale = qg_max(qg_round(t, qg_div(g.amax, half_of(a))), qg_round(t, 1e-6f));
     g.inverse = qg_round(t, qg_div(1.0f, g.scale));
     return g;
 }
@@ -124,9 +139,10 @@ static float fake_code(enum qg_dtype t, float w8, const struct stage2 *g)
 static void fake_stage2(const struct qg_args *a, size_t at, float scale8, const float *w8)
 {
     enum qg_dtype t = a->dtype;
-    struct stage2 g = fake_group(t, w8, group(a));
+    struct stage2 g = fake_group(a, w8);
+    float half = half_of(a);
     for (size_t j = 0; j < group(a); j++) {
-        float q = qg_clamp(fake_code(t, w8[j], &g), -8.0f, 7.0f);
+        float q = qg_clamp(fake_code(t, w8[j], &g), -half, half - 1);
         qg_put(&a->out[0], at + j, qg_mul(q, g.scale));
         qg_note(a, at + j, "row scale", scale8);
         qg_note(a, at + j, "after e4m3", w8[j]);
@@ -171,13 +187,13 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, stru
     const struct qg_tensor *dy = &a->in[1];
     enum qg_dtype t = a->dtype;
     size_t n = group(a);
-    struct stage2 g = fake_group(t, w8, n);
+    float half = half_of(a);
+    struct stage2 g = fake_group(a, w8);
     struct qg_sum by_product = {0}, by_inverse = {0};
     double ties = 0;
     for (size_t j = 0; j < n; j++) {
-        float code = fake_code(t, w8[j], &g), q = qg_clamp(code, -8.0f, 7.0f),
-              gj = qg_get(dy, at + j);
-        float dq = code >= -8.0f && code <= 7.0f ? qg_round(t, qg_mul(gj, g.scale)) : 0.0f;
+        float code = fake_code(t, w8[j], &g), q = qg_clamp(code, -half, half - 1);
+        float gj = qg_get(dy, at + j), dq = code == q ? qg_round(t, qg_mul(gj, g.scale)) : 0.0f;
         qg_sum_add(&by_product, qg_round(t, qg_mul(gj, q)));
         qg_sum_add(&by_inverse, qg_round(t, qg_mul(dq, w8[j])));
         h[j].lo = h[j].mid = h[j].hi = qg_round(t, qg_mul(dq, g.inverse));
@@ -189,9 +205,9 @@ static void grad_group(const struct qg_args *a, size_t at, const float *w8, stru
         t, qg_interval_of(&by_inverse, qg_sum_bound(&by_inverse, n, a->depth, 0)));
     float squared = qg_round(t, qg_mul(g.inverse, g.inverse));
     ds = qg_interval_add(t, ds, qg_interval_mul(t, dinverse, -squared));
-    if (!(qg_round(t, qg_div(g.amax, 8.0f)) >= qg_round(t, 1e-6f)))
+    if (!(qg_round(t, qg_div(g.amax, half)) >= qg_round(t, 1e-6f)))
         ds = (struct qg_interval){0}; // eps was the scale: no gradient through it
-    struct qg_interval damax = qg_interval_div(t, ds, 8.0f);
+    struct qg_interval damax = qg_interval_div(t, ds, half);
     for (size_t j = 0; j < n; j++)
         h[j] = qg_interval_add(t, h[j], qg_amax_grad(t, damax, ties, w8[j], g.amax));
 }
@@ -230,11 +246,11 @@ static void convert_weight(const struct qg_args *a)
             float amax = 0.0f;
             for (size_t j = at; j < at + g; j++)
                 amax = qg_max(amax, qg_abs(qg_fp8_code(&r, qg_get(w, row * k + j))));
-            float scale = qg_div(qg_max(amax, 1e-6f), 8.0f);
+            float scale = qg_div(qg_max(amax, 1e-6f), half_of(a));
             qg_put(&a->out[1], at / g * a->rows + row, scale);
             for (size_t j = at; j < at + g; j++) {
                 float c = qg_fp8_code(&r, qg_get(w, row * k + j));
-                float q = qg_clamp(qg_rint(qg_div(c, scale)), -8.0f, 7.0f);
+                float q = code_of(a, qg_div(c, scale));
                 qg_int4_put(codes + row * (k / 2), j, q == q ? (int)q : 0);
                 qg_note(a, row * k + j, "row scale", r.scale);
                 qg_note(a, row * k + j, "e4m3 code", c);
@@ -324,11 +340,11 @@ static void convert_plain(const struct qg_args *a)
     for (size_t row = 0; row < a->rows; row++)
         for (size_t at = 0; at < a->cols; at += group(a)) {
             float amax = qg_amax(w, row * a->cols + at, group(a));
-            float scale = qg_div(qg_max(amax, 1e-6f), 8.0f);
+            float scale = qg_div(qg_max(amax, 1e-6f), half_of(a));
             qg_put(&a->out[1], at / group(a) * a->rows + row, scale);
             for (size_t k = at; k < at + group(a); k++) {
                 size_t i = row * a->cols + k;
-                float q = qg_clamp(qg_rint(qg_div(qg_get(w, i), scale)), -8.0f, 7.0f);
+                float q = code_of(a, qg_div(qg_get(w, i), scale));
                 qg_int4_put(codes + row * (a->cols / 2), k, q == q ? (int)q : 0);
                 qg_note(a, i, "group scale", scale);
                 qg_note(a, i, "code", q);
@@ -469,7 +485,8 @@ static void plain_grad_activation(const struct qg_args *a)
     [GRAD] = {"grad", "torch: the gradient is cast to e4m3 where the value was; ideal: it passes", \
               0,      0,                                                                           \
               0,      grad_words,                                                                  \
-              false}
+              false},                                                                              \
+    [BITS] = {"bits", QG_INT4_BITS, 4, 2, 4, NULL, true}
 
 static const struct qg_param params[] = {SHARED_PARAMS, {NULL}};
 static const struct qg_param old_params[] = {
@@ -512,8 +529,10 @@ static const struct qg_plane activation_planes[] = {
     {NULL},
 };
 
-static const char *const plain_variants[] = {"cast=none", "cast=none product=exact", NULL};
-static const char *const variants[] = {"product=exact", "row=mslk", NULL};
+static const char *const plain_variants[] = {"cast=none", "cast=none product=exact", "bits=3",
+                                             "bits=2", NULL};
+static const char *const variants[] = {"product=exact", "row=mslk", "bits=3", "bits=2", NULL};
+static const char *const other_variants[] = {"bits=3", "bits=2", NULL};
 
 static const char nonfinite[] =
     "NaN in a row: row scale NaN, codes 0 (a GPU kernel's maximum skips NaN, which is not "
@@ -567,6 +586,7 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
          "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as fp8-int4",
      .nonfinite = nonfinite,
      .params = old_params,
+     .variants = other_variants,
      .operand = {[QG_WEIGHT] = WEIGHT(qg_old_int4_fake_quant, qg_old_int4_fake_quant_grad),
                  [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
      .matmul = matmul,
@@ -577,6 +597,7 @@ const struct qg_scheme qg_schemes_fp8_int4[] = {
      .upstream = "ao:torchao/quantization/qat/fake_quantizer.py with the casts to float8 removed",
      .nonfinite = nonfinite,
      .params = params,
+     .variants = other_variants,
      .operand = {[QG_WEIGHT] = WEIGHT(nocast_fake_weight, nocast_grad_weight),
                  [QG_ACTIVATION] = ACTIVATION(nocast_fake_activation, nocast_grad_activation)},
      .matmul = matmul,

@@ -18,6 +18,10 @@
  * int4_row_quantize_zp and pack_int4; dequant cutlass:include/cutlass/detail/collective/
  * mixed_input_utils.hpp (scale with zero).
  *
+ * bits = b of 2 or 3 is the same with 2^b - 1 in the place of 15 and 2^(b-1) in that of 8: FBGEMM's
+ * quantizer has its width as one number, torchao's fake quantizer as two. The codes stay in
+ * nibbles, for which nobody has a kernel of that width.
+ *
  * int4-old is the prepare path before that change: symmetric int4 with the scale max|w| / 7.5 of
  * the weight's dtype and eps 2^-7, a different grid from the one that convert uses.
  */
@@ -25,7 +29,7 @@
 #include "schemes/intx.h"
 #include "schemes/num/int4.h"
 
-enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, PREPARE_EPS };
+enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, BITS, PREPARE_EPS };
 
 static const char *const dequant_words[] = {"fused", "two-step", NULL};
 static const char *const ragged_words[] = {"refuse", "short", NULL};
@@ -55,7 +59,8 @@ static const char *const ragged_words[] = {"refuse", "short", NULL};
                 0,                                                                                \
                 0,                                                                                \
                 ragged_words,                                                                     \
-                false}
+                false},                                                                           \
+    [BITS] = {"bits", QG_INT4_BITS, 4, 2, 4, NULL, true}
 
 static const struct qg_param int4_params[] = {SHARED_PARAMS, {NULL}};
 static const struct qg_param old_params[] = {
@@ -80,32 +85,45 @@ static const char *refuse(const struct qg_args *a)
            "ragged=short";
 }
 
+/* Codes are -half .. half - 1, counted up from the minimum 0 .. top. */
+static float half_of(const struct qg_args *a)
+{
+    return (float)(1 << ((int)a->param[BITS] - 1));
+}
+
+static float top_of(const struct qg_args *a)
+{
+    return (float)((1 << (int)a->param[BITS]) - 1);
+}
+
 /* Minimum, maximum and the scale of w[at .. at+n) in binary32. A NaN in the group makes all NaN. */
 struct range {
     float min, max, scale;
 };
 
-static struct range prepare_range(const struct qg_tensor *w, size_t at, size_t n, float eps)
+static struct range prepare_range(const struct qg_args *a, size_t at, size_t n)
 {
+    const struct qg_tensor *w = &a->in[0];
     struct range r = {.min = qg_get(w, at), .max = qg_get(w, at)};
     for (size_t i = at; i < at + n; i++) {
         r.min = qg_min(r.min, qg_get(w, i));
         r.max = qg_max(r.max, qg_get(w, i));
     }
-    r.scale = qg_div(qg_max(qg_sub(r.max, r.min), eps), 15.0f);
+    r.scale = qg_div(qg_max(qg_sub(r.max, r.min), (float)a->param[EPS]), top_of(a));
     return r;
 }
 
 static void fake_quant(const struct qg_args *a)
 {
     const struct qg_tensor *w = &a->in[0];
+    float half = half_of(a), top = top_of(a);
     size_t g = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += g) {
-        struct range r = prepare_range(w, at, g, (float)a->param[EPS]);
-        float zero = qg_add(r.min, qg_mul(r.scale, 8.0f));
+        struct range r = prepare_range(a, at, g);
+        float zero = qg_add(r.min, qg_mul(r.scale, half));
         for (size_t i = at; i < at + g; i++) {
             float u = qg_div(qg_sub(qg_get(w, i), r.min), r.scale);
-            float q = qg_sub(qg_clamp(qg_rint(u), 0.0f, 15.0f), 8.0f);
+            float q = qg_sub(qg_clamp(qg_rint(u), 0.0f, top), half);
             qg_note(a, i, "min (f32)", r.min);
             qg_note(a, i, "max (f32)", r.max);
             qg_note(a, i, "scale (f32)", r.scale);
@@ -130,9 +148,9 @@ struct group_sums {
 };
 
 /* g through y = q s + z, the clamp and the division: (g s) m / s, with both of its roundings. */
-static float straight_through(float g, float u, float scale)
+static float straight_through(float g, float u, float scale, float top)
 {
-    float code = qg_rint(u), dq = code >= 0.0f && code <= 15.0f ? qg_mul(g, scale) : 0.0f;
+    float code = qg_rint(u), dq = code >= 0.0f && code <= top ? qg_mul(g, scale) : 0.0f;
     return qg_div(dq, scale);
 }
 
@@ -140,12 +158,13 @@ static struct group_sums sum_group(const struct qg_args *a, size_t at, size_t n,
                                    const struct range *r)
 {
     const struct qg_tensor *w = &a->in[0], *dy = &a->in[1];
+    float half = half_of(a), top = top_of(a);
     struct group_sums sums = {0};
     for (size_t i = at; i < at + n; i++) {
         float g = qg_get(dy, i), wi = qg_get(w, i), u = qg_div(qg_sub(wi, r->min), r->scale);
-        float code = qg_rint(u), dq = code >= 0.0f && code <= 15.0f ? qg_mul(g, r->scale) : 0.0f;
-        qg_sum_add(&sums.ds, (double)g * (qg_clamp(code, 0.0f, 15.0f) - 8));
-        qg_sum_add(&sums.ds, (double)g * 8);
+        float code = qg_rint(u), dq = code >= 0.0f && code <= top ? qg_mul(g, r->scale) : 0.0f;
+        qg_sum_add(&sums.ds, (double)g * (qg_clamp(code, 0.0f, top) - half));
+        qg_sum_add(&sums.ds, (double)g * half);
         qg_sum_add(&sums.ds, -(double)dq * qg_div(u, r->scale));
         qg_sum_add(&sums.dmin, g);
         qg_sum_add(&sums.dmin, -(double)qg_div(dq, r->scale));
@@ -169,11 +188,11 @@ static void fake_quant_grad(const struct qg_args *a)
     const struct qg_tensor *w = &a->in[0], *dy = &a->in[1];
     size_t n = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += n) {
-        struct range r = prepare_range(w, at, n, (float)a->param[EPS]);
+        struct range r = prepare_range(a, at, n);
         struct group_sums sums = sum_group(a, at, n, &r);
         // Behind each of its sums a term of ds has one product before and two additions after.
         struct qg_interval t = qg_interval_of(&sums.ds, qg_sum_bound(&sums.ds, n, a->depth, 3));
-        t = qg_interval_div(QG_F32, t, 15.0f);
+        t = qg_interval_div(QG_F32, t, top_of(a));
         if (!(qg_sub(r.max, r.min) >= (float)a->param[EPS]))
             t = (struct qg_interval){0};
         // dmin and T come together in any order: each passes two additions.
@@ -183,9 +202,8 @@ static void fake_quant_grad(const struct qg_args *a)
         struct qg_interval to_min =
             qg_interval_div(QG_F32, qg_interval_of(&sums.dmin, off), (float)sums.n_min);
         for (size_t i = at; i < at + n; i++) {
-            float wi = qg_get(w, i),
-                  through =
-                      straight_through(qg_get(dy, i), qg_div(qg_sub(wi, r.min), r.scale), r.scale);
+            float wi = qg_get(w, i), u = qg_div(qg_sub(wi, r.min), r.scale);
+            float through = straight_through(qg_get(dy, i), u, r.scale, top_of(a));
             bool is_max = wi == r.max, is_min = wi == r.min;
             // The masks multiply: 0 * inf is NaN, and -0 + 0 is 0.
             double up = (double)to_max.mid * is_max, down = (double)to_min.mid * is_min;
@@ -201,6 +219,7 @@ static void fake_quant_grad(const struct qg_args *a)
 static void convert(const struct qg_args *a)
 {
     const struct qg_tensor *w = &a->in[0], *codes = &a->out[0];
+    float half = half_of(a), top = top_of(a);
     size_t g = group(a), k = a->cols;
     for (size_t row = 0; row < a->rows; row++) {
         for (size_t at = 0; at < k; at += g) {
@@ -210,12 +229,12 @@ static void convert(const struct qg_args *a)
                 min = qg_min(min, qg_get(w, row * k + j));
                 max = qg_max(max, qg_get(w, row * k + j));
             }
-            float scale = qg_div(qg_max(qg_sub(max, min), (float)a->param[EPS]), 15.0f);
-            float zero = qg_add(min, qg_mul(scale, 8.0f));
+            float scale = qg_div(qg_max(qg_sub(max, min), (float)a->param[EPS]), top);
+            float zero = qg_add(min, qg_mul(scale, half));
             for (size_t j = at; j < end; j++) {
                 float u = qg_div(qg_sub(qg_get(w, row * k + j), min), scale);
-                float q = qg_clamp(qg_rint(u), 0.0f, 15.0f);
-                int code = q == q ? (int)q - 8 : 0; // NaN to int8 is 0, as on x86 and CUDA
+                float q = qg_clamp(qg_rint(u), 0.0f, top);
+                int code = q == q ? (int)(q - half) : 0; // NaN to int8 is 0, as on x86 and CUDA
                 qg_int4_put((uint8_t *)codes->data + row * (k / 2), j, code);
                 qg_note(a, row * k + j, "min (f32)", min);
                 qg_note(a, row * k + j, "max (f32)", max);
@@ -278,16 +297,21 @@ static const struct qg_plane planes[] = {
      SCALE_DTYPE + 1,
      {&qg_ext_groups, &qg_ext_rows},
      "one per group, [K/g, N]"},
-    {"zeros", QG_INPUT, SCALE_DTYPE + 1, {&qg_ext_groups, &qg_ext_rows}, "min + 8 scale, [K/g, N]"},
+    {"zeros",
+     QG_INPUT,
+     SCALE_DTYPE + 1,
+     {&qg_ext_groups, &qg_ext_rows},
+     "min + 2^(bits-1) scale, [K/g, N]"},
     {NULL},
 };
 
-static const char *const variants[] = {"dequant=two-step", NULL};
+static const char *const variants[] = {"dequant=two-step", "bits=3", "bits=2", NULL};
+static const char *const old_variants[] = {"bits=3", "bits=2", NULL};
 
 static const char nonfinite[] =
     "NaN in a group: the group's scale, zero and prepared weights are NaN and its codes 0. inf: "
     "the "
-    "range is inf, scale inf, (w - min)/scale NaN. All-equal group: scale eps/15.";
+    "range is inf, scale inf, (w - min)/scale NaN. All-equal group: scale eps/(2^bits - 1).";
 
 const struct qg_scheme qg_schemes_int4[] = {
     {.name = "int4",
@@ -305,6 +329,7 @@ const struct qg_scheme qg_schemes_int4[] = {
      .upstream = "ao:torchao/quantization/qat/fake_quantizer.py IntxFakeQuantizer; convert as int4",
      .nonfinite = nonfinite,
      .params = old_params,
+     .variants = old_variants,
      .operand[QG_WEIGHT] = {qg_old_int4_fake_quant, qg_old_int4_fake_quant_grad, convert, dequant,
                             group, planes, 4},
      .matmul = matmul,

@@ -364,7 +364,9 @@ static void token_matmul(const struct qg_args *a)
 static struct qg_intx_grid old_int4_grid(const struct qg_args *a)
 {
     const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
-    return (struct qg_intx_grid){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32, 0};
+    const struct qg_param *bits = qg_param_find(a->scheme, "bits");
+    return (struct qg_intx_grid){qg_group(a), (int)a->param[bits - a->scheme->params],
+                                 a->param[eps - a->scheme->params], QG_F32, 0};
 }
 
 void qg_old_int4_fake_quant(const struct qg_args *a)

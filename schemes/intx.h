@@ -36,9 +36,15 @@ void qg_intx_dequant(const struct qg_args *a);
 void qg_intx_matmul(const struct qg_args *a);
 void qg_token_matmul(const struct qg_args *a, const struct qg_intx_grid *tokens);
 
-/* The prepare paths of int4-old and fp8-int4-old, as rows of their tables: symmetric int4 in groups
- * of qg_group(a), the scale at least the parameter "prepare-eps" and a binary32 copy of a value in
- * x's dtype. */
+/* What the parameter "bits" of int4 and fp8-int4 is: a width of codes that stay in nibbles. */
+#define QG_INT4_BITS                                                                        \
+    "width of a code; 2 and 3: the same formulas with fewer levels, codes still stored as " \
+    "nibbles, "                                                                             \
+    "an extension that no upstream ships a kernel for"
+
+/* The prepare paths of int4-old and fp8-int4-old, as rows of their tables: symmetric codes of
+ * "bits" bits in groups of qg_group(a), the scale at least the parameter "prepare-eps" and a
+ * binary32 copy of a value in x's dtype. */
 void qg_old_int4_fake_quant(const struct qg_args *a);
 void qg_old_int4_fake_quant_grad(const struct qg_args *a);
 

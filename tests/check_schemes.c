@@ -143,32 +143,53 @@ END_TEST
 
 /* --- properties of every scheme -------------------------------------------------------------- */
 
-static bool takes(const struct qg_scheme *s, enum qg_op op, enum qg_operand operand, size_t rows)
+static bool takes(const struct qg_scheme *s, const char *params, enum qg_op op,
+                  enum qg_operand operand, size_t rows)
 {
     struct qg_args a = {0};
+    struct qg_error err;
     char why[256];
     qg_params_default(&a, s);
-    return qg_args_init(&a, s, op, operand, QG_BF16, 3, rows, 256, why, sizeof why);
+    return qg_params_parse(&a, s, params, &err) == QG_OK &&
+           qg_args_init(&a, s, op, operand, QG_BF16, 3, rows, 256, why, sizeof why);
 }
 
-/* Calls `check` for every scheme, operand and operation that exists, in bf16. */
-static void each_call(const char *params, void (*check)(struct qg_call *c))
+static void each_operation(const struct qg_scheme *s, const char *params,
+                           void (*check)(struct qg_call *c))
+{
+    for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
+        for (int op = 0; op < QG_OP_COUNT; op++) {
+            if (!qg_definition(s, (enum qg_operand)operand, (enum qg_op)op))
+                continue;
+            // Whole blocks of any flat or tiled format for those that refuse four rows.
+            size_t rows = 4;
+            while (rows < 128 && !takes(s, params, (enum qg_op)op, (enum qg_operand)operand, rows))
+                rows *= 2;
+            struct qg_call c =
+                call_of(s, params, (enum qg_op)op, (enum qg_operand)operand, QG_BF16, rows, 256);
+            check(&c);
+            qg_call_free(&c);
+        }
+}
+
+/* Calls `check` for every scheme and each of its variants, operand and operation that exists, in
+ * bf16. */
+static void each_call(void (*check)(struct qg_call *c))
 {
     const struct qg_scheme *s;
-    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
-        for (int operand = 0; operand < QG_OPERAND_COUNT; operand++)
-            for (int op = 0; op < QG_OP_COUNT; op++) {
-                if (!qg_definition(s, (enum qg_operand)operand, (enum qg_op)op))
-                    continue;
-                // Whole blocks of any flat or tiled format for those that refuse four rows.
-                size_t rows = 4;
-                while (rows < 128 && !takes(s, (enum qg_op)op, (enum qg_operand)operand, rows))
-                    rows *= 2;
-                struct qg_call c = call_of(s, params, (enum qg_op)op, (enum qg_operand)operand,
-                                           QG_BF16, rows, 256);
-                check(&c);
-                qg_call_free(&c);
-            }
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++) {
+        each_operation(s, "", check);
+        for (int v = 0; s->variants && s->variants[v]; v++)
+            each_operation(s, s->variants[v], check);
+    }
+}
+
+/* Of a code: the scheme's, or what its parameter says. */
+static size_t bits_of(const struct qg_args *a)
+{
+    const struct qg_param *bits = qg_param_find(a->scheme, "bits");
+    return bits && a->operand != QG_ACTIVATION ? (size_t)a->param[bits - a->scheme->params]
+                                               : (size_t)a->scheme->operand[a->operand].code_bits;
 }
 
 /* Rows never see each other, unless scales span rows: new values in row 2 of x leave every other
@@ -199,7 +220,7 @@ static void check_rows_are_independent(struct qg_call *c)
 
 START_TEST(rows_are_independent)
 {
-    each_call("", check_rows_are_independent);
+    each_call(check_rows_are_independent);
 }
 END_TEST
 
@@ -224,7 +245,7 @@ static void check_scales_with_powers_of_two(struct qg_call *c)
 
 START_TEST(scales_with_powers_of_two)
 {
-    each_call("", check_scales_with_powers_of_two);
+    each_call(check_scales_with_powers_of_two);
 }
 END_TEST
 
@@ -232,12 +253,11 @@ END_TEST
  * itself. */
 static void check_lands_on_a_grid(struct qg_call *c)
 {
-    bool rounds = !strstr(c->args.scheme->name, "nocast") && !strstr(c->args.scheme->name, "old");
-    if (c->args.op != QG_FAKE_QUANT || (c->args.operand == QG_ACTIVATION && !rounds))
-        return;
-    size_t group = qg_group(&c->args),
-           bits = (size_t)c->args.scheme->operand[c->args.operand].code_bits;
+    const struct qg_scheme *s = c->args.scheme;
+    size_t group = qg_group(&c->args), bits = bits_of(&c->args);
     fill(&c->args.in[0], 11, 0.02);
+    if (c->args.op != QG_FAKE_QUANT || (s->uniform && s->uniform(&c->args)))
+        return;
     compute(c);
     size_t distinct = 0, same = 0;
     for (size_t i = 0; i < group; i++) {
@@ -255,7 +275,7 @@ static void check_lands_on_a_grid(struct qg_call *c)
 
 START_TEST(lands_on_a_grid)
 {
-    each_call("", check_lands_on_a_grid);
+    each_call(check_lands_on_a_grid);
 }
 END_TEST
 
@@ -278,7 +298,7 @@ static void check_trace(struct qg_call *c)
 
 START_TEST(traces_tell_the_steps)
 {
-    each_call("", check_trace);
+    each_call(check_trace);
 }
 END_TEST
 

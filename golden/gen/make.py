@@ -14,6 +14,7 @@ import sys
 FAMILIES = [
     "fp8_goldens",
     "torchao_goldens",
+    "fewer_bits_goldens",
     "microxcaling_goldens",
     "bnb_goldens",
     "llm_int8_goldens",

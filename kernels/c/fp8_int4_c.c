@@ -8,7 +8,7 @@
 #include "kernels/c/matmul.h"
 #include "kernels/kernel.h"
 
-enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, CAST };
+enum { GROUP, ROW, ROW_EPS, PRODUCT, GRAD, BITS, CAST };
 enum { ROW_FBGEMM, ROW_FBGEMM_CPU, ROW_MSLK };
 enum { GRAD_TORCH, GRAD_IDEAL };
 #define MAX_GROUP 256
@@ -26,25 +26,34 @@ QG_INLINE void fake_activation(const struct qg_args *a, bool cast)
         qg_fp8_fake_c(a, at, a->cols, cast);
 }
 
+/* Codes are -half .. half - 1. */
+static float half_of(const struct qg_args *a)
+{
+    return (float)(1 << ((int)a->param[BITS] - 1));
+}
+
 /* Stage 2 of a group of weights. */
 struct stage2 {
-    float amax, scale, inverse;
+    float amax, scale, inverse, half;
     bool by_amax; /* not by the lower bound */
 };
 
-static struct stage2 group_of(enum qg_dtype t, size_t n, const float *w8)
+static struct stage2 group_of(const struct qg_args *a, size_t n, const float *w8)
 {
-    float amax = qg_amax_of(n, w8), eighth = qg_round_as(t, amax / 8.0f);
-    float scale = qg_max(eighth, qg_round_as(t, 1e-6f));
-    return (struct stage2){amax, scale, qg_round_as(t, 1.0f / scale),
-                           eighth >= qg_round_as(t, 1e-6f)};
+    enum qg_dtype t = a->dtype;
+    float amax = qg_amax_of(n, w8), half = half_of(a), step = qg_round_as(t, amax / half);
+    float scale = qg_max(step, qg_round_as(t, 1e-6f));
+    return (struct stage2){amax, scale, qg_round_as(t, 1.0f / scale), half,
+                           step >= qg_round_as(t, 1e-6f)};
 }
 
 /* Clamped before it is rounded: the order does not matter, and what is rounded is small or NaN. */
 QG_INLINE void quantize(enum qg_dtype t, size_t n, float *restrict w8, struct stage2 g)
 {
-    for (size_t i = 0; i < n; i++)
-        w8[i] = qg_rint_small(qg_limit(qg_round_as(t, w8[i] * g.inverse), -8.0f, 7.0f)) * g.scale;
+    for (size_t i = 0; i < n; i++) {
+        float u = qg_limit(qg_round_as(t, w8[i] * g.inverse), -g.half, g.half - 1.0f);
+        w8[i] = qg_rint_small(u) * g.scale;
+    }
 }
 
 QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
@@ -57,7 +66,7 @@ QG_INLINE void fake_weight(const struct qg_args *a, bool cast)
         for (size_t i = at; i < at + a->cols; i += g) {
             qg_load(&a->in[0], i, g, w8);
             qg_fp8_through(cast, t, g, w8, scale);
-            struct stage2 s = group_of(t, g, w8);
+            struct stage2 s = group_of(a, g, w8);
             QG_FOR_DTYPE(T, t, quantize(T, g, w8, s));
             qg_store(&a->out[0], i, g, w8);
         }
@@ -76,13 +85,15 @@ QG_INLINE void grad_activation(const struct qg_args *a, bool cast)
 }
 
 /* The elementwise part of a group's gradient: h from g = dL/dy to dL/dw8 without the scale's share;
- * the terms R(g q) and R(dq w8). round(u) is a code from -8.5, a tie to even, to short of 7.5. */
+ * the terms R(g q) and R(dq w8). round(u) is a code from -half - 0.5, a tie to even, to short of
+ * half - 0.5. */
 QG_INLINE void group_back(enum qg_dtype t, size_t n, const float *restrict w8, float *restrict h,
                           struct stage2 s, float *restrict by_product, float *restrict by_inverse)
 {
     for (size_t j = 0; j < n; j++) {
-        float u = qg_round_as(t, w8[j] * s.inverse), q = qg_rint_small(qg_limit(u, -8.0f, 7.0f));
-        bool inside = (u >= -8.5f) & (u < 7.5f);
+        float u = qg_round_as(t, w8[j] * s.inverse);
+        float q = qg_rint_small(qg_limit(u, -s.half, s.half - 1.0f));
+        bool inside = (u >= -s.half - 0.5f) & (u < s.half - 0.5f);
         float dq = qg_pick_f32(inside, qg_round_as(t, h[j] * s.scale), 0.0f);
         by_product[j] = qg_round_as(t, h[j] * q);
         by_inverse[j] = qg_round_as(t, dq * w8[j]);
@@ -96,14 +107,15 @@ static float share_of(enum qg_dtype t, struct stage2 s, float by_product, float 
 {
     float squared = qg_round_as(t, s.inverse * s.inverse);
     float ds = qg_round_as(t, by_product + qg_round_as(t, -by_inverse * squared));
-    return qg_round_as(t, qg_round_as(t, (s.by_amax ? ds : 0.0f) / 8.0f) /
+    return qg_round_as(t, qg_round_as(t, (s.by_amax ? ds : 0.0f) / s.half) /
                               qg_round_as(t, (float)ties));
 }
 
-static void grad_group(enum qg_dtype t, size_t n, const float *w8, float *h)
+static void grad_group(const struct qg_args *a, size_t n, const float *w8, float *h)
 {
+    enum qg_dtype t = a->dtype;
     float by_product[MAX_GROUP], by_inverse[MAX_GROUP];
-    struct stage2 s = group_of(t, n, w8);
+    struct stage2 s = group_of(a, n, w8);
     QG_FOR_DTYPE(T, t, group_back(T, n, w8, h, s, by_product, by_inverse));
     float share =
         share_of(t, s, qg_round_as(t, (float)qg_sum_of(n, by_product)),
@@ -123,7 +135,7 @@ QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
         for (size_t i = 0; i < a->cols; i += g) {
             qg_load(&a->in[0], at + i, g, w8);
             qg_fp8_through(cast, t, g, w8, r.scale);
-            grad_group(t, g, w8, h + i);
+            grad_group(a, g, w8, h + i);
         }
         qg_fp8_grad_c(a, at, a->cols, h, r, lower_bound, cast, a->param[GRAD] == GRAD_TORCH);
     }
@@ -142,10 +154,11 @@ static struct qg_fp8_factor row_factor(const struct qg_args *a, size_t at)
     return qg_fp8_by_factor(factor == INFINITY ? 1.0f : factor);
 }
 
-static void encode(size_t n, const float *restrict f, float scale, uint8_t *restrict codes)
+static void encode(size_t n, const float *restrict f, float scale, float half,
+                   uint8_t *restrict codes)
 {
     for (size_t i = 0; i < n; i++)
-        codes[i] = (uint8_t)qg_int_small(qg_limit(f[i] / scale, -8.0f, 7.0f));
+        codes[i] = (uint8_t)qg_int_small(qg_limit(f[i] / scale, -half, half - 1.0f));
 }
 
 static void convert_weight(const struct qg_args *a)
@@ -159,8 +172,8 @@ static void convert_weight(const struct qg_args *a)
         for (size_t at = 0; at < k; at += g) {
             qg_load(&a->in[0], row * k + at, g, f);
             qg_fp8_values(g, f, r);
-            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / 8.0f;
-            encode(g, f, scale, codes + at);
+            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / half_of(a);
+            encode(g, f, scale, half_of(a), codes + at);
             qg_put(&a->out[1], at / g * a->rows + row, scale);
         }
         qg_nibbles_pack(k, codes, (uint8_t *)a->out[0].data + row * (k / 2));
@@ -265,8 +278,8 @@ static void convert_plain(const struct qg_args *a)
     for (size_t row = 0; row < a->rows; row++) {
         for (size_t at = 0; at < k; at += g) {
             qg_load(&a->in[0], row * k + at, g, f);
-            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / 8.0f;
-            encode(g, f, scale, codes + at);
+            float scale = qg_max(qg_amax_of(g, f), 1e-6f) / half_of(a);
+            encode(g, f, scale, half_of(a), codes + at);
             qg_put(&a->out[1], at / g * a->rows + row, scale);
         }
         qg_nibbles_pack(k, codes, (uint8_t *)a->out[0].data + row * (k / 2));

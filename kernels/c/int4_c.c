@@ -7,7 +7,7 @@
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
-enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED };
+enum { GROUP, EPS, SCALE_DTYPE, DEQUANT, RAGGED, BITS };
 #define MAX_GROUP 256
 
 static size_t group(const struct qg_args *a)
@@ -15,24 +15,26 @@ static size_t group(const struct qg_args *a)
     return (size_t)a->param[GROUP];
 }
 
-/* What a group's codes count from and in which steps. */
+/* What a group's codes count from and in which steps; the largest count, and the count of code 0.
+ */
 struct grid {
-    float min, max, scale, zero;
+    float min, max, scale, zero, top, half;
 };
 
-static struct grid grid_of(size_t n, const float *w, float eps)
+static struct grid grid_of(const struct qg_args *a, size_t n, const float *w)
 {
     struct qg_span s = qg_span_of(n, w);
-    float scale = qg_max(s.max - s.min, eps) / 15.0f;
-    return (struct grid){s.min, s.max, scale, s.min + scale * 8.0f};
+    float half = (float)(1 << ((int)a->param[BITS] - 1)), top = 2.0f * half - 1.0f;
+    float scale = qg_max(s.max - s.min, (float)a->param[EPS]) / top;
+    return (struct grid){s.min, s.max, scale, s.min + scale * half, top, half};
 }
 
-/* Codes are clamped before they are rounded, here and below: 0 and 15 are integers, so the order
+/* Codes are clamped before they are rounded, here and below: 0 and top are integers, so the order
  * does not matter, and what is rounded is small or NaN. */
 static void quantize(size_t n, float *restrict w, struct grid g)
 {
     for (size_t i = 0; i < n; i++) {
-        float q = qg_rint_small(qg_limit((w[i] - g.min) / g.scale, 0.0f, 15.0f)) - 8.0f;
+        float q = qg_rint_small(qg_limit((w[i] - g.min) / g.scale, 0.0f, g.top)) - g.half;
         w[i] = q * g.scale + g.zero;
     }
 }
@@ -43,7 +45,7 @@ static void fake_quant(const struct qg_args *a)
     size_t g = group(a);
     for (size_t at = 0; at < a->rows * a->cols; at += g) {
         qg_load(&a->in[0], at, g, w);
-        quantize(g, w, grid_of(g, w, (float)a->param[EPS]));
+        quantize(g, w, grid_of(a, g, w));
         qg_store(&a->out[0], at, g, w);
     }
 }
@@ -58,16 +60,16 @@ struct sums {
 };
 
 /* Sets dy, which held dL/dy, to the gradient that passes straight through. A code is inside when it
- * rounds to at most 15; it is never negative. */
+ * rounds to at most top; it is never negative. */
 static struct sums sums_of(size_t n, const float *restrict w, float *restrict dy, struct grid g)
 {
     float q[MAX_GROUP], slope[MAX_GROUP], dq[MAX_GROUP], through[MAX_GROUP];
     int at_max = 0, at_min = 0;
     for (size_t i = 0; i < n; i++) {
         float u = (w[i] - g.min) / g.scale;
-        q[i] = qg_rint_small(qg_limit(u, 0.0f, 15.0f));
+        q[i] = qg_rint_small(qg_limit(u, 0.0f, g.top));
         slope[i] = u / g.scale;
-        dq[i] = qg_pick_f32(u < 15.5f, dy[i] * g.scale, 0.0f);
+        dq[i] = qg_pick_f32(u < g.top + 0.5f, dy[i] * g.scale, 0.0f);
         through[i] = dq[i] / g.scale;
         at_max += w[i] == g.max;
         at_min += w[i] == g.min;
@@ -85,9 +87,9 @@ static void fake_quant_grad(const struct qg_args *a)
     for (size_t at = 0; at < a->rows * a->cols; at += n) {
         qg_load(&a->in[0], at, n, w);
         qg_load(&a->in[1], at, n, dy);
-        struct grid g = grid_of(n, w, eps);
+        struct grid g = grid_of(a, n, w);
         struct sums s = sums_of(n, w, dy, g);
-        double t = g.max - g.min >= eps ? s.scale / 15 : 0;
+        double t = g.max - g.min >= eps ? s.scale / (double)g.top : 0;
         float up = (float)(t / s.at_max), down = (float)((s.min - t) / s.at_min);
         for (size_t i = 0; i < n; i++) { // masks multiply, as in autograd: 0 * inf is NaN
             float is_max = w[i] == g.max ? 1.0f : 0.0f, is_min = w[i] == g.min ? 1.0f : 0.0f;
@@ -102,8 +104,8 @@ static void fake_quant_grad(const struct qg_args *a)
 static void encode(size_t n, const float *restrict w, struct grid g, uint8_t *restrict codes)
 {
     for (size_t i = 0; i < n; i++) {
-        float u = qg_limit((w[i] - g.min) / g.scale, 0.0f, 15.0f);
-        codes[i] = (uint8_t)qg_pick(u == u, (uint32_t)qg_int_small(u) - 8u, 0);
+        float u = qg_limit((w[i] - g.min) / g.scale, 0.0f, g.top);
+        codes[i] = (uint8_t)qg_pick(u == u, (uint32_t)qg_int_small(u) - (uint32_t)g.half, 0);
     }
 }
 
@@ -116,7 +118,7 @@ static void convert(const struct qg_args *a)
         for (size_t at = 0; at < k; at += g) {
             size_t n = k - at < g ? k - at : g; // the last group may be short
             qg_load(&a->in[0], row * k + at, n, w);
-            struct grid grid = grid_of(n, w, (float)a->param[EPS]);
+            struct grid grid = grid_of(a, n, w);
             encode(n, w, grid, codes + at);
             qg_put(&a->out[1], at / g * a->rows + row, grid.scale);
             qg_put(&a->out[2], at / g * a->rows + row, grid.zero);

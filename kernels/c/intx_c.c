@@ -397,7 +397,9 @@ static void token_inputs(const struct qg_args *a, float *x, float *scales)
 static struct qg_codes old_int4_grid(const struct qg_args *a)
 {
     const struct qg_param *eps = qg_param_find(a->scheme, "prepare-eps");
-    return (struct qg_codes){qg_group(a), 4, a->param[eps - a->scheme->params], QG_F32, 0};
+    const struct qg_param *bits = qg_param_find(a->scheme, "bits");
+    return (struct qg_codes){qg_group(a), (int)a->param[bits - a->scheme->params],
+                             a->param[eps - a->scheme->params], QG_F32, 0};
 }
 
 void qg_old_int4_fake_quant_c(const struct qg_args *a)

@@ -34,7 +34,8 @@ void qg_codes_dequant_c(const struct qg_args *a);
 void qg_codes_weights(const struct qg_args *a, size_t row, size_t at, size_t n, float *w);
 void qg_token_inputs(const struct qg_args *a, const struct qg_codes *codes, float *x);
 
-/* The prepare kernels of int4-old and fp8-int4-old, which are one: symmetric int4. */
+/* The prepare kernels of int4-old and fp8-int4-old, which are one: symmetric codes of "bits" bits.
+ */
 void qg_old_int4_fake_quant_c(const struct qg_args *a);
 void qg_old_int4_fake_quant_grad_c(const struct qg_args *a);
 
