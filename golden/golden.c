@@ -256,24 +256,29 @@ static bool read_dtype(hid_t data, enum qg_dtype *ret_t)
     return false;
 }
 
-/* Shape and dtype of a dataset into *t, whose data stays NULL. False for anything odd. */
-static bool describe(hid_t data, struct qg_tensor *t)
+/* Rank and shape of a chunked dataset. False for anything odd. */
+static bool read_shape(hid_t data, int *ret_rank, size_t shape[QG_MAX_RANK])
 {
     hid_t space = H5Dget_space(data), plist = H5Dget_create_plist(data);
     hsize_t extent[QG_MAX_RANK], count = 1;
     int rank = H5Sget_simple_extent_ndims(space);
     bool good = H5Pget_layout(plist) == H5D_CHUNKED && rank >= 1 && rank <= QG_MAX_RANK &&
-                H5Sget_simple_extent_dims(space, extent, NULL) == rank &&
-                read_dtype(data, &t->dtype);
-    t->rank = good ? rank : 0;
+                H5Sget_simple_extent_dims(space, extent, NULL) == rank;
+    *ret_rank = good ? rank : 0;
     for (int d = 0; good && d < rank; d++) {
         good = extent[d] > 0 && extent[d] <= MAX_COUNT / count;
         count *= good ? extent[d] : 1;
-        t->shape[d] = (size_t)extent[d];
+        shape[d] = (size_t)extent[d];
     }
     H5Pclose(plist);
     H5Sclose(space);
     return good;
+}
+
+/* Shape and dtype of a dataset into *t, whose data stays NULL. False for anything odd. */
+static bool describe(hid_t data, struct qg_tensor *t)
+{
+    return read_dtype(data, &t->dtype) && read_shape(data, &t->rank, t->shape);
 }
 
 /* Reads a dataset into memory of its own, which the caller frees. */
@@ -557,4 +562,104 @@ enum qg_status qg_golden_model(const char *folder, int64_t seed, struct qg_golde
     if (status == QG_OK)
         *ret_m = m;
     return status;
+}
+
+/* --- sets of numbers ------------------------------------------------------------------------- */
+
+/* Reads a dataset of floating point or whole numbers as binary64. */
+static bool read_array(hid_t group, struct qg_golden_array *a)
+{
+    hid_t data = open_child(group, a->name, H5I_DATASET);
+    if (data < 0)
+        return false;
+    bool good = read_shape(data, &a->rank, a->shape);
+    a->count = 1;
+    for (int d = 0; d < a->rank; d++)
+        a->count *= a->shape[d];
+    a->value = good ? malloc(a->count * sizeof *a->value) : NULL;
+    good =
+        a->value && H5Dread(data, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, a->value) >= 0;
+    H5Dclose(data);
+    return good;
+}
+
+/* Appends the arrays of a group. */
+static bool read_arrays(hid_t set, const char *name, struct qg_golden_numbers *n)
+{
+    hid_t group = open_child(set, name, H5I_GROUP);
+    if (group < 0)
+        return false;
+    hsize_t links = count_links(group);
+    struct qg_golden_array *grown = realloc(n->array, (n->n + links) * sizeof *grown);
+    bool good = grown && strlen(name) < sizeof grown->group;
+    n->array = grown ? grown : n->array;
+    for (hsize_t i = 0; good && i < links; i++) {
+        char array[NAME];
+        struct qg_golden_array *a = &n->array[n->n];
+        *a = (struct qg_golden_array){.value = NULL};
+        good = link_name(group, i, array) && strlen(array) < sizeof a->name;
+        if (!good)
+            break;
+        strcpy(a->group, name);
+        strcpy(a->name, array);
+        good = read_array(group, a);
+        n->n++;
+    }
+    H5Gclose(group);
+    return good;
+}
+
+static bool read_numbers(hid_t set, struct qg_golden_numbers *n)
+{
+    char group[NAME];
+    bool good = read_text(set, "config", n->config);
+    for (hsize_t i = 0; good && i < count_links(set); i++)
+        good = link_name(set, i, group) && read_arrays(set, group, n);
+    return good;
+}
+
+enum qg_status qg_golden_numbers(const char *folder, const char *file, const char *set,
+                                 struct qg_golden_numbers *ret_n, struct qg_error *err)
+{
+    struct qg_golden *g;
+    struct qg_golden_numbers n = {.n = 0};
+    if (qg_golden_open(folder, &g, err) != QG_OK)
+        return err->status;
+    while (g->next_entry < g->n_entries && strcmp(g->entries[g->next_entry].name, file) != 0)
+        g->next_entry++;
+    enum qg_status status = g->next_entry < g->n_entries
+                                ? next_file(g, err)
+                                : qg_fail(err, QG_EABSENT, "no golden is named '%s'", file);
+    hid_t group = status == QG_OK ? open_child(g->file, set, H5I_GROUP) : H5I_INVALID_HID;
+    if (status == QG_OK && group < 0)
+        status = qg_fail(err, QG_EABSENT, "golden '%s' has no set '%s'", file, set);
+    if (status == QG_OK && !read_numbers(group, &n))
+        status = qg_fail(err, QG_EFORMAT,
+                         "golden '%s', set '%s': the numbers are not as golden/golden.h says", file,
+                         set);
+    if (group >= 0)
+        H5Gclose(group);
+    qg_golden_close(&g);
+    if (status == QG_OK)
+        *ret_n = n;
+    else
+        qg_golden_numbers_free(&n);
+    return status;
+}
+
+void qg_golden_numbers_free(struct qg_golden_numbers *n)
+{
+    for (size_t i = 0; i < n->n; i++)
+        free(n->array[i].value);
+    free(n->array);
+    *n = (struct qg_golden_numbers){.n = 0};
+}
+
+const struct qg_golden_array *qg_golden_array(const struct qg_golden_numbers *n, const char *group,
+                                              const char *name)
+{
+    for (size_t i = 0; i < n->n; i++)
+        if (strcmp(n->array[i].group, group) == 0 && strcmp(n->array[i].name, name) == 0)
+            return &n->array[i];
+    return NULL;
 }

@@ -27,11 +27,17 @@
  *                            a float64: compute_error, what torchao's function of that name gives
  *                            for the two outputs, in dB
  *
- * Datasets hold bits: BF16 and F16 as uint16, F32 as float32, F8_* and U8 as uint8, I8, I16
- * and I32 as int8, int16 and int32,
- * each with a string attribute "dtype". They are chunked, gzip-compressed (those of several bytes
- * shuffled before) and carry Fletcher32 checksums. Strings are of fixed length. A dataset may have
- * several names (hard links).
+ * A set whose scheme is "" and that has no seed holds numbers of a language model, and what
+ * upstream made of them:
+ *
+ *     /SET                   strings: scheme "", date; config: its config.json
+ *     /SET/GROUP             strings: date, library, function, note
+ *     /SET/GROUP/NAME        dataset: F64, F32 or I32
+ *
+ * Datasets hold bits: BF16 and F16 as uint16, F32 and F64 as float32 and float64, F8_* and U8 as
+ * uint8, I8, I16 and I32 as int8, int16 and int32, each with a string attribute "dtype". They are
+ * chunked, gzip-compressed (those of several bytes shuffled before) and carry Fletcher32 checksums.
+ * Strings are of fixed length. A dataset may have several names (hard links).
  */
 #ifndef QG_GOLDEN_H
 #define QG_GOLDEN_H
@@ -88,5 +94,28 @@ struct qg_golden_model {
 /* The model of a seed from the folder's goldens. QG_EABSENT when there is none for that seed. */
 QG_MUST_CHECK enum qg_status qg_golden_model(const char *folder, int64_t seed,
                                              struct qg_golden_model *ret_m, struct qg_error *err);
+
+/* A set of numbers, in binary64. Freed with qg_golden_numbers_free. */
+struct qg_golden_numbers {
+    char config[1024];
+    size_t n;
+    struct qg_golden_array {
+        char group[64], name[96];
+        int rank;
+        size_t shape[QG_MAX_RANK], count;
+        double *value;
+    } * array;
+};
+
+/* Reads a set of numbers from FILE of the folder. QG_EABSENT when the manifest does not list FILE
+ * or it has no such set. */
+QG_MUST_CHECK enum qg_status qg_golden_numbers(const char *folder, const char *file,
+                                               const char *set, struct qg_golden_numbers *ret_n,
+                                               struct qg_error *err);
+void qg_golden_numbers_free(struct qg_golden_numbers *n);
+
+/* NULL when there is none. */
+const struct qg_golden_array *qg_golden_array(const struct qg_golden_numbers *n, const char *group,
+                                              const char *name);
 
 #endif

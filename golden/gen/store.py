@@ -9,7 +9,7 @@ import torch
 
 WORDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
          torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.float8_e8m0fnu: "F8_E8M0",
-         torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32"}
+         torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32", torch.float64: "F64"}
 _BITS = {torch.bfloat16: (torch.int16, np.uint16), torch.float16: (torch.int16, np.uint16),
          **{t: (torch.uint8, np.uint8) for t in
             (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)}}
@@ -66,6 +66,13 @@ class File:
             g.create_group(side)  # explicitly: groups made on the way to a dataset record the time
             for name, tensor in tensors.items():
                 self.dataset(f"{at}/{op}/{side}/{name}", tensor)
+
+    def numbers(self, at, made_by, tensors):
+        """Tensors that belong to no operation. made_by as above."""
+        library, function, note = made_by
+        self.group(at, library=library, function=function, note=note)
+        for name, tensor in tensors.items():
+            self.dataset(f"{at}/{name}", tensor)
 
     def close(self):
         """Closes; returns the file's line of the manifest."""
