@@ -16,12 +16,17 @@ static enum qg_status wrong(const struct reader *r, const char *key, const char 
     return qg_fail(r->err, QG_EFORMAT, "'%s': config.json's \"%s\" must be %s", r->path, key, must);
 }
 
+static bool is_absent(const cJSON *item)
+{
+    return !item || cJSON_IsNull(item);
+}
+
 /* A number, `fallback` where it is absent or null. False: it is no number. */
 static bool number(const cJSON *json, const char *key, double fallback, double *ret)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
     *ret = fallback;
-    if (!item || cJSON_IsNull(item))
+    if (is_absent(item))
         return true;
     *ret = item->valuedouble;
     return cJSON_IsNumber(item) && isfinite(item->valuedouble);
@@ -46,34 +51,17 @@ static enum qg_status positive(const struct reader *r, const cJSON *json, const 
     return QG_OK;
 }
 
+/* A word, `fallback` where it is absent or null, "" where it is something else. */
 static const char *word(const cJSON *json, const char *key, const char *fallback)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    return cJSON_IsString(item) ? item->valuestring : fallback;
+    return is_absent(item) ? fallback : cJSON_IsString(item) ? item->valuestring : "";
 }
 
-static bool is_true(const cJSON *json, const char *key)
+/* Llama 3's scaling of frequencies. */
+static enum qg_status read_scaling(const struct reader *r, const cJSON *scaling,
+                                   struct qg_lm_config *c)
 {
-    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, key));
-}
-
-/* rope_parameters (transformers 5), or rope_theta and rope_scaling. */
-static enum qg_status read_rope(const struct reader *r, const cJSON *json, struct qg_lm_config *c)
-{
-    const cJSON *p = cJSON_GetObjectItemCaseSensitive(json, "rope_parameters");
-    const cJSON *scaling = cJSON_GetObjectItemCaseSensitive(json, "rope_scaling");
-    scaling = cJSON_IsObject(p) ? p : scaling;
-    if (positive(r, cJSON_IsObject(p) ? p : json, "rope_theta", 10000, &c->rope_theta) != QG_OK)
-        return r->err->status;
-    if (!scaling || cJSON_IsNull(scaling))
-        return QG_OK;
-    const char *type = word(scaling, "rope_type", word(scaling, "type", "default"));
-    if (strcmp(type, "default") == 0)
-        return QG_OK;
-    if (strcmp(type, "llama3") != 0)
-        return qg_fail(r->err, QG_EFORMAT,
-                       "'%s': config.json's rope_type is '%s'; there are default and llama3",
-                       r->path, type);
     if (positive(r, scaling, "factor", 0, &c->rope_factor) != QG_OK ||
         positive(r, scaling, "low_freq_factor", 0, &c->rope_low) != QG_OK ||
         positive(r, scaling, "high_freq_factor", 0, &c->rope_high) != QG_OK ||
@@ -83,19 +71,60 @@ static enum qg_status read_rope(const struct reader *r, const cJSON *json, struc
                                       : wrong(r, "high_freq_factor", "above low_freq_factor");
 }
 
+/* rope_parameters (transformers 5), or rope_theta and rope_scaling. */
+static enum qg_status read_rope(const struct reader *r, const cJSON *json, struct qg_lm_config *c)
+{
+    const cJSON *all = cJSON_GetObjectItemCaseSensitive(json, "rope_parameters");
+    const char *key = is_absent(all) ? "rope_scaling" : "rope_parameters";
+    const cJSON *scaling = cJSON_GetObjectItemCaseSensitive(json, key);
+    double share;
+    if (!is_absent(scaling) && !cJSON_IsObject(scaling))
+        return wrong(r, key, "an object or null");
+    if (positive(r, is_absent(all) ? json : all, "rope_theta", 10000, &c->rope_theta) != QG_OK)
+        return r->err->status;
+    if (!number(json, "partial_rotary_factor", 1, &share) || share != 1 ||
+        !number(scaling, "partial_rotary_factor", 1, &share) || share != 1)
+        return wrong(r, "partial_rotary_factor", "1: positions turn all numbers of a head");
+    const char *type = word(scaling, "rope_type", word(scaling, "type", "default"));
+    if (strcmp(type, "default") == 0)
+        return QG_OK;
+    return strcmp(type, "llama3") == 0 ? read_scaling(r, scaling, c)
+                                       : wrong(r, "rope_type", "default or llama3");
+}
+
+/* False, null or absent. */
+static bool is_off(const cJSON *json, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    return is_absent(item) || cJSON_IsFalse(item);
+}
+
 static enum qg_status read_kind(const struct reader *r, const cJSON *json)
 {
     const char *type = word(json, "model_type", "");
     if (strcmp(type, "llama") != 0 && strcmp(type, "mistral") != 0)
         return wrong(r, "model_type", "llama or mistral: no other kind of model is known");
-    const char *act = word(json, "hidden_act", "silu");
-    if (strcmp(act, "silu") != 0)
+    if (strcmp(word(json, "hidden_act", "silu"), "silu") != 0)
         return wrong(r, "hidden_act", "silu");
-    if (is_true(json, "attention_bias") || is_true(json, "mlp_bias"))
-        return wrong(r, is_true(json, "mlp_bias") ? "mlp_bias" : "attention_bias",
-                     "false: biases are not modelled");
-    if (cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "sliding_window")))
+    if (!is_off(json, "attention_bias"))
+        return wrong(r, "attention_bias", "false: biases are not modelled");
+    if (!is_off(json, "mlp_bias"))
+        return wrong(r, "mlp_bias", "false: biases are not modelled");
+    if (!is_off(json, "sliding_window"))
         return wrong(r, "sliding_window", "null: attention always sees the whole context");
+    return QG_OK;
+}
+
+/* The token that stands before a text, where there is one. */
+static enum qg_status read_separator(const struct reader *r, const cJSON *json,
+                                     struct qg_lm_config *c)
+{
+    double token;
+    c->has_separator = !is_absent(cJSON_GetObjectItemCaseSensitive(json, "bos_token_id"));
+    if (!number(json, "bos_token_id", 0, &token) || token < 0 || token >= (double)c->vocab ||
+        token != floor(token))
+        return wrong(r, "bos_token_id", "a token below vocab_size, or null");
+    c->separator = (uint32_t)token;
     return QG_OK;
 }
 
@@ -104,7 +133,6 @@ enum qg_status qg_lm_config_read(const cJSON *json, const char *path, struct qg_
 {
     struct reader r = {path, err};
     struct qg_lm_config c = {0};
-    double separator;
     if (!cJSON_IsObject(json))
         return qg_fail(err, QG_EFORMAT,
                        "'%s' has no config.json, which says what the model looks like", path);
@@ -117,8 +145,11 @@ enum qg_status qg_lm_config_read(const cJSON *json, const char *path, struct qg_
         size(&r, json, "head_dim", c.width / c.heads, &c.head) != QG_OK ||
         size(&r, json, "max_position_embeddings", 2048, &c.context) != QG_OK ||
         positive(&r, json, "rms_norm_eps", 1e-6, &c.norm_eps) != QG_OK ||
-        read_rope(&r, json, &c) != QG_OK)
+        read_rope(&r, json, &c) != QG_OK || read_separator(&r, json, &c) != QG_OK)
         return err->status;
+    if (c.width % c.heads && is_absent(cJSON_GetObjectItemCaseSensitive(json, "head_dim")))
+        return wrong(&r, "num_attention_heads",
+                     "a divisor of hidden_size, as there is no head_dim");
     if (c.layers > 4096)
         return wrong(&r, "num_hidden_layers", "at most 4096");
     if (c.heads % c.kv_heads)
@@ -127,11 +158,7 @@ enum qg_status qg_lm_config_read(const cJSON *json, const char *path, struct qg_
         return wrong(&r, "head_dim", "even: positions turn pairs of numbers");
     if (c.heads > MOST_SIZE / c.head)
         return wrong(&r, "head_dim", "such that all heads have at most 16777216 numbers");
-    c.tied = is_true(json, "tie_word_embeddings");
-    if (!number(json, "bos_token_id", -1, &separator) || separator >= (double)c.vocab)
-        return wrong(&r, "bos_token_id", "a token below vocab_size, or null");
-    c.has_separator = separator >= 0;
-    c.separator = c.has_separator ? (uint32_t)separator : 0;
+    c.tied = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "tie_word_embeddings"));
     *ret_c = c;
     return QG_OK;
 }

@@ -37,7 +37,7 @@ static void extent(const struct qg_lm_config *c, enum qg_lm_part part, size_t *r
 static void add_tensor(struct qg_lm *m, enum qg_lm_part part, size_t layer)
 {
     struct qg_lm_tensor *t = &m->tensor[m->n_tensors++];
-    *t = (struct qg_lm_tensor){.part = part, .layer = layer, .at = m->n_params};
+    *t = (struct qg_lm_tensor){.part = part, .layer = layer, .at = m->n_params, .dtype = m->dtype};
     extent(&m->config, part, &t->rows, &t->cols);
     if (part >= QG_LM_IN_NORM && part <= QG_LM_DOWN)
         snprintf(t->name, sizeof t->name, "model.layers.%zu.%s.weight", layer, in_layer[part]);
@@ -82,8 +82,9 @@ static void point_matrices(struct qg_lm *m)
     }
 }
 
-enum qg_status qg_lm_make(const struct qg_lm_config *c, enum qg_dtype dtype, struct qg_lm **ret_m,
-                          struct qg_error *err)
+/* A model with the list of its tensors, and no parameters yet. */
+static enum qg_status make_list(const struct qg_lm_config *c, enum qg_dtype dtype,
+                                struct qg_lm **ret_m, struct qg_error *err)
 {
     struct qg_lm *m = calloc(1, sizeof *m);
     size_t most = 3 + c->layers * PARTS;
@@ -93,24 +94,44 @@ enum qg_status qg_lm_make(const struct qg_lm_config *c, enum qg_dtype dtype, str
         m->tensor = calloc(most, sizeof *m->tensor);
         m->linear = calloc(most, sizeof *m->linear);
     }
-    if (m && m->tensor && m->linear) {
-        add_tensor(m, QG_LM_EMBED, 0);
-        for (size_t l = 0; l < c->layers; l++)
-            for (int part = QG_LM_IN_NORM; part <= QG_LM_DOWN; part++)
-                add_tensor(m, (enum qg_lm_part)part, l);
-        add_tensor(m, QG_LM_NORM, 0);
-        if (!c->tied)
-            add_tensor(m, QG_LM_HEAD, 0);
-        m->params = calloc(m->n_params, sizeof *m->params);
-    }
-    if (!m || !m->params) {
+    if (!m || !m->tensor || !m->linear) {
         qg_lm_free(&m);
-        return qg_fail(err, QG_ENOMEM, "no memory for the parameters of a model");
+        return qg_fail(err, QG_ENOMEM, "no memory for a model of %zu layers", c->layers);
     }
+    add_tensor(m, QG_LM_EMBED, 0);
+    for (size_t l = 0; l < c->layers; l++)
+        for (int part = QG_LM_IN_NORM; part <= QG_LM_DOWN; part++)
+            add_tensor(m, (enum qg_lm_part)part, l);
+    add_tensor(m, QG_LM_NORM, 0);
+    if (!c->tied)
+        add_tensor(m, QG_LM_HEAD, 0);
+    *ret_m = m;
+    return QG_OK;
+}
+
+static enum qg_status give_params(struct qg_lm *m, struct qg_error *err)
+{
+    m->params = calloc(m->n_params, sizeof *m->params);
+    if (!m->params)
+        return qg_fail(err, QG_ENOMEM, "no memory for the %zu parameters of a model", m->n_params);
     point_matrices(m);
     openblas_set_num_threads(1); // what runs side by side are sequences
+    return QG_OK;
+}
+
+enum qg_status qg_lm_make(const struct qg_lm_config *c, enum qg_dtype dtype, struct qg_lm **ret_m,
+                          struct qg_error *err)
+{
+    struct qg_lm *m;
+    if (make_list(c, dtype, &m, err) != QG_OK)
+        return err->status;
+    if (give_params(m, err) != QG_OK ||
+        qg_lm_put(m, NULL, QG_LINEAR_PLAIN, NULL, QG_INPUT, false, 1, err) != QG_OK) {
+        qg_lm_free(&m);
+        return err->status;
+    }
     *ret_m = m;
-    return qg_lm_put(m, NULL, QG_LINEAR_PLAIN, NULL, QG_INPUT, false, 1, err);
+    return QG_OK;
 }
 
 void qg_lm_free(struct qg_lm **m)
@@ -128,35 +149,104 @@ void qg_lm_free(struct qg_lm **m)
 
 /* --- loading --------------------------------------------------------------------------------- */
 
-/* Appends to a list of names, which ends in "and N more" when it is long. */
+enum { NAMED = 8 }; /* tensors in one message at most */
+
+/* Names tensors in a list, as long as there is room. */
 static void name_one(char *list, size_t size, size_t nth, const char *name)
 {
     size_t n = strlen(list);
-    if (nth < 8)
-        snprintf(list + n, size - n, "%s%s", nth ? ", " : "", name);
+    if (nth < NAMED)
+        snprintf(list + n, size - n, "%s%.80s", nth ? ", " : "", name);
+    else if (nth == NAMED)
+        snprintf(list + n, size - n, ", ...");
 }
 
-static enum qg_status check_names(const struct qg_model *model, const struct qg_lm *m,
-                                  struct qg_error *err)
+static enum qg_status check_missing(const struct qg_model *model, const struct qg_lm *m,
+                                    struct qg_error *err)
 {
     char list[768] = "";
     size_t missing = 0;
     for (size_t i = 0; i < m->n_tensors; i++)
         if (!qg_model_find(model, m->tensor[i].name))
             name_one(list, sizeof list, missing++, m->tensor[i].name);
-    if (missing > 8)
-        snprintf(list + strlen(list), sizeof list - strlen(list), " and %zu more", missing - 8);
-    if (missing)
-        return qg_fail(err, QG_EFORMAT,
-                       "'%s': %zu tensors that config.json asks for are missing: %s", m->path,
-                       missing, list);
+    return missing ? qg_fail(err, QG_EFORMAT,
+                             "'%s': %zu tensors that config.json asks for are missing: %s", m->path,
+                             missing, list)
+                   : QG_OK;
+}
+
+static bool ends_in(const char *name, const char *end)
+{
+    size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
+/* Whether the model computes with a tensor; frequencies that old checkpoints hold it computes
+ * itself, and a tied head is compared with the table. */
+static bool is_known(const struct qg_lm *m, const char *name)
+{
+    for (size_t i = 0; i < m->n_tensors; i++)
+        if (strcmp(m->tensor[i].name, name) == 0)
+            return true;
+    return ends_in(name, ".rotary_emb.inv_freq") || strcmp(name, "lm_head.weight") == 0;
+}
+
+static enum qg_status check_unknown(const struct qg_model *model, const struct qg_lm *m,
+                                    struct qg_error *err)
+{
+    char list[768] = "";
+    size_t unknown = 0;
+    bool biases = false;
     for (size_t i = 0; i < qg_model_count(model); i++) {
         const char *name = qg_model_at(model, i)->t.name;
-        size_t n = strlen(name);
-        if (strncmp(name, "model.layers.", 13) == 0 && n > 5 && strcmp(name + n - 5, ".bias") == 0)
-            return qg_fail(err, QG_EFORMAT, "'%s': tensor '%s': biases are not modelled", m->path,
-                           name);
+        if (is_known(m, name))
+            continue;
+        name_one(list, sizeof list, unknown++, name);
+        biases |= ends_in(name, ".bias");
     }
+    return unknown ? qg_fail(err, QG_EFORMAT,
+                             "'%s': a model of %zu layers by config.json has no place for %zu of "
+                             "the tensors%s: %s",
+                             m->path, m->config.layers, unknown,
+                             biases ? " (biases are not modelled)" : "", list)
+                   : QG_OK;
+}
+
+static enum qg_status check_tensor(const struct qg_lm *m, const struct qg_lm_tensor *t,
+                                   const struct qg_model_tensor *s, struct qg_error *err)
+{
+    char is[128] = "[";
+    bool vector = !qg_lm_is_matrix(t);
+    if (s->scheme || s->t.dtype > QG_F16)
+        return qg_fail(err, QG_EFORMAT,
+                       "'%s': tensor '%s' is %s; F32, BF16 and F16 can be run: name the checkpoint "
+                       "that this was quantized from",
+                       m->path, t->name, s->dtype_word);
+    if (vector ? s->rank == 1 && s->shape[0] == t->cols
+               : s->rank == 2 && s->shape[0] == t->rows && s->shape[1] == t->cols)
+        return QG_OK;
+    for (int d = 0; d < s->rank && d < 4; d++)
+        snprintf(is + strlen(is), sizeof is - strlen(is), "%s%zu", d ? "," : "", s->shape[d]);
+    char want[64] = "";
+    if (!vector)
+        snprintf(want, sizeof want, "%zu,", t->rows);
+    return qg_fail(err, QG_EFORMAT, "'%s': tensor '%s' is %s], by config.json it should be [%s%zu]",
+                   m->path, t->name, is, want, t->cols);
+}
+
+/* Everything that headers tell, before memory is taken. */
+static enum qg_status check_tensors(const struct qg_model *model, struct qg_lm *m,
+                                    struct qg_error *err)
+{
+    if (check_missing(model, m, err) != QG_OK || check_unknown(model, m, err) != QG_OK)
+        return err->status;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const struct qg_model_tensor *s = qg_model_find(model, m->tensor[i].name);
+        if (check_tensor(m, &m->tensor[i], s, err) != QG_OK)
+            return err->status;
+        m->tensor[i].dtype = s->t.dtype;
+    }
+    m->dtype = m->tensor[0].dtype;
     return QG_OK;
 }
 
@@ -164,41 +254,48 @@ static enum qg_status load_tensor(const struct qg_model *model, struct qg_lm *m,
                                   struct qg_error *err)
 {
     const struct qg_lm_tensor *t = &m->tensor[i];
-    const struct qg_model_tensor *s = qg_model_find(model, t->name);
-    bool vector = !qg_lm_is_matrix(t);
-    bool fits = vector ? s->rank == 1 && s->shape[0] == t->cols
-                       : s->rank == 2 && s->shape[0] == t->rows && s->shape[1] == t->cols;
-    if (!fits)
-        return qg_fail(err, QG_EFORMAT,
-                       "'%s': tensor '%s' should be [%zu,%zu] by config.json, and is not", m->path,
-                       t->name, t->rows, t->cols);
-    if (s->scheme || s->t.dtype > QG_F16)
-        return qg_fail(err, QG_EFORMAT,
-                       "'%s': tensor '%s' is %s; F32, BF16 and F16 can be run: name the checkpoint "
-                       "that this was quantized from",
-                       m->path, t->name, s->dtype_word);
-    if (!vector)
-        m->linear[i].order.dtype = s->t.dtype;
-    // A vector is rows of one number.
-    if (qg_model_rows(model, s, 0, vector ? t->cols : t->rows, QG_F32, m->params + t->at, err) !=
-        QG_OK)
+    float *x = m->params + t->at;
+    if (qg_model_rows(model, qg_model_find(model, t->name), 0, t->rows, QG_F32, x, err) != QG_OK)
         return err->status;
     for (size_t k = 0; k < t->rows * t->cols; k++)
-        if (!isfinite(m->params[t->at + k]))
-            return qg_fail(err, QG_EFORMAT, "'%s': tensor '%s': number %zu is not finite", m->path,
-                           t->name, k);
+        if (!isfinite(x[k]))
+            return qg_fail(err, QG_EFORMAT, "'%s': tensor '%s': number [%zu,%zu] is %g", m->path,
+                           t->name, k / t->cols, k % t->cols, (double)x[k]);
     return QG_OK;
+}
+
+/* A head that stands beside the table it is tied to must be the same. */
+static enum qg_status check_tied(const struct qg_model *model, const struct qg_lm *m,
+                                 struct qg_error *err)
+{
+    struct qg_lm_tensor head = m->tensor[0];
+    const struct qg_model_tensor *s = qg_model_find(model, "lm_head.weight");
+    if (!m->config.tied || !s)
+        return QG_OK;
+    snprintf(head.name, sizeof head.name, "%s", s->t.name);
+    float *row = malloc(head.cols * sizeof *row);
+    enum qg_status status = row ? check_tensor(m, &head, s, err)
+                                : qg_fail(err, QG_ENOMEM, "no memory for a row of the head");
+    for (size_t r = 0; status == QG_OK && r < head.rows; r++) {
+        status = qg_model_rows(model, s, r, 1, QG_F32, row, err);
+        if (status == QG_OK && memcmp(row, m->params + r * head.cols, head.cols * sizeof *row) != 0)
+            status = qg_fail(err, QG_EFORMAT,
+                             "'%s': config.json ties the head to the embedding table, but row %zu "
+                             "of lm_head.weight is another; set tie_word_embeddings to false",
+                             m->path, r);
+    }
+    free(row);
+    return status;
 }
 
 static enum qg_status load_all(const struct qg_model *model, struct qg_lm *m, struct qg_error *err)
 {
-    if (check_names(model, m, err) != QG_OK)
+    if (check_tensors(model, m, err) != QG_OK || give_params(m, err) != QG_OK)
         return err->status;
     for (size_t i = 0; i < m->n_tensors; i++)
         if (load_tensor(model, m, i, err) != QG_OK)
             return err->status;
-    m->dtype = m->linear[0].order.dtype;
-    return QG_OK;
+    return check_tied(model, m, err);
 }
 
 /* Gives a tied model a head of its own, a copy of the table. */
@@ -210,6 +307,8 @@ static enum qg_status untie(struct qg_lm **m, struct qg_error *err)
     if (qg_lm_make(&c, (*m)->dtype, &apart, err) != QG_OK)
         return err->status;
     memcpy(apart->path, (*m)->path, sizeof apart->path);
+    for (size_t i = 0; i < apart->n_tensors; i++)
+        apart->tensor[i].dtype = (*m)->tensor[i < (*m)->n_tensors ? i : 0].dtype;
     memcpy(apart->params, (*m)->params, (*m)->n_params * sizeof *apart->params);
     memcpy(apart->params + (*m)->n_params, (*m)->params,
            (apart->n_params - (*m)->n_params) * sizeof *apart->params);
@@ -234,7 +333,7 @@ enum qg_status qg_lm_load(const struct qg_model *model, bool untied, struct qg_l
     if (qg_lm_config_read(qg_model_config(model), path, &c, err) != QG_OK)
         return err->status;
     c.tied = qg_model_tied(model);
-    if (qg_lm_make(&c, QG_F32, &m, err) != QG_OK)
+    if (make_list(&c, QG_F32, &m, err) != QG_OK)
         return err->status;
     snprintf(m->path, sizeof m->path, "%s", path);
     if (load_all(model, m, err) != QG_OK || (untied && c.tied && untie(&m, err) != QG_OK) ||
@@ -291,10 +390,16 @@ static const struct qg_assignment *assigned(const struct qg_recipe_plan *plan, c
     return NULL;
 }
 
-static enum qg_status order_of(const struct qg_lm_tensor *t, const struct qg_assignment *a,
-                               struct qg_linear_order *o, struct qg_error *err)
+/* What a matrix is made of what the plan assigns to it. */
+static enum qg_status order_of(const struct qg_lm_tensor *t, const struct qg_recipe_plan *plan,
+                               const struct qg_assignment *a, struct qg_linear_order *o,
+                               struct qg_error *err)
 {
-    const struct qg_choice *c = o->path == QG_LINEAR_PREPARED ? &a->prepare : &a->convert;
+    enum qg_training training = qg_recipe_training(plan->recipe);
+    bool trained = o->path == QG_LINEAR_PREPARED && training == QG_TRAINING_QAT;
+    const struct qg_choice *c = trained ? &a->prepare : &a->convert;
+    if (o->path == QG_LINEAR_PREPARED && training == QG_TRAINING_FROZEN_BASE)
+        o->path = QG_LINEAR_CONVERTED; // that is what adapters are trained on
     if (a->padded && a->convert.scheme)
         return qg_fail(err, QG_EINVAL,
                        "tensor '%s' is padded by %zu columns, which a model here cannot run",
@@ -319,9 +424,9 @@ static enum qg_status put_one(struct qg_lm *m, size_t i, const struct qg_recipe_
     const struct qg_assignment *a = assigned(plan, t->name);
     struct qg_linear_order o = *common;
     if (o.dtype == QG_INPUT)
-        o.dtype = a && (a->convert.scheme || a->prepare.scheme) ? a->dtype : m->dtype;
+        o.dtype = a && (a->convert.scheme || a->prepare.scheme) ? a->dtype : t->dtype;
     o.dense |= t->part == QG_LM_EMBED; // rows of it are looked up
-    if (a && o.path != QG_LINEAR_PLAIN && order_of(t, a, &o, err) != QG_OK)
+    if (a && o.path != QG_LINEAR_PLAIN && order_of(t, plan, a, &o, err) != QG_OK)
         return err->status;
     return qg_linear_put(&m->linear[i], &o, err);
 }
@@ -379,7 +484,7 @@ size_t qg_lm_bytes(const struct qg_lm *m)
         if (qg_lm_is_matrix(t))
             bytes += qg_linear_bytes(&m->linear[i]);
         else if (t->part != QG_LM_A && t->part != QG_LM_B) // those count with their matrix
-            bytes += t->cols * qg_dtype_bytes(m->dtype);
+            bytes += t->cols * qg_dtype_bytes(t->dtype);
     }
     return bytes;
 }
@@ -395,8 +500,12 @@ static void add_factor(struct qg_lm *m, enum qg_lm_part part, const struct qg_lm
                        size_t rows, size_t cols)
 {
     struct qg_lm_tensor *t = &m->tensor[m->n_tensors++];
-    *t = (struct qg_lm_tensor){
-        .part = part, .layer = of->layer, .rows = rows, .cols = cols, .at = m->n_params};
+    *t = (struct qg_lm_tensor){.part = part,
+                               .layer = of->layer,
+                               .rows = rows,
+                               .cols = cols,
+                               .at = m->n_params,
+                               .dtype = QG_F32};
     const char *name = m->linear[of - m->tensor].name;
     int stem = (int)(strlen(name) - strlen(".weight"));
     snprintf(t->name, sizeof t->name, "%.*s.lora_%c.weight", stem, name,

@@ -36,8 +36,8 @@ struct qg_lm_config {
 };
 
 /* Reads a config.json as qg_model_config gives it. QG_EFORMAT with the key and what it must be:
- * another model_type than llama, mistral or qwen2 without biases; another activation than silu;
- * heads that do not divide; a kind of rope scaling other than llama3; a sliding window. */
+ * another model_type than llama or mistral; biases; another activation than silu; heads that do not
+ * divide; a kind of rope scaling other than llama3; a sliding window. */
 QG_MUST_CHECK enum qg_status qg_lm_config_read(const cJSON *json, const char *path,
                                                struct qg_lm_config *ret_c, struct qg_error *err);
 
@@ -64,13 +64,14 @@ struct qg_lm_tensor {
     char name[96]; /* "model.layers.0.self_attn.q_proj.weight", as in the checkpoint */
     enum qg_lm_part part;
     size_t layer, rows, cols;
-    size_t at; /* its first number in params, and in gradients */
+    size_t at;           /* its first number in params, and in gradients */
+    enum qg_dtype dtype; /* as in the checkpoint */
 };
 
 struct qg_lm {
     struct qg_lm_config config;
     char path[512];
-    enum qg_dtype dtype; /* of the checkpoint's matrices */
+    enum qg_dtype dtype; /* of the checkpoint's embedding table */
     float *params;       /* all parameters, one tensor after the other, in binary32 */
     size_t n_params;
     size_t frozen; /* so many of the first parameters are not trained: 0, or all but adapters */
@@ -85,9 +86,9 @@ QG_MUST_CHECK enum qg_status qg_lm_make(const struct qg_lm_config *c, enum qg_dt
                                         struct qg_lm **ret_m, struct qg_error *err);
 
 /* Loads a checkpoint's parameters; matrices are plain, in their own dtype. `untie`: a tied head
- * becomes a tensor of its own. QG_EFORMAT: no config.json; tensors that are missing (all are
- * named), of another shape than config.json says, or quantized; biases, which this model has not.
- */
+ * becomes a tensor of its own. QG_EFORMAT: no config.json; tensors that are missing, or that such a
+ * model does not have, of another shape than config.json says, or quantized; a head beside a table
+ * that config.json ties it to, with other numbers; numbers that are not finite. */
 QG_MUST_CHECK enum qg_status qg_lm_load(const struct qg_model *model, bool untie,
                                         struct qg_lm **ret_m, struct qg_error *err);
 void qg_lm_free(struct qg_lm **m);
@@ -113,11 +114,13 @@ size_t qg_lm_head(const struct qg_lm *m);
 bool qg_lm_is_matrix(const struct qg_lm_tensor *t);
 
 /* Puts what a plan says on every matrix, on one side of it: as trained (prepare) or as shipped
- * (convert); matrices that it does not assign stay plain, in `dtype` or (QG_INPUT) the
- * checkpoint's. With a NULL plan all are plain. `backend`: of the matmul kernels, NULL: the fastest
- * there is. `train`: keep what backward needs. Quantizes the parameters as they are now; call
- * qg_lm_refresh when they have changed. QG_EINVAL with the tensor's name where a scheme lacks that
- * side, or for a plan that pads columns or unties the head of a model that is not untied. */
+ * (convert). A post-training recipe says nothing of training: prepared is what its schemes'
+ * fake-quant would be; a base that is frozen while adapters are trained is the converted one.
+ * Matrices that it does not assign stay plain, in `dtype` or (QG_INPUT) the checkpoint's. With a
+ * NULL plan all are plain. `backend`: of the matmul kernels, NULL: the fastest there is. `train`:
+ * keep what backward needs. Quantizes the parameters as they are now; call qg_lm_refresh when they
+ * have changed. QG_EINVAL with the tensor's name where a scheme lacks that side, or for a plan that
+ * pads columns or unties the head of a model that is not untied. */
 QG_MUST_CHECK enum qg_status qg_lm_put(struct qg_lm *m, const struct qg_recipe_plan *plan,
                                        enum qg_linear_path path, const char *backend,
                                        enum qg_dtype dtype, bool train, int threads,

@@ -80,8 +80,9 @@ struct qg_recipe_plan {
  * closes. */
 QG_MUST_CHECK enum qg_status qg_recipe_open(const char *name, struct qg_recipe **ret_r,
                                             struct qg_error *err);
-/* A recipe of one rule: this scheme, with parameters as text (or NULL), for all linear layers and
- * the head; or, with `pattern`, for every weight whose name matches. Strings must outlive it. */
+/* A recipe of one rule: this scheme, with parameters as text (or NULL), for all linear layers
+ * but the head; or, with `pattern`, for every weight whose name matches. Strings must outlive it.
+ */
 QG_MUST_CHECK enum qg_status qg_recipe_make(const struct qg_scheme *s, const char *set,
                                             const char *pattern, struct qg_recipe **ret_r,
                                             struct qg_error *err);
