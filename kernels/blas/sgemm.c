@@ -42,8 +42,7 @@ void qg_multiply_blas(const struct qg_args *a, const struct qg_product *p)
         p->weights(a, row, 0, k, w + row * k);
     qg_sgemm(m, n, k, x, w, y);
     for (size_t i = 0; i < m && p->finish; i++)
-        for (size_t j = 0; j < n; j++)
-            y[i * n + j] = p->finish(a, j, scales[i], y[i * n + j]);
+        p->finish(a, 0, n, scales[i], y + i * n);
     qg_store(&a->out[0], 0, m * n, y);
 }
 

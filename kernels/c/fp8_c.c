@@ -241,15 +241,19 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 }
 
 /* First the scale of x, then that of the weight. */
-static float row_finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+static void row_finish(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
 {
-    return ((const float *)a->in[2].data)[row] * (x_scale * sum);
+    const float *w_scales = (const float *)a->in[2].data + row;
+    for (size_t i = 0; i < n; i++)
+        sum[i] = w_scales[i] * (x_scale * sum[i]);
 }
 
-static float tensor_finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+static void tensor_finish(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
 {
+    float w_scale = ((const float *)a->in[2].data)[0];
     (void)row;
-    return row_finish(a, 0, x_scale, sum);
+    for (size_t i = 0; i < n; i++)
+        sum[i] = w_scale * (x_scale * sum[i]);
 }
 
 static void row_inputs(const struct qg_args *a, float *x, float *scales)

@@ -120,8 +120,9 @@ static void grad_group(const struct qg_args *a, size_t n, const float *w8, float
     float share =
         share_of(t, s, qg_round_as(t, (float)qg_sum_of(n, by_product)),
                  qg_round_as(t, (float)qg_sum_of(n, by_inverse)), qg_count_ties(n, w8, s.amax));
-    for (size_t j = 0; j < n; j++)
-        h[j] = qg_round_as(t, h[j] + qg_part_of(share, w8[j], s.amax));
+    QG_FOR_DTYPE(T, t,
+                 for (size_t j = 0; j < n; j++) h[j] =
+                     qg_round_as(T, h[j] + qg_part_of(share, w8[j], s.amax)));
 }
 
 QG_INLINE void grad_weight(const struct qg_args *a, bool cast)
@@ -260,9 +261,11 @@ static void inputs(const struct qg_args *a, float *x, float *scales)
 }
 
 /* First the scale of x, then that of the weight's row. */
-static float finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+static void finish(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
 {
-    return qg_get(&a->in[3], row) * (x_scale * sum);
+    const float *w_scales = (const float *)a->in[3].data + row;
+    for (size_t i = 0; i < n; i++)
+        sum[i] = w_scales[i] * (x_scale * sum[i]);
 }
 
 static const struct qg_product product = {weights, inputs, finish};
@@ -314,10 +317,11 @@ static void plain_weights(const struct qg_args *a, size_t row, size_t at, size_t
     weights_by(plain_table, a, row, at, n, w);
 }
 
-static float plain_finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+static void plain_finish(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
 {
     (void)a, (void)row;
-    return x_scale * sum;
+    for (size_t i = 0; i < n; i++)
+        sum[i] = x_scale * sum[i];
 }
 
 static const struct qg_product plain = {plain_weights, inputs, plain_finish};

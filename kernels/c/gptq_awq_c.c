@@ -130,24 +130,31 @@ static void gptq_convert(const struct qg_args *a)
         g_idx[k] = (int32_t)(k / qg_group(a));
 }
 
-/* R16 of s (q - z) at .. at+n of row `row`; a column of no group is NaN. */
+/* R16 of s (q - z) for all codes of a group of row `row`; NaN for a group that there is not. */
+static void gptq_table(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
+                       size_t group, float *restrict table)
+{
+    const uint32_t *zeros = planes[1].data;
+    const uint16_t *scales = planes[2].data;
+    bool there = group < planes[2].shape[0];
+    uint32_t before = a->param[WRITER] == GPTQMODEL ? 0x11111111u : 0;
+    uint32_t word = there ? zeros[group * (a->rows / 8) + row / 8] + before : 0;
+    uint32_t zero = ((word >> row % 8 * 4 & 15) + (a->param[WRITER] == AUTOGPTQ)) & 15;
+    float scale = there ? qg_f16_value(scales[group * a->rows + row]) : NAN;
+    for (int q = 0; q < 16; q++)
+        table[q] = qg_f16_round(scale * (float)(q - (int)zero));
+}
+
+/* Elements at .. at+n of row `row`. */
 static void gptq_decode(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
                         size_t at, size_t n, float *f)
 {
-    const uint32_t *words = planes[0].data, *zeros = planes[1].data, *g_idx = planes[3].data;
-    const uint16_t *scales = planes[2].data;
-    uint32_t before = a->param[WRITER] == GPTQMODEL ? 0x11111111u : 0, shift = row % 8 * 4;
-    uint32_t after = a->param[WRITER] == AUTOGPTQ;
+    const uint32_t *words = planes[0].data, *g_idx = planes[3].data;
+    float table[16];
     for (size_t k = at; k < at + n; k++) {
-        size_t group = g_idx[k];
-        f[k - at] = NAN;
-        if (group >= planes[2].shape[0])
-            continue;
-        uint32_t zero = zeros[group * (a->rows / 8) + row / 8] + before;
-        zero = ((zero >> shift & 15) + after) & 15;
-        uint32_t q = words[k / 8 * a->rows + row] >> (k % 8 * 4) & 15;
-        float scale = qg_f16_value(scales[group * a->rows + row]);
-        f[k - at] = qg_f16_round(scale * (float)((int)q - (int)zero));
+        if (k == at || g_idx[k] != g_idx[k - 1])
+            gptq_table(a, planes, row, g_idx[k], table);
+        f[k - at] = table[words[k / 8 * a->rows + row] >> (k % 8 * 4) & 15];
     }
 }
 
@@ -237,18 +244,27 @@ static void awq_convert(const struct qg_args *a)
     }
 }
 
+/* What the codes of a group stand for. */
+static void awq_table(uint16_t scale, uint32_t zero, float *restrict table)
+{
+    for (int q = 0; q < 16; q++)
+        table[q] = qg_f16_round((float)(q - (int)zero) * qg_f16_value(scale));
+}
+
 static void awq_decode(const struct qg_args *a, const struct qg_tensor *planes, size_t row,
                        size_t at, size_t n, float *f)
 {
     size_t group = qg_group(a), wide = a->rows / 8;
     const uint32_t *words = (const uint32_t *)planes[0].data + row / 8;
     const uint32_t *zeros = (const uint32_t *)planes[1].data + row / 8;
+    const uint16_t *scales = planes[2].data;
     uint32_t shift = awq_shift(row);
+    float table[16];
     for (size_t k = at; k < at + n; k++) {
-        int zero = (int)(zeros[k / group * wide] >> shift & 15);
-        int q = (int)(words[k * wide] >> shift & 15);
-        float scale = qg_f16_value(((const uint16_t *)planes[2].data)[k / group * a->rows + row]);
-        f[k - at] = qg_f16_round((float)(q - zero) * scale);
+        if (k == at || k % group == 0)
+            awq_table(scales[k / group * a->rows + row], zeros[k / group * wide] >> shift & 15,
+                      table);
+        f[k - at] = table[words[k * wide] >> shift & 15];
     }
 }
 
@@ -298,10 +314,11 @@ static void awq_inputs(const struct qg_args *a, float *x, float *scales)
         x[i] = qg_f16_round(x[i]);
 }
 
-static float awq_finish(const struct qg_args *a, size_t row, float x_scale, float sum)
+static void awq_finish(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
 {
     (void)a, (void)row, (void)x_scale;
-    return qg_f16_round(sum);
+    for (size_t i = 0; i < n; i++)
+        sum[i] = qg_f16_round(sum[i]);
 }
 
 static const struct qg_product gptq = {gptq_weights, qg_inputs_plain, NULL};

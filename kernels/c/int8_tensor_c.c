@@ -37,10 +37,18 @@ static void codes_as_they_are(const struct qg_args *a, size_t row, size_t at, si
     qg_codes_as_floats(n, (const int8_t *)a->in[1].data + row * a->cols + at, w);
 }
 
-static float scale_after(const struct qg_args *a, size_t row, float x_scale, float sum)
+QG_INLINE void multiply_rounded(enum qg_dtype t, size_t n, const float *restrict scale,
+                                float *restrict sum)
 {
+    for (size_t i = 0; i < n; i++)
+        sum[i] = qg_round_as(t, sum[i]) * qg_round_as(t, scale[i]);
+}
+
+static void scale_after(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum)
+{
+    const float *scales = (const float *)a->in[2].data + row;
     (void)x_scale;
-    return qg_round_as(a->dtype, sum) * qg_round_as(a->dtype, qg_get(&a->in[2], row));
+    QG_FOR_DTYPE(T, a->dtype, multiply_rounded(T, n, scales, sum));
 }
 
 static const struct qg_product row = {codes_as_they_are, qg_inputs_plain, scale_after};

@@ -17,8 +17,9 @@ struct qg_product {
     void (*weights)(const struct qg_args *a, size_t row, size_t at, size_t n, float *w);
     /* All of x[m,K], from in[0]; also one scale per row where `finish` wants it. */
     void (*inputs)(const struct qg_args *a, float *x, float *scales);
-    /* What becomes of the sum in column `row` before the store; NULL: nothing. */
-    float (*finish)(const struct qg_args *a, size_t row, float x_scale, float sum);
+    /* What becomes of the sums in columns row .. row+n, of one row of x, before the store; NULL:
+     * nothing. */
+    void (*finish)(const struct qg_args *a, size_t row, size_t n, float x_scale, float *sum);
 };
 
 /* x as it is. */

@@ -71,8 +71,9 @@ void qg_multiply(const struct qg_args *a, const struct qg_product *p)
                 sums[m] += dot(n, x + m * a->cols + at, w);
         }
         for (size_t m = 0; m < a->m; m++) {
-            float y = p->finish ? p->finish(a, row, scales[m], sums[m]) : sums[m];
-            qg_put(&a->out[0], m * a->rows + row, y);
+            if (p->finish)
+                p->finish(a, row, 1, scales[m], &sums[m]);
+            qg_put(&a->out[0], m * a->rows + row, sums[m]);
         }
     }
 }

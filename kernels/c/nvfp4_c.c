@@ -207,10 +207,13 @@ static void inputs(const struct qg_args *a, float *x, float *scales)
         scales[m] = factor;
 }
 
-static float finish(const struct qg_args *a, size_t row, float factor, float sum)
+static void finish(const struct qg_args *a, size_t row, size_t n, float factor, float *sum)
 {
     (void)row;
-    return (is_te(a) ? sum : qg_round(a->dtype, sum)) * factor;
+    if (!is_te(a))
+        QG_FOR_DTYPE(T, a->dtype, for (size_t i = 0; i < n; i++) sum[i] = qg_round_as(T, sum[i]));
+    for (size_t i = 0; i < n; i++)
+        sum[i] *= factor;
 }
 
 static const struct qg_product product = {weights, inputs, finish};
