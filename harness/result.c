@@ -6,11 +6,12 @@
  */
 #include "harness/result_image.h"
 
-#include <hdf5.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "harness/io/quiet_hdf5.h"
 
 /* HDF5 wants a name for a file in memory, and looks whether there is one on disk: there is none. */
 #define IMAGE "/dev/null/results"
@@ -21,33 +22,7 @@
 #define MAX_TYPE      ((size_t)1 << 16)
 #define DEFLATE_RATIO 1040 /* deflate cannot do better than 1032 : 1 */
 
-/* --- HDF5 handles and complaints ------------------------------------------------------------- */
-
-struct quiet {
-    H5E_auto2_t print;
-    void *data;
-};
-
-static struct quiet quiet_begin(void)
-{
-    struct quiet q = {0};
-    H5Eget_auto2(H5E_DEFAULT, &q.print, &q.data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    return q;
-}
-
-static void quiet_end(const struct quiet *q)
-{
-    H5Eset_auto2(H5E_DEFAULT, q->print, q->data);
-}
-
-/* Closes whatever kind of identifier it is; negative ones are failures and have nothing to close.
- */
-static void drop(hid_t id)
-{
-    if (id >= 0)
-        H5Idec_ref(id);
-}
+/* --- types --------------------------------------------------------------------------------- */
 
 static hid_t text_type(size_t size)
 {
@@ -93,11 +68,11 @@ static hid_t row_type(const struct qg_field *fields, size_t size)
         if (f->count > 1) {
             hsize_t n = f->count;
             hid_t array = H5Tarray_create2(t, 1, &n);
-            drop(t);
+            qg_hdf5_drop(t);
             t = array;
         }
         H5Tinsert(row, f->name, f->offset, t);
-        drop(t);
+        qg_hdf5_drop(t);
     }
     return row;
 }
@@ -118,10 +93,10 @@ static bool put_dataset(hid_t file, const char *name, hid_t memory, size_t n, si
          H5Pset_obj_track_times(plist, false) >= 0;
     hid_t set = ok ? H5Dcreate2(file, name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT) : -1;
     ok = set >= 0 && (n == 0 || H5Dwrite(set, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
-    drop(set);
-    drop(plist);
-    drop(space);
-    drop(type);
+    qg_hdf5_drop(set);
+    qg_hdf5_drop(plist);
+    qg_hdf5_drop(space);
+    qg_hdf5_drop(type);
     return ok;
 }
 
@@ -130,7 +105,7 @@ static bool put_rows(hid_t file, const char *name, const struct qg_field *fields
 {
     hid_t type = row_type(fields, size);
     bool ok = put_dataset(file, name, type, n, CHUNK_ROWS, rows);
-    drop(type);
+    qg_hdf5_drop(type);
     return ok;
 }
 
@@ -139,8 +114,8 @@ static bool put_attribute(hid_t group, const char *name, hid_t type, const void 
     hid_t space = H5Screate(H5S_SCALAR);
     hid_t a = H5Acreate2(group, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
     bool ok = a >= 0 && H5Awrite(a, type, value) >= 0;
-    drop(a);
-    drop(space);
+    qg_hdf5_drop(a);
+    qg_hdf5_drop(space);
     return ok;
 }
 
@@ -154,17 +129,17 @@ static bool put_meta(hid_t file, const struct qg_meta *m)
     for (size_t i = 0; ok && i < m->n; i++) {
         hid_t type = text_type(strlen(m->item[i].value) + 1);
         ok = put_attribute(group, m->item[i].key, type, m->item[i].value);
-        drop(type);
+        qg_hdf5_drop(type);
     }
-    drop(group);
-    drop(plist);
+    qg_hdf5_drop(group);
+    qg_hdf5_drop(plist);
     return ok;
 }
 
 enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image, size_t *ret_bytes,
                                     struct qg_error *err)
 {
-    struct quiet quiet = quiet_begin();
+    struct qg_quiet quiet = qg_quiet_begin();
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), create = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_fapl_core(access, 1 << 20, false);
     H5Pset_obj_track_times(create, false);
@@ -185,10 +160,10 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
         free(image);
         image = NULL;
     }
-    drop(file);
-    drop(access);
-    drop(create);
-    quiet_end(&quiet);
+    qg_hdf5_drop(file);
+    qg_hdf5_drop(access);
+    qg_hdf5_drop(create);
+    qg_quiet_end(&quiet);
     if (!image)
         return qg_fail(err, QG_ENOMEM, "HDF5 could not make the file in memory");
     *ret_image = image;
@@ -231,7 +206,7 @@ static const char *refuse_storage(hid_t set)
         if (f != H5Z_FILTER_DEFLATE && f != H5Z_FILTER_SHUFFLE && f != H5Z_FILTER_FLETCHER32)
             why = "it needs a filter that result files do not use";
     }
-    drop(plist);
+    qg_hdf5_drop(plist);
     return why;
 }
 
@@ -249,8 +224,8 @@ static bool is_row(hid_t type)
         bool ok =
             size && size <= whole && at <= whole - size && H5Tis_variable_str(inner) == 0 &&
             (kind == H5T_STRING || kind == H5T_INTEGER || kind == H5T_FLOAT || kind == H5T_ENUM);
-        drop(inner);
-        drop(member);
+        qg_hdf5_drop(inner);
+        qg_hdf5_drop(member);
         if (!ok)
             return false;
     }
@@ -315,9 +290,9 @@ static enum qg_status get_dataset(hid_t file, const char *path, const char *name
         free(data);
         data = NULL;
     }
-    drop(type);
-    drop(space);
-    drop(set);
+    qg_hdf5_drop(type);
+    qg_hdf5_drop(space);
+    qg_hdf5_drop(set);
     if (status == QG_OK) {
         *ret_data = data;
         *ret_n = n;
@@ -331,7 +306,7 @@ static enum qg_status get_rows(hid_t file, const char *path, const char *name,
 {
     hid_t type = row_type(fields, size);
     enum qg_status status = get_dataset(file, path, name, type, fields, ret_rows, ret_n, err);
-    drop(type);
+    qg_hdf5_drop(type);
     return status;
 }
 
@@ -344,10 +319,10 @@ static bool get_text(hid_t group, const char *name, char *text, size_t size)
     bool ok = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 &&
               H5Sget_simple_extent_npoints(space) == 1 && H5Aread(a, memory, text) >= 0;
     text[ok ? size - 1 : 0] = '\0';
-    drop(memory);
-    drop(space);
-    drop(type);
-    drop(a);
+    qg_hdf5_drop(memory);
+    qg_hdf5_drop(space);
+    qg_hdf5_drop(type);
+    qg_hdf5_drop(a);
     return ok;
 }
 
@@ -360,9 +335,9 @@ static bool get_version(hid_t group, int *ret_version)
     bool ok = type >= 0 && H5Tget_class(type) == H5T_INTEGER &&
               H5Sget_simple_extent_npoints(space) == 1 &&
               H5Aread(a, H5T_NATIVE_INT, ret_version) >= 0;
-    drop(space);
-    drop(type);
-    drop(a);
+    qg_hdf5_drop(space);
+    qg_hdf5_drop(type);
+    qg_hdf5_drop(a);
     return ok;
 }
 
@@ -403,7 +378,7 @@ static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m, 
                          path, version, QG_SCHEMA_VERSION);
     else if (H5Aiterate2(group, H5_INDEX_NAME, H5_ITER_INC, NULL, one_attribute, &walk) != 0)
         status = bad(path, "meta", walk.what ? walk.what : "is damaged", err);
-    drop(group);
+    qg_hdf5_drop(group);
     *ret_version = version;
     return status;
 }
@@ -448,7 +423,7 @@ static hid_t open_image(void *data, size_t bytes)
     if (H5Pset_fapl_core(access, 1 << 20, false) >= 0 &&
         H5Pset_file_image(access, data, bytes) >= 0)
         file = H5Fopen(IMAGE, H5F_ACC_RDONLY, access);
-    drop(access);
+    qg_hdf5_drop(access);
     return file;
 }
 
@@ -458,13 +433,13 @@ enum qg_status qg_result_image_parse(void *image, size_t bytes, const char *path
     struct qg_result *r = calloc(1, sizeof *r);
     if (!r)
         return qg_fail(err, QG_ENOMEM, "no memory for a result");
-    struct quiet quiet = quiet_begin();
+    struct qg_quiet quiet = qg_quiet_begin();
     hid_t file = open_image(image, bytes);
     enum qg_status status =
         file < 0 ? qg_fail(err, QG_EFORMAT, "%s: damaged or cut short: HDF5 cannot open it", path)
                  : get_all(file, path, r, err);
-    drop(file);
-    quiet_end(&quiet);
+    qg_hdf5_drop(file);
+    qg_quiet_end(&quiet);
     if (status != QG_OK)
         qg_result_free(&r);
     else

@@ -18,7 +18,7 @@
  *     /convert   one compound row per tensor of a converted checkpoint: qg_shipped_fields
  *                (since version 3)
  *
- * Absent numbers are NaN. Only result.c includes <hdf5.h>.
+ * Absent numbers are NaN.
  */
 #ifndef QG_RESULT_H
 #define QG_RESULT_H

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-enum { BATCH_TOKENS = 1024 }; /* of a batch, where a window has not more */
+enum { BATCH_TOKENS = 1024 }; /* that a batch has room for, unless one window has more */
 
 static size_t count(const struct qg_tokens *t, size_t context)
 {
@@ -45,7 +45,7 @@ static int by_length(const void *a, const void *b)
 static void group(struct qg_windows *w)
 {
     for (size_t i = 0; i < w->n;) {
-        size_t length = w->of[i].length, most = BATCH_TOKENS / length, n = 1;
+        size_t length = w->of[i].length, most = BATCH_TOKENS / w->context, n = 1;
         while (n < most && i + n < w->n && w->of[i + n].length == length)
             n++;
         w->batch[w->n_batches++] = (struct qg_batch){i, n};
