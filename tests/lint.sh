@@ -47,10 +47,11 @@ only hdf5.h '^(golden/[a-z_]*\.c|harness/(result\.c|io/quiet_hdf5\.h|lm/logits\.
 only immintrin.h '^kernels/(avx2|avx512|amx)/'
 only cuda_runtime.h '^kernels/cuda/'
 
-# --- every header alone
+# --- every header alone (HDF5 may lie where the compiler does not look by itself)
+hdf5=$(pkg-config --cflags hdf5 2>/dev/null)
 for header in $(git ls-files -- '*.h' ':!tests/suite.h'); do
     echo "#include \"$header\"" | ${CC:-cc} -std=c17 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Werror \
-        -Wno-unused-function -I. -I"$build" -x c -fsyntax-only - || complain "$header does not compile alone"
+        -Wno-unused-function -I. -I"$build" $hdf5 -x c -fsyntax-only - || complain "$header does not compile alone"
 done
 
 # --- fast math ends in a sentence
