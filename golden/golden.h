@@ -34,6 +34,8 @@
  *     /SET/GROUP             strings: date, library, function, note
  *     /SET/GROUP/NAME        dataset: F64, F32 or I32
  *
+ * Sets of steps of an optimizer are such, too: golden/gen/lm_adamw.py.
+ *
  * Datasets hold bits: BF16 and F16 as uint16, F32 and F64 as float32 and float64, F8_* and U8 as
  * uint8, I8, I16 and I32 as int8, int16 and int32, each with a string attribute "dtype". They are
  * chunked, gzip-compressed (those of several bytes shuffled before) and carry Fletcher32 checksums.

@@ -32,6 +32,7 @@ FAMILIES = [
     "mlp_goldens",
     "experts_goldens",
     "lm_model",
+    "lm_adamw",
 ]
 
 

@@ -70,6 +70,11 @@ bool qg_bar_wanted(void);
 void qg_bar_draw(double share, const char *amount, double left, const char *what);
 void qg_bar_clear(void);
 
+/* For long work that keeps what is done: from now on SIGINT and SIGTERM are only taken note of, and
+ * SIGPIPE is ignored. The signal that came, or 0. */
+void qg_catch_signals(void);
+int qg_signal_seen(void);
+
 /* Flushes stdout and checks that everything arrived: `code`, or QG_EXIT_HARD with a message. */
 int qg_finish_stdout(const struct qg_command *c, int code);
 

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE /* getopt_long */
 #include <getopt.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,23 +40,6 @@ struct session {
 
 /* --- progress and table ---------------------------------------------------------------------- */
 
-/* The signal that ends the conversion, 0 while there is none. A handler can reach nothing else, and
- * blocking is not enough here: OpenBLAS has threads of its own, which would take the signal. */
-static volatile sig_atomic_t signal_seen;
-
-static void see_signal(int signo)
-{
-    signal_seen = signo;
-}
-
-static void catch_signals(void)
-{
-    const struct sigaction see = {.sa_handler = see_signal, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &see, NULL);
-    sigaction(SIGTERM, &see, NULL);
-    signal(SIGPIPE, SIG_IGN); // a reader of stdout that goes away must not cost the files
-}
-
 static void clear_bar(const struct session *s)
 {
     if (s->bar)
@@ -71,12 +53,12 @@ static bool progress(void *user, const struct qg_assignment *as, double done, do
     char amount[64];
     double now = qg_clock_now();
     if (!s->bar || now - s->shown < 0.1)
-        return signal_seen != 0;
+        return qg_signal_seen() != 0;
     double each = fresh > 0 ? (now - s->start) / fresh : (double)NAN;
     snprintf(amount, sizeof amount, "%.1f/%.1f MiB", done / 0x1p20, total / 0x1p20);
     qg_bar_draw(total > 0 ? done / total : 1, amount, each * (total - done), as->name);
     s->shown = now;
-    return signal_seen != 0;
+    return qg_signal_seen() != 0;
 }
 
 static void note(void *user, const char *sentence)
@@ -422,7 +404,8 @@ static int convert(struct session *s, const struct qg_recipe_plan *plan)
     if (status == QG_OK && !summary.stopped)
         return summarize(s, &summary);
     fflush(stdout);
-    int code = status == QG_OK ? 128 + signal_seen : qg_report_error(&qg_command_convert, &err);
+    int code =
+        status == QG_OK ? 128 + qg_signal_seen() : qg_report_error(&qg_command_convert, &err);
     if (summary.kept)
         fprintf(stderr,
                 "qgauge convert: %s%s.part holds what is done; the same command with --resume goes "
@@ -436,7 +419,7 @@ static int run_plan(const struct request *q, const struct qg_recipe_plan *plan)
     struct session s = {.q = q, .start = qg_clock_now(), .bar = qg_bar_wanted()};
     s.rows = q->json ? cJSON_CreateArray() : NULL;
     s.kept = q->results ? calloc(plan->n + 1, sizeof *s.kept) : NULL;
-    catch_signals();
+    qg_catch_signals();
     int code = convert(&s, plan);
     cJSON_Delete(s.rows);
     free(s.kept);

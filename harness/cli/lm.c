@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge lm: training of small language models.
+ */
+#include "harness/cli/lm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/case.h"
+
+static const struct {
+    const char *word;
+    int (*run)(int argc, char **argv);
+} subcommands[] = {{"train", qg_lm_train}};
+
+bool qg_lm_take_whole(const char *option, const char *text, uint64_t least, uint64_t most,
+                      uint64_t *ret)
+{
+    if (qg_whole_parse(text, most, ret) && *ret >= least)
+        return true;
+    qg_usage_error(&qg_command_lm, "--%s is a whole number of %llu to %llu, not '%s'", option,
+                   (unsigned long long)least, (unsigned long long)most, text);
+    return false;
+}
+
+bool qg_lm_take_real(const char *option, const char *text, double least, double most, double *ret)
+{
+    char *end;
+    double x = strtod(text, &end);
+    if (end != text && !*end && x >= least && x <= most) {
+        *ret = x;
+        return true;
+    }
+    qg_usage_error(&qg_command_lm, "--%s is a number of %g to %g, not '%s'", option, least, most,
+                   text);
+    return false;
+}
+
+static int run(int argc, char **argv)
+{
+    for (size_t i = 0; argc > 1 && i < sizeof subcommands / sizeof subcommands[0]; i++)
+        if (strcmp(argv[1], subcommands[i].word) == 0)
+            return subcommands[i].run(argc - 1, argv + 1);
+    return argc < 2 ? qg_usage_error(&qg_command_lm, "what? give train")
+                    : qg_usage_error(&qg_command_lm, "there is no '%s', but train", argv[1]);
+}
+
+const struct qg_command qg_command_lm = {
+    .name = "lm",
+    .summary = "train a small language model",
+    .help =
+        "usage: qgauge lm train --text FILE -o FOLDER [OPTION]...\n"
+        "\n"
+        "Trains a Llama on a text, from random numbers, and writes a Hugging Face folder:\n"
+        "config.json, model.safetensors (BF16) and the log, train.tsv. Tokens are bytes, and a "
+        "form\n"
+        "feed separates documents; with a --config of another vocabulary, texts are files of "
+        "token\n"
+        "ids (.npy, .u16, .u32), and its bos_token_id separates.\n"
+        "The same seed gives the same bits, whatever the number of threads.\n"
+        "\n"
+        "  --text FILE         what to learn\n"
+        "  --holdout FILE      measure the loss on this now and then\n"
+        "  --steps N           2000\n"
+        "  --batch N           sequences per step: 16\n"
+        "  --length N          tokens per sequence: the model's context\n"
+        "  --lr X              AdamW's rate (2e-3), after a linear warm-up; then a cosine down to\n"
+        "                      a tenth\n"
+        "  --warmup N          steps: 100\n"
+        "  --decay X           of matrices: 0.1\n"
+        "  --seed N            1\n"
+        "  --dtype T           what matrices take and give in training: f32, or bf16, f16\n"
+        "  --threads N         default: one per processor\n"
+        "  --log-every N       steps per row of the log: 20; held-out loss in every tenth row\n"
+        "  --save-every N      minutes between checkpoints: 5\n"
+        "  --resume            go on from FOLDER's checkpoint, to the bits of an uninterrupted "
+        "run\n"
+        "  --force             begin anew in a FOLDER that has a model or a checkpoint\n"
+        "\n"
+        "The model, unless --config FILE gives a config.json:\n"
+        "  --layers 4  --width 256  --heads 8  --kv-heads 4  --head 32  --hidden 768  --context "
+        "256\n"
+        "\n"
+        "Ctrl-C writes a checkpoint and ends.\n"
+        "\n"
+        "Exit codes: 0 done, 1 the loss is no number any more or a file is not what it should be,\n"
+        "2 usage, 99 a file could not be read or written, 130 Ctrl-C.\n",
+    .run = run,
+};

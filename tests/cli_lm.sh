@@ -1,0 +1,58 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# qgauge lm, end to end, on a model that takes no time.
+. "$(dirname "$0")/cli.sh"
+
+i=0
+while [ $i -lt 400 ]; do
+    printf 'line %d of a text\n' $i
+    i=$((i + 1))
+done >text
+tiny='--layers 1 --width 16 --heads 2 --kv-heads 1 --head 8 --hidden 24 --context 32 --batch 3 --warmup 2'
+
+# Any number of threads, the same file; it learns, and others can read it.
+expect 0 'holdout_bits' lm train --text text --holdout text -o one $tiny --steps 40 --log-every 5 --threads 1
+expect 0 'holdout_bits' lm train --text text --holdout text -o three $tiny --steps 40 --log-every 5 --threads 3
+cmp one/model.safetensors three/model.safetensors || fail 'threads change the model'
+cmp one/config.json three/config.json || fail 'threads change config.json'
+[ ! -e one/checkpoint.safetensors ] || fail 'the checkpoint is left behind'
+[ "$(wc -l <one/train.tsv)" = 9 ] || fail "log: $(cat one/train.tsv)"
+head -1 one/train.tsv | grep -q '^step	tokens	bits	holdout_bits	lr	gradient_norm	tokens_per_s$' || fail 'head of the log'
+awk -F '\t' 'NR == 2 { first = $3 } END { exit !($1 == 40 && $2 == 40 * 3 * 32 && $3 < first && $4 > 0) }' one/train.tsv ||
+    fail "log: $(cat one/train.tsv)"
+expect 0 '7 tensors converted' convert one --scheme int8 -o quantized
+expect 0 '40	3840	' lm train --text text -o other $tiny --steps 40 --seed 2
+cmp -s one/model.safetensors other/model.safetensors && fail 'another seed, the same model'
+
+# Interrupted and gone on with: the same bits, and the same log but for the speed.
+"$qgauge" lm train --text text -o whole $tiny --steps 600 --log-every 100 --threads 2 >/dev/null || fail 'whole'
+"$qgauge" lm train --text text -o cut $tiny --steps 600 --log-every 100 --threads 2 >/dev/null 2>err.txt &
+pid=$!
+until [ -s cut/train.tsv ] && [ "$(wc -l <cut/train.tsv)" -ge 2 ]; do sleep 0.05; done
+kill -INT $pid
+wait $pid
+got=$?
+[ $got = 130 ] || [ $got = 0 ] || fail "interrupted: exit code $got"
+if [ $got = 130 ]; then
+    grep -q 'with --resume goes on' err.txt || fail "interrupted: $(cat err.txt)"
+    expect 2 '--force begins anew, --resume goes on with it' lm train --text text -o cut $tiny --steps 600
+    expect 2 'it is of another run: lr was 0.002' lm train --text text -o cut $tiny --steps 600 --lr 1e-3 --resume
+    expect 0 '600	57600	' lm train --text text -o cut $tiny --steps 600 --log-every 100 --threads 1 --resume
+fi
+cmp whole/model.safetensors cut/model.safetensors || fail 'an interruption changes the model'
+cut -f 1-6 whole/train.tsv >a && cut -f 1-6 cut/train.tsv >b && cmp a b || fail 'an interruption changes the log'
+
+# Mistakes.
+expect 2 'holds a model: --force begins anew' lm train --text text -o one $tiny
+expect 2 'there is no one/checkpoint.safetensors' lm train --text text -o one $tiny --resume
+expect 2 'what? give' lm
+expect 2 "there is no 'learn'" lm learn
+expect 2 'give --text FILE and -o FOLDER' lm train -o new
+expect 2 "--steps is a whole number of 1 to 1000000000, not 'many'" lm train --text text -o new --steps many
+expect 2 "--lr is a number of" lm train --text text -o new --lr nan
+expect 99 'absent' lm train --text absent -o new
+printf 'short' >short
+expect 2 'a text of 5 tokens' lm train --text short -o new $tiny
+expect 2 "the model's context is 32" lm train --text text -o new $tiny --length 33
+expect 1 'a lower --lr' lm train --text text -o new $tiny --lr 10 --warmup 0 --decay 100 --steps 2000
+finish
