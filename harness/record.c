@@ -105,6 +105,108 @@ const struct qg_field qg_shipped_fields[] = {
     SHIPPED(worst_cols, QG_FIELD_U64),   {NULL},
 };
 
+#define MODELLED(field)        FIELD(struct qg_modelled, field, #field, QG_FIELD_TEXT)
+#define MODELLED_COUNT(field)  FIELD(struct qg_modelled, field, #field, QG_FIELD_U64)
+#define MODELLED_NUMBER(field) FIELD(struct qg_modelled, field, #field, QG_FIELD_F64)
+
+const struct qg_field qg_modelled_fields[] = {
+    MODELLED(model),
+    MODELLED(model_hash),
+    MODELLED(text),
+    MODELLED(text_hash),
+    MODELLED(what),
+    MODELLED(name),
+    MODELLED(params),
+    MODELLED(training),
+    MODELLED(path),
+    MODELLED(backend),
+    MODELLED(dtype),
+    MODELLED(clusters_of),
+    MODELLED(verdict),
+    MODELLED(reason),
+    MODELLED_COUNT(seed),
+    MODELLED_COUNT(context),
+    MODELLED_COUNT(documents),
+    MODELLED_COUNT(tokens),
+    MODELLED_COUNT(clusters),
+    MODELLED_NUMBER(level),
+    MODELLED_NUMBER(bytes),
+    MODELLED_NUMBER(bits_per_weight),
+    MODELLED_NUMBER(ppl),
+    MODELLED_NUMBER(ppl_low),
+    MODELLED_NUMBER(ppl_high),
+    MODELLED_NUMBER(bits_per_byte),
+    MODELLED_NUMBER(word_ppl),
+    MODELLED_NUMBER(delta),
+    MODELLED_NUMBER(delta_low),
+    MODELLED_NUMBER(delta_high),
+    MODELLED_NUMBER(kl),
+    MODELLED_NUMBER(kl_low),
+    MODELLED_NUMBER(kl_high),
+    MODELLED_NUMBER(kl_median),
+    MODELLED_NUMBER(kl_90),
+    MODELLED_NUMBER(kl_99),
+    MODELLED_NUMBER(kl_999),
+    MODELLED_NUMBER(kl_max),
+    MODELLED_NUMBER(same_top),
+    MODELLED_NUMBER(change_mean),
+    MODELLED_NUMBER(change_rms),
+    MODELLED_NUMBER(gap),
+    MODELLED_NUMBER(gap_low),
+    MODELLED_NUMBER(gap_high),
+    MODELLED_NUMBER(gap_kl),
+    MODELLED_NUMBER(seconds),
+    {NULL},
+};
+
+#define TABLE(dataset, type, version)                                                    \
+    {                                                                                    \
+        .name = dataset, .fields = qg_##type##_fields, .size = sizeof(struct qg_##type), \
+        .since = (version),                                                              \
+    }
+
+const struct qg_table qg_tables[QG_TABLES] = {
+    [QG_TABLE_CASES] = TABLE("cases", record, 1), [QG_TABLE_GAP] = TABLE("gap", gap, 1),
+    [QG_TABLE_ATLAS] = TABLE("atlas", atlas, 2),  [QG_TABLE_CONVERT] = TABLE("convert", shipped, 3),
+    [QG_TABLE_LM] = TABLE("lm", modelled, 4),
+};
+
+struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t)
+{
+    switch (t) {
+    case QG_TABLE_CASES:
+        return (struct qg_rows){r->cases, r->n_cases};
+    case QG_TABLE_GAP:
+        return (struct qg_rows){r->gaps, r->n_gaps};
+    case QG_TABLE_ATLAS:
+        return (struct qg_rows){r->atlas, r->n_atlas};
+    case QG_TABLE_CONVERT:
+        return (struct qg_rows){r->shipped, r->n_shipped};
+    default:
+        return (struct qg_rows){r->modelled, r->n_modelled};
+    }
+}
+
+void qg_result_set_rows(struct qg_result *r, enum qg_table_id t, struct qg_rows rows)
+{
+    switch (t) {
+    case QG_TABLE_CASES:
+        r->cases = rows.at, r->n_cases = rows.n;
+        break;
+    case QG_TABLE_GAP:
+        r->gaps = rows.at, r->n_gaps = rows.n;
+        break;
+    case QG_TABLE_ATLAS:
+        r->atlas = rows.at, r->n_atlas = rows.n;
+        break;
+    case QG_TABLE_CONVERT:
+        r->shipped = rows.at, r->n_shipped = rows.n;
+        break;
+    default:
+        r->modelled = rows.at, r->n_modelled = rows.n;
+    }
+}
+
 const char *qg_verdict_name(enum qg_verdict v)
 {
     static const char *const names[QG_VERDICT_COUNT] = {
@@ -156,10 +258,8 @@ void qg_result_free(struct qg_result **r)
 {
     if (!*r)
         return;
-    free((*r)->cases);
-    free((*r)->gaps);
-    free((*r)->atlas);
-    free((*r)->shipped);
+    for (int t = 0; t < QG_TABLES; t++)
+        free(qg_result_rows(*r, (enum qg_table_id)t).at);
     free((*r)->samples);
     free((*r)->output);
     free(*r);

@@ -100,12 +100,16 @@ static bool put_dataset(hid_t file, const char *name, hid_t memory, size_t n, si
     return ok;
 }
 
-static bool put_rows(hid_t file, const char *name, const struct qg_field *fields, size_t size,
-                     size_t n, const void *rows)
+static bool put_tables(hid_t file, const struct qg_result *r)
 {
-    hid_t type = row_type(fields, size);
-    bool ok = put_dataset(file, name, type, n, CHUNK_ROWS, rows);
-    qg_hdf5_drop(type);
+    bool ok = true;
+    for (int i = 0; ok && i < QG_TABLES; i++) {
+        const struct qg_table *t = &qg_tables[i];
+        struct qg_rows rows = qg_result_rows(r, (enum qg_table_id)i);
+        hid_t type = row_type(t->fields, t->size);
+        ok = put_dataset(file, t->name, type, rows.n, CHUNK_ROWS, rows.at);
+        qg_hdf5_drop(type);
+    }
     return ok;
 }
 
@@ -144,15 +148,10 @@ enum qg_status qg_result_image_make(const struct qg_result *r, void **ret_image,
     H5Pset_fapl_core(access, 1 << 20, false);
     H5Pset_obj_track_times(create, false);
     hid_t file = H5Fcreate(IMAGE, H5F_ACC_TRUNC, create, access);
-    bool ok = file >= 0 && put_meta(file, &r->meta) &&
-              put_rows(file, "cases", qg_record_fields, sizeof *r->cases, r->n_cases, r->cases) &&
+    bool ok = file >= 0 && put_meta(file, &r->meta) && put_tables(file, r) &&
               put_dataset(file, "samples", H5T_NATIVE_DOUBLE, r->n_samples,
                           CHUNK_BYTES / sizeof(double), r->samples) &&
               put_dataset(file, "outputs", H5T_NATIVE_UINT8, r->n_output, CHUNK_BYTES, r->output) &&
-              put_rows(file, "gap", qg_gap_fields, sizeof *r->gaps, r->n_gaps, r->gaps) &&
-              put_rows(file, "atlas", qg_atlas_fields, sizeof *r->atlas, r->n_atlas, r->atlas) &&
-              put_rows(file, "convert", qg_shipped_fields, sizeof *r->shipped, r->n_shipped,
-                       r->shipped) &&
               H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0;
     ssize_t n = ok ? H5Fget_file_image(file, NULL, 0) : -1;
     void *image = n > 0 ? malloc((size_t)n) : NULL;
@@ -300,13 +299,16 @@ static enum qg_status get_dataset(hid_t file, const char *path, const char *name
     return status;
 }
 
-static enum qg_status get_rows(hid_t file, const char *path, const char *name,
-                               const struct qg_field *fields, size_t size, void **ret_rows,
-                               size_t *ret_n, struct qg_error *err)
+static enum qg_status get_table(hid_t file, const char *path, enum qg_table_id i,
+                                struct qg_result *r, struct qg_error *err)
 {
-    hid_t type = row_type(fields, size);
-    enum qg_status status = get_dataset(file, path, name, type, fields, ret_rows, ret_n, err);
+    const struct qg_table *t = &qg_tables[i];
+    struct qg_rows rows = {0};
+    hid_t type = row_type(t->fields, t->size);
+    enum qg_status status =
+        get_dataset(file, path, t->name, type, t->fields, &rows.at, &rows.n, err);
     qg_hdf5_drop(type);
+    qg_result_set_rows(r, i, rows);
     return status;
 }
 
@@ -386,32 +388,18 @@ static enum qg_status get_meta(hid_t file, const char *path, struct qg_meta *m, 
 static enum qg_status get_all(hid_t file, const char *path, struct qg_result *r,
                               struct qg_error *err)
 {
-    void *cases = NULL, *gaps = NULL, *atlas = NULL, *shipped = NULL, *samples = NULL;
-    void *output = NULL;
+    void *samples = NULL, *output = NULL;
     int version;
     enum qg_status status = get_meta(file, path, &r->meta, &version, err);
-    if (status == QG_OK)
-        status = get_rows(file, path, "cases", qg_record_fields, sizeof *r->cases, &cases,
-                          &r->n_cases, err);
-    if (status == QG_OK)
-        status =
-            get_rows(file, path, "gap", qg_gap_fields, sizeof *r->gaps, &gaps, &r->n_gaps, err);
-    if (status == QG_OK && version >= 2)
-        status = get_rows(file, path, "atlas", qg_atlas_fields, sizeof *r->atlas, &atlas,
-                          &r->n_atlas, err);
-    if (status == QG_OK && version >= 3)
-        status = get_rows(file, path, "convert", qg_shipped_fields, sizeof *r->shipped, &shipped,
-                          &r->n_shipped, err);
+    for (int i = 0; i < QG_TABLES && status == QG_OK; i++)
+        if (version >= qg_tables[i].since)
+            status = get_table(file, path, (enum qg_table_id)i, r, err);
     if (status == QG_OK)
         status = get_dataset(file, path, "samples", H5T_NATIVE_DOUBLE, NULL, &samples,
                              &r->n_samples, err);
     if (status == QG_OK)
         status =
             get_dataset(file, path, "outputs", H5T_NATIVE_UINT8, NULL, &output, &r->n_output, err);
-    r->cases = cases;
-    r->gaps = gaps;
-    r->atlas = atlas;
-    r->shipped = shipped;
     r->samples = samples;
     r->output = output;
     return status;

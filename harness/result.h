@@ -17,6 +17,8 @@
  *                (since version 2)
  *     /convert   one compound row per tensor of a converted checkpoint: qg_shipped_fields
  *                (since version 3)
+ *     /lm        one compound row per scheme or recipe put on a language model: qg_modelled_fields
+ *                (since version 4)
  *
  * Absent numbers are NaN.
  */
@@ -29,7 +31,7 @@
 
 #include "harness/base/error.h"
 
-#define QG_SCHEMA_VERSION 3
+#define QG_SCHEMA_VERSION 4
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
 #define QG_META_ITEMS     64
@@ -123,7 +125,35 @@ struct qg_shipped {
     uint64_t worst_row, worst_col, worst_cols; /* columns worst_col .. + worst_cols */
 };
 
-/* The fields of the four rows, in the order of the structs: what the file's compound types, CSV
+/* A language model under a scheme or a recipe, and what became of its predictions of a text (see
+ * harness/lm/score.h for what is computed). Means are per token, logarithms natural; _low and _high
+ * are the ends of an interval. */
+struct qg_modelled {
+    char model[256], model_hash[24], text[256], text_hash[24];
+    char what[16]; /* "none" (the model as it is), "scheme", "recipe" */
+    char name[64], params[128];
+    char training[64]; /* "" as the checkpoint is; else what it was trained with before */
+    char path[16];     /* "plain", "prepared", "converted" */
+    char backend[16], dtype[8];
+    char clusters_of[16]; /* "documents", "windows": what intervals take for independent */
+    char verdict[16];     /* "better", "worse", "cannot tell", "equal"; "" when it did not run, */
+    char reason[512];     /* and why */
+    uint64_t seed;        /* of the training */
+    uint64_t context, documents, tokens, clusters;
+    double level;                  /* of the intervals: 0.95 */
+    double bytes, bits_per_weight; /* of the whole model as it is shipped */
+    double ppl, ppl_low, ppl_high; /* perplexity per token */
+    double bits_per_byte, word_ppl;
+    double delta, delta_low, delta_high; /* of ln ppl against the base */
+    double kl, kl_low, kl_high;          /* of the base's predictions to these: the mean, */
+    double kl_median, kl_90, kl_99, kl_999, kl_max;
+    double same_top;                       /* share of tokens */
+    double change_mean, change_rms;        /* of the right token's probability */
+    double gap, gap_low, gap_high, gap_kl; /* converted against prepared: ln ppl, mean KL */
+    double seconds;
+};
+
+/* The fields of the rows, in the order of the structs: what the file's compound types, CSV
  * and JSON are made from. Fields of the timings are named warm_median_s and so on. */
 enum qg_field_kind {
     QG_FIELD_TEXT,
@@ -140,7 +170,24 @@ struct qg_field {
     size_t count;        /* numbers in an array, else 1 */
 };
 extern const struct qg_field qg_record_fields[], qg_gap_fields[], qg_atlas_fields[],
-    qg_shipped_fields[]; /* end with name NULL */
+    qg_shipped_fields[], qg_modelled_fields[]; /* end with name NULL */
+
+/* The tables of rows: what is written, read and exported goes by this list. */
+enum qg_table_id {
+    QG_TABLE_CASES, /* struct qg_record */
+    QG_TABLE_GAP,
+    QG_TABLE_ATLAS,
+    QG_TABLE_CONVERT, /* struct qg_shipped */
+    QG_TABLE_LM,      /* struct qg_modelled */
+    QG_TABLES
+};
+struct qg_table {
+    const char *name; /* of the dataset */
+    const struct qg_field *fields;
+    size_t size; /* of a row */
+    int since;   /* the version of the schema */
+};
+extern const struct qg_table qg_tables[QG_TABLES];
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {
@@ -183,17 +230,18 @@ QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const 
                                               const double *samples, size_t n_samples,
                                               const void *output, size_t output_bytes,
                                               struct qg_error *err);
-QG_MUST_CHECK enum qg_status qg_result_append_gap(struct qg_result_writer *w,
-                                                  const struct qg_gap *g, struct qg_error *err);
 
-/* The same for a pair of schemes: whether it is there, by pair, source and seed; appending. */
+/* Appends and flushes a row of another table than the cases. */
+QG_MUST_CHECK enum qg_status qg_result_append_row(struct qg_result_writer *w, enum qg_table_id t,
+                                                  const void *row, struct qg_error *err);
+
+/* Whether a pair of schemes is there, by pair, source and seed. */
 bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a);
-QG_MUST_CHECK enum qg_status qg_result_append_atlas(struct qg_result_writer *w,
-                                                    const struct qg_atlas *a, struct qg_error *err);
 
-QG_MUST_CHECK enum qg_status qg_result_append_shipped(struct qg_result_writer *w,
-                                                      const struct qg_shipped *s,
-                                                      struct qg_error *err);
+/* The row of the same model, text, context and documents, scheme, parameters, training, path,
+ * backend and dtype; NULL when there is none. Lives until the next append. */
+const struct qg_modelled *qg_result_find_modelled(const struct qg_result_writer *w,
+                                                  const struct qg_modelled *like);
 
 /* Writes PATH, removes the journal, frees *w and sets it to NULL, also on failure (the journal then
  * stays). */
@@ -206,11 +254,12 @@ void qg_result_abandon(struct qg_result_writer **w);
 
 struct qg_result {
     struct qg_meta meta;
-    size_t n_cases, n_gaps, n_atlas, n_shipped, n_samples, n_output;
+    size_t n_cases, n_gaps, n_atlas, n_shipped, n_modelled, n_samples, n_output;
     struct qg_record *cases;
     struct qg_gap *gaps;
     struct qg_atlas *atlas;
     struct qg_shipped *shipped;
+    struct qg_modelled *modelled;
     double *samples;
     uint8_t *output;
 };
@@ -222,6 +271,13 @@ struct qg_result {
 QG_MUST_CHECK enum qg_status qg_result_open(const char *path, struct qg_result **ret_r,
                                             struct qg_error *err);
 void qg_result_free(struct qg_result **r);
+
+/* The rows of one of the tables. */
+struct qg_rows {
+    void *at;
+    size_t n;
+};
+struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t);
 
 /* "HDF5 1.10.8": the library that writes the file. */
 void qg_result_library(char *text, size_t size);

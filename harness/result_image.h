@@ -18,6 +18,9 @@ QG_MUST_CHECK enum qg_status qg_result_image_make(const struct qg_result *r, voi
 QG_MUST_CHECK enum qg_status qg_result_image_parse(void *image, size_t bytes, const char *path,
                                                    struct qg_result **ret_r, struct qg_error *err);
 
+/* Gives a result the rows of one of its tables. */
+void qg_result_set_rows(struct qg_result *r, enum qg_table_id t, struct qg_rows rows);
+
 /* Terminates every text of a row and zeroes what lies behind it. */
 void qg_result_tidy(void *row, const struct qg_field *fields);
 

@@ -20,11 +20,11 @@
 #define MAX_FILE    ((size_t)1 << 32)
 #define MAX_SECONDS 300 /* of work on one file; a gigabyte takes ten */
 
-/* What the child hands over: this, and when all is well the six arrays. */
+/* What the child hands over: this, and when all is well the tables, samples and outputs. */
 struct answer {
     struct qg_error err; /* .status QG_OK when all is well */
     struct qg_meta meta;
-    uint64_t n_cases, n_gaps, n_atlas, n_shipped, n_samples, n_output;
+    uint64_t n_rows[QG_TABLES], n_samples, n_output;
 };
 
 static bool within(uint64_t at, uint64_t n, size_t total)
@@ -58,6 +58,17 @@ static void be_quiet_and_mortal(void)
     setrlimit(RLIMIT_CPU, &time);
 }
 
+static bool tell_tables(int fd, const char *path, const struct qg_result *r)
+{
+    struct qg_error err;
+    bool ok = true;
+    for (int t = 0; ok && t < QG_TABLES; t++) {
+        struct qg_rows rows = qg_result_rows(r, (enum qg_table_id)t);
+        ok = qg_write_all(fd, path, rows.at, rows.n * qg_tables[t].size, &err) == QG_OK;
+    }
+    return ok;
+}
+
 /* The child: parses and hands over. A failed write means that nobody listens any more. */
 static void parse_and_tell(int fd, void *image, size_t bytes, const char *path)
 {
@@ -68,19 +79,13 @@ static void parse_and_tell(int fd, void *image, size_t bytes, const char *path)
     if (qg_result_image_parse(image, bytes, path, &r, &a.err) == QG_OK) {
         a.err.status = QG_OK;
         a.meta = r->meta;
-        a.n_cases = r->n_cases;
-        a.n_gaps = r->n_gaps;
-        a.n_atlas = r->n_atlas;
-        a.n_shipped = r->n_shipped;
+        for (int t = 0; t < QG_TABLES; t++)
+            a.n_rows[t] = qg_result_rows(r, (enum qg_table_id)t).n;
         a.n_samples = r->n_samples;
         a.n_output = r->n_output;
     }
     bool ok =
-        qg_write_all(fd, path, &a, sizeof a, &err) == QG_OK && r &&
-        qg_write_all(fd, path, r->cases, r->n_cases * sizeof *r->cases, &err) == QG_OK &&
-        qg_write_all(fd, path, r->gaps, r->n_gaps * sizeof *r->gaps, &err) == QG_OK &&
-        qg_write_all(fd, path, r->atlas, r->n_atlas * sizeof *r->atlas, &err) == QG_OK &&
-        qg_write_all(fd, path, r->shipped, r->n_shipped * sizeof *r->shipped, &err) == QG_OK &&
+        qg_write_all(fd, path, &a, sizeof a, &err) == QG_OK && r && tell_tables(fd, path, r) &&
         qg_write_all(fd, path, r->samples, r->n_samples * sizeof *r->samples, &err) == QG_OK &&
         qg_write_all(fd, path, r->output, r->n_output, &err) == QG_OK;
     _exit(ok ? 0 : 1);
@@ -94,22 +99,25 @@ static bool hear_array(int fd, void **ret_data, uint64_t n, size_t size)
     return *ret_data && qg_read_exactly(fd, *ret_data, (size_t)n * size);
 }
 
+static bool hear_tables(int fd, const struct answer *a, struct qg_result *r)
+{
+    bool ok = true;
+    for (int t = 0; ok && t < QG_TABLES; t++) {
+        struct qg_rows rows = {NULL, (size_t)a->n_rows[t]};
+        ok = hear_array(fd, &rows.at, a->n_rows[t], qg_tables[t].size);
+        qg_result_set_rows(r, (enum qg_table_id)t, rows);
+    }
+    return ok;
+}
+
 static bool hear_result(int fd, struct answer *a, struct qg_result *r)
 {
-    void *cases = NULL, *gaps = NULL, *atlas = NULL, *shipped = NULL, *samples = NULL;
-    void *output = NULL;
+    void *samples = NULL, *output = NULL;
     bool ok = qg_read_exactly(fd, a, sizeof *a);
     if (ok && a->err.status == QG_OK)
-        ok = a->meta.n <= QG_META_ITEMS && hear_array(fd, &cases, a->n_cases, sizeof *r->cases) &&
-             hear_array(fd, &gaps, a->n_gaps, sizeof *r->gaps) &&
-             hear_array(fd, &atlas, a->n_atlas, sizeof *r->atlas) &&
-             hear_array(fd, &shipped, a->n_shipped, sizeof *r->shipped) &&
+        ok = a->meta.n <= QG_META_ITEMS && hear_tables(fd, a, r) &&
              hear_array(fd, &samples, a->n_samples, sizeof *r->samples) &&
              hear_array(fd, &output, a->n_output, 1);
-    r->cases = cases;
-    r->gaps = gaps;
-    r->atlas = atlas;
-    r->shipped = shipped;
     r->samples = samples;
     r->output = output;
     return ok;
@@ -163,20 +171,13 @@ static void adopt(const struct answer *a, struct qg_result *r)
         make_harmless(r->meta.item[i].key);
         make_harmless(r->meta.item[i].value);
     }
-    r->n_cases = (size_t)a->n_cases;
-    r->n_gaps = (size_t)a->n_gaps;
-    r->n_atlas = (size_t)a->n_atlas;
-    r->n_shipped = (size_t)a->n_shipped;
     r->n_samples = (size_t)a->n_samples;
     r->n_output = (size_t)a->n_output;
-    for (size_t i = 0; i < r->n_cases; i++)
-        make_row_harmless(&r->cases[i], qg_record_fields);
-    for (size_t i = 0; i < r->n_gaps; i++)
-        make_row_harmless(&r->gaps[i], qg_gap_fields);
-    for (size_t i = 0; i < r->n_atlas; i++)
-        make_row_harmless(&r->atlas[i], qg_atlas_fields);
-    for (size_t i = 0; i < r->n_shipped; i++)
-        make_row_harmless(&r->shipped[i], qg_shipped_fields);
+    for (int t = 0; t < QG_TABLES; t++) {
+        struct qg_rows rows = qg_result_rows(r, (enum qg_table_id)t);
+        for (size_t i = 0; i < rows.n; i++)
+            make_row_harmless((char *)rows.at + i * qg_tables[t].size, qg_tables[t].fields);
+    }
 }
 
 /* Parses in a child; *a and *r get what it said. */

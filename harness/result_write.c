@@ -20,14 +20,14 @@ struct qg_result_writer {
     bool overwrite, started; /* started: the journal names its run */
     size_t resumed;          /* cases that an earlier run left */
     struct qg_result all;    /* what the journal holds */
-    size_t room_cases, room_gaps, room_atlas, room_shipped, room_samples, room_output;
+    size_t room[QG_TABLES], room_samples, room_output;
 };
 
-enum { ENTRY_RUN = 1, ENTRY_CASE, ENTRY_GAP, ENTRY_ATLAS, ENTRY_SHIPPED };
+enum { ENTRY_RUN = 1, ENTRY_ROW }; // ENTRY_ROW + t: of table t
 
 /* The first entry of a journal. */
 struct run_entry {
-    uint32_t schema, record_bytes, gap_bytes, atlas_bytes, shipped_bytes;
+    uint32_t schema, row_bytes[QG_TABLES];
     struct qg_meta meta;
 };
 
@@ -45,52 +45,37 @@ static bool reserve(void **data, size_t *room, size_t n, size_t more, size_t siz
     return true;
 }
 
+static enum qg_status keep_row(struct qg_result_writer *w, enum qg_table_id t, const void *row,
+                               struct qg_error *err)
+{
+    struct qg_rows rows = qg_result_rows(&w->all, t);
+    size_t size = qg_tables[t].size;
+    if (!reserve(&rows.at, &w->room[t], rows.n, 1, size))
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    memcpy((char *)rows.at + rows.n++ * size, row, size);
+    qg_result_set_rows(&w->all, t, rows);
+    return QG_OK;
+}
+
 static enum qg_status keep_case(struct qg_result_writer *w, const struct qg_record *r,
                                 const double *samples, const void *output, struct qg_error *err)
 {
     struct qg_result *all = &w->all;
+    struct qg_record kept = *r;
     size_t ns = (size_t)r->samples_n, no = (size_t)r->output_n;
-    if (!reserve((void **)&all->cases, &w->room_cases, all->n_cases, 1, sizeof *r) ||
-        !reserve((void **)&all->samples, &w->room_samples, all->n_samples, ns, sizeof *samples) ||
+    kept.samples_at = all->n_samples;
+    kept.output_at = all->n_output;
+    if (!reserve((void **)&all->samples, &w->room_samples, all->n_samples, ns, sizeof *samples) ||
         !reserve((void **)&all->output, &w->room_output, all->n_output, no, 1))
         return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    if (keep_row(w, QG_TABLE_CASES, &kept, err) != QG_OK)
+        return err->status;
     if (ns)
         memcpy(all->samples + all->n_samples, samples, ns * sizeof *samples);
     if (no)
         memcpy(all->output + all->n_output, output, no);
-    all->cases[all->n_cases] = *r;
-    all->cases[all->n_cases].samples_at = all->n_samples;
-    all->cases[all->n_cases].output_at = all->n_output;
-    all->n_cases++;
     all->n_samples += ns;
     all->n_output += no;
-    return QG_OK;
-}
-
-static enum qg_status keep_gap(struct qg_result_writer *w, const struct qg_gap *g,
-                               struct qg_error *err)
-{
-    if (!reserve((void **)&w->all.gaps, &w->room_gaps, w->all.n_gaps, 1, sizeof *g))
-        return qg_fail(err, QG_ENOMEM, "no memory for another result");
-    w->all.gaps[w->all.n_gaps++] = *g;
-    return QG_OK;
-}
-
-static enum qg_status keep_atlas(struct qg_result_writer *w, const struct qg_atlas *a,
-                                 struct qg_error *err)
-{
-    if (!reserve((void **)&w->all.atlas, &w->room_atlas, w->all.n_atlas, 1, sizeof *a))
-        return qg_fail(err, QG_ENOMEM, "no memory for another result");
-    w->all.atlas[w->all.n_atlas++] = *a;
-    return QG_OK;
-}
-
-static enum qg_status keep_shipped(struct qg_result_writer *w, const struct qg_shipped *s,
-                                   struct qg_error *err)
-{
-    if (!reserve((void **)&w->all.shipped, &w->room_shipped, w->all.n_shipped, 1, sizeof *s))
-        return qg_fail(err, QG_ENOMEM, "no memory for another result");
-    w->all.shipped[w->all.n_shipped++] = *s;
     return QG_OK;
 }
 
@@ -107,10 +92,12 @@ static bool case_fits(const struct qg_record *r, size_t bytes)
 
 static bool run_fits(const struct run_entry *run, size_t bytes)
 {
-    return bytes == sizeof *run && run->schema == QG_SCHEMA_VERSION &&
-           run->record_bytes == sizeof(struct qg_record) &&
-           run->gap_bytes == sizeof(struct qg_gap) && run->atlas_bytes == sizeof(struct qg_atlas) &&
-           run->shipped_bytes == sizeof(struct qg_shipped) && run->meta.n <= QG_META_ITEMS;
+    if (bytes != sizeof *run || run->schema != QG_SCHEMA_VERSION || run->meta.n > QG_META_ITEMS)
+        return false;
+    for (int t = 0; t < QG_TABLES; t++)
+        if (run->row_bytes[t] != qg_tables[t].size)
+            return false;
+    return true;
 }
 
 static enum qg_status resume_entry(void *context, uint32_t kind, const void *payload, size_t bytes,
@@ -126,27 +113,20 @@ static enum qg_status resume_entry(void *context, uint32_t kind, const void *pay
         w->started = true;
         return QG_OK;
     }
-    if (w->started && kind == ENTRY_CASE && bytes >= sizeof(struct qg_record) &&
+    if (w->started && kind == ENTRY_ROW + QG_TABLE_CASES && bytes >= sizeof(struct qg_record) &&
         case_fits(payload, bytes)) {
         struct qg_record r = *(const struct qg_record *)payload;
         const double *samples = (const double *)((const struct qg_record *)payload + 1);
         qg_result_tidy(&r, qg_record_fields);
         return keep_case(w, &r, samples, samples + r.samples_n, err);
     }
-    if (w->started && kind == ENTRY_GAP && bytes == sizeof(struct qg_gap)) {
-        struct qg_gap g = *(const struct qg_gap *)payload;
-        qg_result_tidy(&g, qg_gap_fields);
-        return keep_gap(w, &g, err);
-    }
-    if (w->started && kind == ENTRY_ATLAS && bytes == sizeof(struct qg_atlas)) {
-        struct qg_atlas a = *(const struct qg_atlas *)payload;
-        qg_result_tidy(&a, qg_atlas_fields);
-        return keep_atlas(w, &a, err);
-    }
-    if (w->started && kind == ENTRY_SHIPPED && bytes == sizeof(struct qg_shipped)) {
-        struct qg_shipped s = *(const struct qg_shipped *)payload;
-        qg_result_tidy(&s, qg_shipped_fields);
-        return keep_shipped(w, &s, err);
+    uint32_t t = kind - ENTRY_ROW;
+    if (w->started && t != QG_TABLE_CASES && t < QG_TABLES && bytes == qg_tables[t].size) {
+        enum qg_status status = keep_row(w, (enum qg_table_id)t, payload, err);
+        struct qg_rows rows = qg_result_rows(&w->all, (enum qg_table_id)t);
+        if (status == QG_OK)
+            qg_result_tidy((char *)rows.at + (rows.n - 1) * bytes, qg_tables[t].fields);
+        return status;
     }
     return qg_fail(err, QG_EFORMAT, "was written by another version; remove it to start again");
 }
@@ -174,10 +154,8 @@ static enum qg_status start_journal(struct qg_result_writer *w, const struct qg_
     if (!run)
         return qg_fail(err, QG_ENOMEM, "no memory for a result");
     run->schema = QG_SCHEMA_VERSION;
-    run->record_bytes = sizeof(struct qg_record);
-    run->gap_bytes = sizeof(struct qg_gap);
-    run->atlas_bytes = sizeof(struct qg_atlas);
-    run->shipped_bytes = sizeof(struct qg_shipped);
+    for (int t = 0; t < QG_TABLES; t++)
+        run->row_bytes[t] = (uint32_t)qg_tables[t].size;
     run->meta = *meta;
     w->all.meta = *meta;
     w->started = true;
@@ -267,20 +245,27 @@ enum qg_status qg_result_append(struct qg_result_writer *w, const struct qg_reco
     const struct qg_piece piece[] = {{&kept, sizeof kept},
                                      {samples, n_samples * sizeof *samples},
                                      {output, (size_t)kept.output_n}};
-    if (qg_journal_append(w->fd, w->journal, ENTRY_CASE, piece, 3, err) != QG_OK)
+    if (qg_journal_append(w->fd, w->journal, ENTRY_ROW + QG_TABLE_CASES, piece, 3, err) != QG_OK)
         return err->status;
     return keep_case(w, &kept, samples, output, err);
 }
 
-enum qg_status qg_result_append_gap(struct qg_result_writer *w, const struct qg_gap *g,
+enum qg_status qg_result_append_row(struct qg_result_writer *w, enum qg_table_id t, const void *row,
                                     struct qg_error *err)
 {
-    struct qg_gap kept = *g;
-    qg_result_tidy(&kept, qg_gap_fields);
-    const struct qg_piece piece = {&kept, sizeof kept};
-    if (qg_journal_append(w->fd, w->journal, ENTRY_GAP, &piece, 1, err) != QG_OK)
-        return err->status;
-    return keep_gap(w, &kept, err);
+    const struct qg_table *table = &qg_tables[t];
+    void *kept = malloc(table->size);
+    if (!kept)
+        return qg_fail(err, QG_ENOMEM, "no memory for another result");
+    memcpy(kept, row, table->size);
+    qg_result_tidy(kept, table->fields);
+    const struct qg_piece piece = {kept, table->size};
+    enum qg_status status =
+        qg_journal_append(w->fd, w->journal, ENTRY_ROW + (uint32_t)t, &piece, 1, err);
+    if (status == QG_OK)
+        status = keep_row(w, t, kept, err);
+    free(kept);
+    return status;
 }
 
 bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a)
@@ -295,26 +280,21 @@ bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas
     return false;
 }
 
-enum qg_status qg_result_append_atlas(struct qg_result_writer *w, const struct qg_atlas *a,
-                                      struct qg_error *err)
+const struct qg_modelled *qg_result_find_modelled(const struct qg_result_writer *w,
+                                                  const struct qg_modelled *like)
 {
-    struct qg_atlas kept = *a;
-    qg_result_tidy(&kept, qg_atlas_fields);
-    const struct qg_piece piece = {&kept, sizeof kept};
-    if (qg_journal_append(w->fd, w->journal, ENTRY_ATLAS, &piece, 1, err) != QG_OK)
-        return err->status;
-    return keep_atlas(w, &kept, err);
-}
-
-enum qg_status qg_result_append_shipped(struct qg_result_writer *w, const struct qg_shipped *s,
-                                        struct qg_error *err)
-{
-    struct qg_shipped kept = *s;
-    qg_result_tidy(&kept, qg_shipped_fields);
-    const struct qg_piece piece = {&kept, sizeof kept};
-    if (qg_journal_append(w->fd, w->journal, ENTRY_SHIPPED, &piece, 1, err) != QG_OK)
-        return err->status;
-    return keep_shipped(w, &kept, err);
+    for (size_t i = 0; i < w->all.n_modelled; i++) {
+        const struct qg_modelled *m = &w->all.modelled[i];
+        if (strcmp(m->model_hash, like->model_hash) == 0 &&
+            strcmp(m->text_hash, like->text_hash) == 0 && m->context == like->context &&
+            m->documents == like->documents && strcmp(m->what, like->what) == 0 &&
+            strcmp(m->name, like->name) == 0 && strcmp(m->params, like->params) == 0 &&
+            strcmp(m->training, like->training) == 0 && m->seed == like->seed &&
+            strcmp(m->path, like->path) == 0 && strcmp(m->backend, like->backend) == 0 &&
+            strcmp(m->dtype, like->dtype) == 0)
+            return m;
+    }
+    return NULL;
 }
 
 void qg_result_abandon(struct qg_result_writer **w)
@@ -323,10 +303,8 @@ void qg_result_abandon(struct qg_result_writer **w)
         return;
     if ((*w)->fd >= 0)
         close((*w)->fd);
-    free((*w)->all.cases);
-    free((*w)->all.gaps);
-    free((*w)->all.atlas);
-    free((*w)->all.shipped);
+    for (int t = 0; t < QG_TABLES; t++)
+        free(qg_result_rows(&(*w)->all, (enum qg_table_id)t).at);
     free((*w)->all.samples);
     free((*w)->all.output);
     free((*w)->path);

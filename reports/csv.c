@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Results as CSV: one line per case, one column per field, arrays as numbers with spaces between.
+ * Results as CSV: one line per row of a table, one column per field, arrays as numbers with spaces
+ * between.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -43,11 +44,11 @@ static void put_number(FILE *out, const struct qg_field *f, const char *at)
     }
 }
 
-static void put_row(FILE *out, const struct qg_record *r)
+static void put_row(FILE *out, const struct qg_field *fields, const char *row)
 {
-    for (const struct qg_field *f = qg_record_fields; f->name; f++) {
-        const char *at = (const char *)r + f->offset;
-        if (f != qg_record_fields)
+    for (const struct qg_field *f = fields; f->name; f++) {
+        const char *at = row + f->offset;
+        if (f != fields)
             putc(',', out);
         if (f->kind == QG_FIELD_TEXT)
             put_quoted(out, at);
@@ -60,11 +61,13 @@ static void put_row(FILE *out, const struct qg_record *r)
     fputs("\n", out);
 }
 
-void qg_export_csv(const struct qg_result *r, FILE *out)
+void qg_export_csv(const struct qg_result *r, enum qg_table_id table, FILE *out)
 {
-    for (const struct qg_field *f = qg_record_fields; f->name; f++)
-        fprintf(out, "%s%s", f == qg_record_fields ? "" : ",", f->name);
+    const struct qg_table *t = &qg_tables[table];
+    struct qg_rows rows = qg_result_rows(r, table);
+    for (const struct qg_field *f = t->fields; f->name; f++)
+        fprintf(out, "%s%s", f == t->fields ? "" : ",", f->name);
     fputs("\n", out);
-    for (size_t i = 0; i < r->n_cases; i++)
-        put_row(out, &r->cases[i]);
+    for (size_t i = 0; i < rows.n; i++)
+        put_row(out, t->fields, (const char *)rows.at + i * t->size);
 }

@@ -46,15 +46,14 @@ static cJSON *field(const struct qg_field *f, const char *at)
     return array;
 }
 
-static void add_rows(cJSON *root, const char *name, const struct qg_field *fields, const void *rows,
-                     size_t n, size_t size)
+static void add_rows(cJSON *root, const char *name, const struct qg_table *t, struct qg_rows rows)
 {
     cJSON *array = cJSON_AddArrayToObject(root, name);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < rows.n; i++) {
         cJSON *row = cJSON_CreateObject();
-        for (const struct qg_field *f = fields; f->name; f++)
+        for (const struct qg_field *f = t->fields; f->name; f++)
             cJSON_AddItemToObject(row, f->name,
-                                  field(f, (const char *)rows + i * size + f->offset));
+                                  field(f, (const char *)rows.at + i * t->size + f->offset));
         cJSON_AddItemToArray(array, row);
     }
 }
@@ -66,10 +65,9 @@ enum qg_status qg_export_json(const struct qg_result *r, FILE *out, struct qg_er
     meta = cJSON_AddObjectToObject(root, "meta");
     for (size_t i = 0; i < r->meta.n; i++)
         cJSON_AddStringToObject(meta, r->meta.item[i].key, r->meta.item[i].value);
-    add_rows(root, "cases", qg_record_fields, r->cases, r->n_cases, sizeof *r->cases);
-    add_rows(root, "gaps", qg_gap_fields, r->gaps, r->n_gaps, sizeof *r->gaps);
-    add_rows(root, "atlas", qg_atlas_fields, r->atlas, r->n_atlas, sizeof *r->atlas);
-    add_rows(root, "convert", qg_shipped_fields, r->shipped, r->n_shipped, sizeof *r->shipped);
+    for (int t = 0; t < QG_TABLES; t++)
+        add_rows(root, t == QG_TABLE_GAP ? "gaps" : qg_tables[t].name, &qg_tables[t],
+                 qg_result_rows(r, (enum qg_table_id)t));
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

@@ -19,10 +19,10 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
 /* markdown.c: the same for a pull request. */
 void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out);
 
-/* csv.c: a header line, then one line per case. */
-void qg_export_csv(const struct qg_result *r, FILE *out);
+/* csv.c: a header line, then one line per row of a table. */
+void qg_export_csv(const struct qg_result *r, enum qg_table_id table, FILE *out);
 
-/* json.c: {"schema_version", "meta", "cases", "gaps", "atlas", "convert"}. QG_ENOMEM. */
+/* json.c: {"schema_version", "meta", "cases", "gaps", "atlas", "convert", "lm"}. QG_ENOMEM. */
 QG_MUST_CHECK enum qg_status qg_export_json(const struct qg_result *r, FILE *out,
                                             struct qg_error *err);
 

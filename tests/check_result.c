@@ -132,6 +132,28 @@ static struct qg_shipped shipped(void)
     return s;
 }
 
+static struct qg_modelled modelled(unsigned i)
+{
+    struct qg_modelled m;
+    memset(&m, 0xa5, sizeof m);
+    strcpy(m.model, "golden/lm/model");
+    strcpy(m.model_hash, "0123456789abcdef");
+    strcpy(m.text, "heldout.txt");
+    strcpy(m.text_hash, "fedcba9876543210");
+    strcpy(m.what, "scheme");
+    strcpy(m.name, "int4");
+    snprintf(m.params, sizeof m.params, "group=%u", 32 << i);
+    strcpy(m.training, "");
+    strcpy(m.path, "converted");
+    strcpy(m.backend, "blas");
+    strcpy(m.dtype, "BF16");
+    strcpy(m.clusters_of, "documents");
+    strcpy(m.verdict, "worse");
+    strcpy(m.reason, "");
+    m.kl = 0x1p-9, m.gap = NAN;
+    return m;
+}
+
 static void write_file(const char *path, unsigned n)
 {
     struct qg_result_writer *w;
@@ -140,14 +162,20 @@ static void write_file(const char *path, unsigned n)
     ck_ok(qg_result_create(path, &m, false, false, &w, &err));
     for (unsigned i = 0; i < n; i++)
         ck_ok(append(w, i));
-    ck_ok(qg_result_append_gap(w, &g, &err));
+    ck_ok(qg_result_append_row(w, QG_TABLE_GAP, &g, &err));
     for (unsigned i = 0; i < 2; i++) {
         struct qg_atlas a = atlas(i), other = atlas(i + 1);
-        ck_ok(qg_result_append_atlas(w, &a, &err));
+        ck_ok(qg_result_append_row(w, QG_TABLE_ATLAS, &a, &err));
         ck_assert(qg_result_has_atlas(w, &a) && !qg_result_has_atlas(w, &other));
     }
     struct qg_shipped s = shipped();
-    ck_ok(qg_result_append_shipped(w, &s, &err));
+    ck_ok(qg_result_append_row(w, QG_TABLE_CONVERT, &s, &err));
+    for (unsigned i = 0; i < 2; i++) {
+        struct qg_modelled l = modelled(i);
+        ck_assert_ptr_null(qg_result_find_modelled(w, &l));
+        ck_ok(qg_result_append_row(w, QG_TABLE_LM, &l, &err));
+        ck_assert_str_eq(qg_result_find_modelled(w, &l)->params, l.params);
+    }
     ck_ok(qg_result_close(&w, &err));
     ck_assert_ptr_null(w);
 }
@@ -229,6 +257,11 @@ START_TEST(test_round_trip)
     struct qg_shipped s = shipped();
     ck_assert_uint_eq(r->n_shipped, 1);
     same_row(qg_shipped_fields, &s, r->shipped);
+    ck_assert_uint_eq(r->n_modelled, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        struct qg_modelled m = modelled(i);
+        same_row(qg_modelled_fields, &m, &r->modelled[i]);
+    }
     qg_result_free(&r);
     ck_assert_ptr_null(r);
     write_file("empty.h5", 0);
@@ -242,17 +275,13 @@ END_TEST
 /* The fields cover the structs: no byte belongs to no field, but for padding of a few bytes. */
 START_TEST(test_fields_are_complete)
 {
-    const struct qg_field *tables[] = {qg_record_fields, qg_gap_fields, qg_atlas_fields,
-                                       qg_shipped_fields};
-    const size_t sizes[] = {sizeof(struct qg_record), sizeof(struct qg_gap),
-                            sizeof(struct qg_atlas), sizeof(struct qg_shipped)};
-    for (int t = 0; t < 4; t++) {
+    for (int t = 0; t < QG_TABLES; t++) {
         size_t end = 0;
-        for (const struct qg_field *f = tables[t]; f->name; f++) {
+        for (const struct qg_field *f = qg_tables[t].fields; f->name; f++) {
             ck_assert_msg(f->offset >= end && f->offset < end + 8, "a hole before %s", f->name);
             end = f->offset + f->size * f->count;
         }
-        ck_assert_uint_ge(end + 8, sizes[t] + 1);
+        ck_assert_uint_ge(end + 8, qg_tables[t].size + 1);
     }
 }
 END_TEST

@@ -157,7 +157,7 @@ static void append_gaps(struct qg_result_writer *w)
             g.first = isinf(db) ? -1 : 5;
             if (!isinf(db))
                 snprintf(g.cause, sizeof g.cause, "two roundings");
-            check(qg_result_append_gap(w, &g, &err), &err);
+            check(qg_result_append_row(w, QG_TABLE_GAP, &g, &err), &err);
         }
     }
 }

@@ -8,14 +8,19 @@
  *     tensors values MODEL FILE    all of a checkpoint that can be computed with, as F32, to
  *                              safetensors
  *     tensors copy MODEL FILE  all of a checkpoint as it is stored, to one file of its format
+ *     tensors lm FOLDER SCALE  a small random language model of bytes; SCALE: of its MLPs
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "harness/base/rng.h"
 #include "harness/io/gguf.h"
 #include "harness/io/model.h"
 #include "harness/io/safetensors.h"
+#include "harness/lm/lm.h"
 #include "schemes/scheme.h"
 
 static int fail(const char *message)
@@ -172,6 +177,45 @@ static int write_model(const char *verb, const char *from, const char *to)
     return status == QG_OK ? EXIT_SUCCESS : fail(err.message);
 }
 
+static void fill_model(struct qg_lm *m, float scale)
+{
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const struct qg_lm_tensor *t = &m->tensor[i];
+        bool mlp = t->part == QG_LM_GATE || t->part == QG_LM_UP || t->part == QG_LM_DOWN;
+        for (size_t k = 0; k < t->rows * t->cols; k++)
+            m->params[t->at + k] =
+                qg_lm_is_matrix(t)
+                    ? (mlp ? scale : 1) * (float)qg_rng_normal(5, i, k) / sqrtf((float)t->cols)
+                    : 1;
+    }
+}
+
+static int write_lm(const char *folder, float scale)
+{
+    const struct qg_lm_config c = {.vocab = 256,
+                                   .width = 64,
+                                   .layers = 2,
+                                   .heads = 4,
+                                   .kv_heads = 2,
+                                   .head = 16,
+                                   .hidden = 128,
+                                   .context = 32,
+                                   .norm_eps = 1e-5,
+                                   .rope_theta = 10000,
+                                   .separator = 12,
+                                   .has_separator = true};
+    struct qg_lm *m;
+    struct qg_error err;
+    if (mkdir(folder, 0777) != 0)
+        return fail("mkdir");
+    if (qg_lm_make(&c, QG_BF16, &m, &err) != QG_OK)
+        return fail(err.message);
+    fill_model(m, scale);
+    enum qg_status status = qg_lm_save(m, folder, QG_BF16, false, &err);
+    qg_lm_free(&m);
+    return status == QG_OK ? EXIT_SUCCESS : fail(err.message);
+}
+
 int main(int argc, char **argv)
 {
     if (argc >= 3 && strcmp(argv[1], "write") == 0)
@@ -180,6 +224,8 @@ int main(int argc, char **argv)
         return print_file(argv[2]);
     if (argc == 4 && (strcmp(argv[1], "values") == 0 || strcmp(argv[1], "copy") == 0))
         return write_model(argv[1], argv[2], argv[3]);
+    if (argc == 4 && strcmp(argv[1], "lm") == 0)
+        return write_lm(argv[2], strtof(argv[3], NULL));
     return fail("write FILE [NAME DTYPE SHAPE VALUES]... | print FILE | values MODEL FILE | "
-                "copy MODEL FILE");
+                "copy MODEL FILE | lm FOLDER SCALE");
 }

@@ -156,7 +156,7 @@ static enum qg_status write_results(const struct session *s, struct qg_error *er
         return err->status;
     enum qg_status status = QG_OK;
     for (size_t i = 0; i < s->n_kept && status == QG_OK; i++)
-        status = qg_result_append_shipped(w, &s->kept[i], err);
+        status = qg_result_append_row(w, QG_TABLE_CONVERT, &s->kept[i], err);
     if (status == QG_OK)
         return qg_result_close(&w, err);
     qg_result_abandon(&w);

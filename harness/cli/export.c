@@ -17,15 +17,31 @@ const struct qg_command qg_command_export;
 struct request {
     const char *in, *out; /* out: NULL for stdout */
     bool json, force;
+    enum qg_table_id table; /* of CSV */
 };
+
+static int take_table(struct request *q, const char *name)
+{
+    char all[128] = "";
+    size_t n = 0;
+    for (int t = 0; t < QG_TABLES; t++) {
+        if (strcmp(qg_tables[t].name, name) == 0) {
+            q->table = (enum qg_table_id)t;
+            return QG_EXIT_OK;
+        }
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", t ? ", " : "", qg_tables[t].name);
+    }
+    return qg_usage_error(&qg_command_export, "there is no table '%s'; there are: %s", name, all);
+}
 
 static int parse(int argc, char **argv, struct request *q)
 {
     static const struct option options[] = {{"format", required_argument, NULL, 'f'},
                                             {"output", required_argument, NULL, 'o'},
+                                            {"table", required_argument, NULL, 't'},
                                             {"force", no_argument, NULL, 'w'},
                                             {0}};
-    const char *format = NULL;
+    const char *format = NULL, *table = NULL;
     *q = (struct request){0};
     opterr = 0;
     for (int o; (o = getopt_long(argc, argv, "o:", options, NULL)) != -1;) {
@@ -33,6 +49,8 @@ static int parse(int argc, char **argv, struct request *q)
             format = optarg;
         else if (o == 'o')
             q->out = strcmp(optarg, "-") == 0 ? NULL : optarg;
+        else if (o == 't')
+            table = optarg;
         else if (o == 'w')
             q->force = true;
         else
@@ -44,7 +62,9 @@ static int parse(int argc, char **argv, struct request *q)
         return qg_usage_error(&qg_command_export, "one result file is needed");
     q->json = strcmp(format, "json") == 0;
     q->in = argv[optind];
-    return QG_EXIT_OK;
+    if (table && q->json)
+        return qg_usage_error(&qg_command_export, "--table is of csv; json has all tables");
+    return table ? take_table(q, table) : QG_EXIT_OK;
 }
 
 static enum qg_status put(const struct request *q, const struct qg_result *r, FILE *out,
@@ -52,7 +72,7 @@ static enum qg_status put(const struct request *q, const struct qg_result *r, FI
 {
     if (q->json)
         return qg_export_json(r, out, err);
-    qg_export_csv(r, out);
+    qg_export_csv(r, q->table, out);
     return QG_OK;
 }
 
@@ -100,10 +120,15 @@ const struct qg_command qg_command_export = {
     .name = "export",
     .summary = "a result file as CSV or JSON",
     .help =
-        "usage: qgauge export RESULTS.h5 --format csv|json [-o FILE] [--force]\n"
+        "usage: qgauge export RESULTS.h5 --format csv|json [--table NAME] [-o FILE] [--force]\n"
         "\n"
-        "csv   one line per case; columns as in /cases of the file, arrays with spaces between\n"
-        "json  {\"schema_version\", \"meta\", \"cases\", \"gaps\"}; inf and nan are strings\n"
+        "csv   one line per row of a table: cases (default), gap, atlas, convert, lm; columns as "
+        "in "
+        "the\n"
+        "      file, arrays with spaces between\n"
+        "json  {\"schema_version\", \"meta\", \"cases\", \"gaps\", \"atlas\", \"convert\", "
+        "\"lm\"}; inf and nan\n"
+        "      are strings\n"
         "\n"
         "Units are in the names: _s seconds, _db decibels; bytes and flops of one call. Absent\n"
         "numbers are nan, infinite ones inf or -inf, in both formats and in every locale.\n"

@@ -278,9 +278,9 @@ static enum qg_status gap_of_seed(struct execution *s, const struct qg_scheme *s
         return QG_OK;
     if (qg_gap_model(scheme, params, seed, &model, &weights, seed == GAP_SEED ? &detail : NULL,
                      err) != QG_OK ||
-        qg_result_append_gap(s->writer, &model, err) != QG_OK)
+        qg_result_append_row(s->writer, QG_TABLE_GAP, &model, err) != QG_OK)
         return err->status;
-    return qg_result_append_gap(s->writer, &weights, err);
+    return qg_result_append_row(s->writer, QG_TABLE_GAP, &weights, err);
 }
 
 static enum qg_status gap_of_model(struct execution *s, const struct qg_scheme *scheme,
@@ -316,7 +316,7 @@ static enum qg_status gap_of_tensor(struct execution *s, const struct qg_case *c
     if (status == QG_OK)
         status = qg_gap_tensor(c->scheme, "", &call.args.in[0], source, &gap, &detail, err);
     if (status == QG_OK)
-        status = qg_result_append_gap(s->writer, &gap, err);
+        status = qg_result_append_row(s->writer, QG_TABLE_GAP, &gap, err);
     qg_call_free(&call);
     return status;
 }
@@ -359,7 +359,7 @@ static enum qg_status atlas_of_fill(struct execution *s, const char *fill, struc
             continue;
         status = qg_atlas_compare(p, &w, fill, s->plan.seed, &a, err);
         if (status == QG_OK && !qg_result_has_atlas(s->writer, &a))
-            status = qg_result_append_atlas(s->writer, &a, err);
+            status = qg_result_append_row(s->writer, QG_TABLE_ATLAS, &a, err);
     }
     free(w.data);
     return status;
