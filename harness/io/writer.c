@@ -232,3 +232,15 @@ void qg_writer_close(struct qg_writer **w, bool keep)
     free(*w);
     *w = NULL;
 }
+
+enum qg_status qg_write_text(const char *path, const char *text, unsigned flags,
+                             struct qg_error *err)
+{
+    struct qg_writer *w = NULL;
+    size_t n = strlen(text);
+    enum qg_status status = qg_writer_open(path, flags, text, n, NULL, 0, n, &w, err);
+    if (status == QG_OK)
+        status = qg_writer_finish(w, err);
+    qg_writer_close(&w, false);
+    return status;
+}

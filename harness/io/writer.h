@@ -38,6 +38,10 @@ QG_MUST_CHECK enum qg_status qg_writer_open(const char *path, unsigned flags, co
                                             size_t size, struct qg_writer **ret_w,
                                             struct qg_error *err);
 
+/* Writes a text, whole or not at all. Errors as above. */
+QG_MUST_CHECK enum qg_status qg_write_text(const char *path, const char *text, unsigned flags,
+                                           struct qg_error *err);
+
 /* Whether a .part was found and gone on with. Then qg_writer_done says which tensors it holds: the
  * caller must know. */
 bool qg_writer_resumed(const struct qg_writer *w);

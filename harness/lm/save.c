@@ -46,21 +46,6 @@ static cJSON *config_of(const struct qg_lm *m, enum qg_dtype dtype)
     return json;
 }
 
-static enum qg_status write_text(const char *path, const char *text, bool overwrite,
-                                 struct qg_error *err)
-{
-    struct qg_writer *w = NULL;
-    if (qg_writer_open(path, overwrite ? QG_WRITE_OVER : 0, text, strlen(text), NULL, 0,
-                       strlen(text), &w, err) == QG_OK &&
-        qg_writer_finish(w, err) == QG_OK) {
-        qg_writer_close(&w, false);
-        return QG_OK;
-    }
-    if (w)
-        qg_writer_close(&w, false);
-    return err->status;
-}
-
 static enum qg_status write_config(const struct qg_lm *m, const char *folder, enum qg_dtype dtype,
                                    bool overwrite, struct qg_error *err)
 {
@@ -76,7 +61,7 @@ static enum qg_status write_config(const struct qg_lm *m, const char *folder, en
     snprintf(text, n + 2, "%s\n", printed);
     cJSON_free(printed);
     snprintf(path, sizeof path, "%s/config.json", folder);
-    enum qg_status status = write_text(path, text, overwrite, err);
+    enum qg_status status = qg_write_text(path, text, overwrite ? QG_WRITE_OVER : 0, err);
     free(text);
     return status;
 }

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What quantization will cost a model, foretold without running it. A matrix that is off by a
+ * relative error t^2 = |W' - W|^2 / |W|^2 raises the model's ln PPL by about alpha t^2, and the
+ * costs of all matrices add up (HIGGS, arXiv 2411.17525, "linearity theorem"):
+ *
+ *     predicted change of ln PPL = sum over matrices of alpha_l t_l^2
+ *
+ * The same with the error of what a matrix puts out, o^2 = |y' - y|^2 / |y|^2 on inputs of the
+ * unquantized model, and factors beta_l of its own: that sees quantized activations, too.
+ *
+ * Factors are found by adding noise to one matrix at a time and measuring ln PPL. The noise has the
+ * shape of a quantizer's error: uniform within half a step, a step being the range of the 128
+ * numbers of a group over 2^bits - 1 (noise of one size for all rows foretells two to three times
+ * too much). Each noise is added and subtracted, and the mean of the two counts: what is linear in
+ * it, an accident of the draw, drops out.
+ */
+#ifndef QG_PROXY_H
+#define QG_PROXY_H
+
+#include "harness/lm/lm.h"
+
+/* What one matrix does to the model. */
+struct qg_proxy_matrix {
+    char name[96];
+    double alpha, beta;
+    double t2, o2, cost; /* of the noise that it was fitted with, and what that cost in ln PPL */
+};
+
+struct qg_proxy {
+    uint64_t model; /* hash of the parameters it was fitted on */
+    size_t n;
+    struct qg_proxy_matrix *matrix; /* in the order of the model's tensors, matrices alone */
+};
+
+/* Inputs of every matrix in the unquantized model, and what comes out. */
+struct qg_proxy_inputs;
+
+/* Runs the model, all plain, over tokens [batch, length] and keeps what goes into each matrix. The
+ * caller frees. */
+QG_MUST_CHECK enum qg_status qg_proxy_inputs_make(const struct qg_lm *m, const uint32_t *tokens,
+                                                  size_t batch, size_t length,
+                                                  struct qg_proxy_inputs **ret_i,
+                                                  struct qg_error *err);
+void qg_proxy_inputs_free(struct qg_proxy_inputs **i);
+
+/* The relative errors of a matrix as it has been put (with `train`, so that its weights are there)
+ * against its parameters. o2 of a table that is only looked up: over the rows of the inputs'
+ * tokens. QG_ENOMEM. */
+QG_MUST_CHECK enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tensor,
+                                             struct qg_proxy_inputs *i, double *ret_t2,
+                                             double *ret_o2, struct qg_error *err);
+
+struct qg_proxy_fit {
+    int bits; /* of the grid whose error the noise has: 4 */
+    uint64_t seed;
+    /* Mean ln PPL of the model as it is now; QG_ENOMEM and the like end the fit. */
+    enum qg_status (*loss)(void *user, double *ret_loss, struct qg_error *err);
+    void (*done)(void *user, size_t matrices, size_t of); /* progress; may be NULL */
+    void *user;
+};
+
+/* Fits all factors; the model must be plain, and is as before afterwards. The caller frees. */
+QG_MUST_CHECK enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy_fit *f,
+                                          struct qg_proxy_inputs *i, struct qg_proxy *ret_p,
+                                          struct qg_error *err);
+void qg_proxy_free(struct qg_proxy *p);
+
+/* A hash of all parameters: FNV-1a of their bytes. */
+uint64_t qg_proxy_hash(const struct qg_lm *m);
+
+/* Writes and reads the factors as JSON. Reading: QG_EFORMAT for what is no such file; QG_EINVAL for
+ * one of another model. */
+QG_MUST_CHECK enum qg_status qg_proxy_save(const struct qg_proxy *p, const char *path,
+                                           struct qg_error *err);
+QG_MUST_CHECK enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m,
+                                           struct qg_proxy *ret_p, struct qg_error *err);
+
+/* Changes of ln PPL foretold for the model as it has been put: from the errors of weights, and from
+ * those of outputs. */
+struct qg_prediction {
+    double by_weights, by_outputs;
+};
+QG_MUST_CHECK enum qg_status qg_proxy_predict(const struct qg_proxy *p, const struct qg_lm *m,
+                                              struct qg_proxy_inputs *i,
+                                              struct qg_prediction *ret_p, struct qg_error *err);
+
+#endif
