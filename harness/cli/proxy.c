@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qgauge proxy: what schemes will cost a model, foretold from the errors of its matrices.
+ */
+#define _GNU_SOURCE /* getopt_long */
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/bench.h"
+#include "harness/case.h"
+#include "harness/cli/cli.h"
+#include "harness/lm/evaluate.h"
+#include "harness/lm/parallel.h"
+#include "harness/lm/proxy.h"
+
+extern const struct qg_command qg_command_proxy;
+
+enum { MOST_CHOICES = 64, INPUT_WINDOWS = 4 };
+
+struct request {
+    const char *model, *tokens, *factors;
+    const char *scheme[MOST_CHOICES]; /* "int4 group=32" */
+    size_t n_schemes;
+    uint64_t documents, threads, bits;
+    bool check, refit, verbose;
+};
+
+struct session {
+    const struct request *q;
+    struct qg_model *model;
+    struct qg_lm *lm;
+    struct qg_tokens tokens;
+    struct qg_windows windows;
+    struct qg_logits *base;
+    struct qg_proxy_inputs *inputs;
+    struct qg_proxy proxy;
+    uint32_t *cluster;
+    size_t clusters;
+    const char *what; /* clusters are */
+    double started;
+    bool bar;
+};
+
+static struct qg_evaluation evaluation(const struct session *s)
+{
+    return (struct qg_evaluation){
+        .tokens = &s->tokens, .windows = &s->windows, .threads = (int)s->q->threads};
+}
+
+/* --- what it needs --------------------------------------------------------------------------- */
+
+static enum qg_status open_all(struct session *s, struct qg_error *err)
+{
+    const struct request *q = s->q;
+    if (qg_model_open(q->model, &s->model, err) != QG_OK ||
+        qg_lm_load(s->model, false, &s->lm, err) != QG_OK)
+        return err->status;
+    const struct qg_lm_config *c = &s->lm->config;
+    if (qg_tokens_read(q->tokens, c->vocab, c->has_separator ? &c->separator : NULL, q->documents,
+                       &s->tokens, err) != QG_OK)
+        return qg_context(err, "'%s'", q->tokens);
+    if (qg_windows_make(&s->tokens, c->context, &s->windows, err) != QG_OK)
+        return err->status;
+    s->cluster = malloc(s->windows.scored * sizeof *s->cluster);
+    if (!s->cluster)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu tokens", s->windows.scored);
+    s->clusters = qg_clusters(&s->tokens, &s->windows, s->cluster, &s->what);
+    return QG_OK;
+}
+
+static enum qg_status compute_base(struct session *s, struct qg_error *err)
+{
+    const struct qg_evaluation e = evaluation(s);
+    struct qg_logits_shape shape = {s->windows.n, s->windows.context, s->lm->config.vocab};
+    bool stopped;
+    if (qg_logits_create(NULL, "proxy", &shape, &s->base, err) != QG_OK ||
+        qg_evaluate_base(&e, s->lm, s->base, &stopped, err) != QG_OK)
+        return err->status;
+    return qg_logits_finish(s->base, err);
+}
+
+/* What goes into the matrices: of the first batch of windows. */
+static enum qg_status make_inputs(struct session *s, struct qg_error *err)
+{
+    const struct qg_batch *b = &s->windows.batch[0];
+    const struct qg_window *w = &s->windows.of[b->first];
+    size_t n = b->n < INPUT_WINDOWS ? b->n : INPUT_WINDOWS;
+    uint32_t *tokens = malloc(n * w->length * sizeof *tokens);
+    if (!tokens)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu windows", n);
+    for (size_t i = 0; i < n; i++)
+        memcpy(tokens + i * w->length, s->tokens.id + w[i].first - 1, w->length * sizeof *tokens);
+    enum qg_status status = qg_proxy_inputs_make(s->lm, tokens, n, w->length, &s->inputs, err);
+    free(tokens);
+    return status;
+}
+
+/* --- factors --------------------------------------------------------------------------------- */
+
+static enum qg_status measure(struct session *s, struct qg_quality *ret_q, struct qg_error *err)
+{
+    const struct qg_evaluation e = evaluation(s);
+    struct qg_trial t = {.model = {[QG_CONVERTED] = s->lm}};
+    enum qg_status status = qg_trial_run(&e, s->base, &t, err);
+    if (status == QG_OK && t.fault[QG_CONVERTED][0])
+        status = qg_fail(err, QG_EFORMAT, "%s", t.fault[QG_CONVERTED]);
+    if (status == QG_OK)
+        status = qg_score_sum(t.score[QG_CONVERTED], s->cluster, s->windows.scored, s->clusters,
+                              0.95, ret_q, err);
+    qg_trial_free(&t);
+    return status;
+}
+
+static enum qg_status loss(void *user, double *ret_loss, struct qg_error *err)
+{
+    struct qg_quality q;
+    if (measure(user, &q, err) != QG_OK)
+        return err->status;
+    *ret_loss = q.nll.value;
+    return QG_OK;
+}
+
+static void fitted(void *user, size_t done, size_t of)
+{
+    const struct session *s = user;
+    char amount[64];
+    double took = qg_clock_now() - s->started;
+    if (!s->bar)
+        return;
+    snprintf(amount, sizeof amount, "%zu/%zu matrices", done, of);
+    qg_bar_draw((double)done / (double)of, amount, took / (double)done * (double)(of - done),
+                "noise on one matrix at a time");
+}
+
+static enum qg_status need_factors(struct session *s, struct qg_error *err)
+{
+    const struct request *q = s->q;
+    if (q->factors && !q->refit) {
+        enum qg_status status = qg_proxy_load(q->factors, s->lm, &s->proxy, err);
+        if (status == QG_OK || status != QG_EIO)
+            return status;
+    }
+    const struct qg_proxy_fit fit = {
+        .bits = (int)q->bits, .seed = 1, .loss = loss, .done = fitted, .user = s};
+    s->started = qg_clock_now();
+    enum qg_status status = qg_proxy_fit(s->lm, &fit, s->inputs, &s->proxy, err);
+    if (s->bar)
+        qg_bar_clear();
+    if (status == QG_OK && q->factors)
+        status = qg_proxy_save(&s->proxy, q->factors, err);
+    return status;
+}
+
+static void print_factors(const struct session *s)
+{
+    printf("%-44s %10s %10s %10s %10s %10s\n", "matrix", "alpha", "beta", "t2", "o2", "cost");
+    for (size_t i = 0; i < s->proxy.n; i++) {
+        const struct qg_proxy_matrix *x = &s->proxy.matrix[i];
+        printf("%-44s %10.4g %10.4g %10.3g %10.3g %10.3g\n", x->name, x->alpha, x->beta, x->t2,
+               x->o2, x->cost);
+    }
+    printf("\n");
+}
+
+/* --- schemes --------------------------------------------------------------------------------- */
+
+static enum qg_status put(struct session *s, const char *choice, struct qg_error *err)
+{
+    char name[64];
+    size_t n = strcspn(choice, " ");
+    snprintf(name, sizeof name, "%.*s", (int)n, choice);
+    const struct qg_scheme *scheme = qg_scheme_find(name);
+    const char *set = choice[n] ? choice + n + 1 : NULL;
+    struct qg_recipe *r = NULL;
+    struct qg_recipe_plan plan = {0};
+    if (!scheme)
+        return qg_fail(err, QG_EINVAL, "there is no scheme '%s'; qgauge list schemes", name);
+    enum qg_status status = qg_recipe_make(scheme, set, NULL, &r, err);
+    if (status == QG_OK)
+        status = qg_recipe_apply(r, s->model, NULL, NULL, &plan, err);
+    if (status == QG_OK)
+        status = qg_lm_put(s->lm, &plan, QG_LINEAR_CONVERTED, NULL, QG_INPUT, true,
+                           (int)s->q->threads, err);
+    qg_recipe_plan_free(&plan);
+    qg_recipe_close(&r);
+    return status;
+}
+
+static enum qg_status foretell(struct session *s, const char *choice, struct qg_error *err)
+{
+    struct qg_prediction p;
+    struct qg_quality q;
+    if (put(s, choice, err) != QG_OK ||
+        qg_proxy_predict(&s->proxy, s->lm, s->inputs, &p, err) != QG_OK)
+        return err->status;
+    size_t numbers = s->lm->n_params;
+    printf("%-28s %6.3f %12.6f %12.6f", choice, 8.0 * (double)qg_lm_bytes(s->lm) / (double)numbers,
+           p.by_weights, p.by_outputs);
+    if (s->q->check) {
+        if (measure(s, &q, err) != QG_OK)
+            return err->status;
+        printf(" %12.6f [%9.6f, %9.6f] %7.2f %7.2f", q.delta.value, q.delta.low, q.delta.high,
+               p.by_weights / q.delta.value, p.by_outputs / q.delta.value);
+    }
+    printf("\n");
+    return QG_OK;
+}
+
+static enum qg_status foretell_all(struct session *s, struct qg_error *err)
+{
+    printf("%-28s %6s %12s %12s", "scheme", "bits", "by weights", "by outputs");
+    if (s->q->check)
+        printf(" %12s %23s %7s %7s", "measured", "95 % interval", "w/m", "o/m");
+    printf("\n");
+    for (size_t i = 0; i < s->q->n_schemes; i++) {
+        enum qg_status status = foretell(s, s->q->scheme[i], err);
+        if (status == QG_EINVAL && s->q->n_schemes > 1)
+            printf("%-28s %s\n", s->q->scheme[i], err->message);
+        else if (status != QG_OK)
+            return qg_context(err, "scheme '%s'", s->q->scheme[i]);
+    }
+    return QG_OK;
+}
+
+/* --- command line ---------------------------------------------------------------------------- */
+
+static enum qg_status work(struct session *s, struct qg_error *err)
+{
+    if (open_all(s, err) != QG_OK || compute_base(s, err) != QG_OK ||
+        make_inputs(s, err) != QG_OK || need_factors(s, err) != QG_OK)
+        return err->status;
+    printf("ln PPL %s: what one unit of relative error costs was fitted on %zu documents, %zu "
+           "tokens\n\n",
+           "foretold", s->tokens.n_documents, s->windows.scored);
+    if (s->q->verbose)
+        print_factors(s);
+    return foretell_all(s, err);
+}
+
+static void clean(struct session *s)
+{
+    qg_proxy_free(&s->proxy);
+    qg_proxy_inputs_free(&s->inputs);
+    qg_logits_close(&s->base);
+    qg_windows_free(&s->windows);
+    qg_tokens_free(&s->tokens);
+    free(s->cluster);
+    qg_lm_free(&s->lm);
+    if (s->model)
+        qg_model_close(&s->model);
+}
+
+static bool add_scheme(struct request *q, const char *choice)
+{
+    if (q->n_schemes == MOST_CHOICES) {
+        qg_usage_error(&qg_command_proxy, "at most %d schemes at a time", MOST_CHOICES);
+        return false;
+    }
+    q->scheme[q->n_schemes++] = choice;
+    return true;
+}
+
+static bool add_all(struct request *q)
+{
+    const struct qg_scheme *s;
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        if (s->operand[QG_WEIGHT].convert && s->matmul && !add_scheme(q, s->name))
+            return false;
+    return true;
+}
+
+static bool take_whole(const char *option, const char *text, uint64_t least, uint64_t most,
+                       uint64_t *ret)
+{
+    if (qg_whole_parse(text, most, ret) && *ret >= least)
+        return true;
+    qg_usage_error(&qg_command_proxy,
+                   "--%s is a whole number of %" PRIu64 " to %" PRIu64 ", not '%s'", option, least,
+                   most, text);
+    return false;
+}
+
+static bool parse(int argc, char **argv, struct request *q)
+{
+    static const struct option options[] = {{"scheme", required_argument, NULL, 's'},
+                                            {"all", no_argument, NULL, 'a'},
+                                            {"tokens", required_argument, NULL, 't'},
+                                            {"factors", required_argument, NULL, 'f'},
+                                            {"documents", required_argument, NULL, 'd'},
+                                            {"threads", required_argument, NULL, 'j'},
+                                            {"bits", required_argument, NULL, 'b'},
+                                            {"check", no_argument, NULL, 'c'},
+                                            {"refit", no_argument, NULL, 'r'},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {NULL, 0, NULL, 0}};
+    bool good = true;
+    for (int c; good && (c = getopt_long(argc, argv, "v", options, NULL)) != -1;) {
+        switch (c) {
+        case 's':
+            good = add_scheme(q, optarg);
+            break;
+        case 'a':
+            good = add_all(q);
+            break;
+        case 't':
+            q->tokens = optarg;
+            break;
+        case 'f':
+            q->factors = optarg;
+            break;
+        case 'd':
+            good = take_whole("documents", optarg, 0, 1 << 30, &q->documents);
+            break;
+        case 'j':
+            good = take_whole("threads", optarg, 1, 64, &q->threads);
+            break;
+        case 'b':
+            good = take_whole("bits", optarg, 2, 12, &q->bits);
+            break;
+        case 'c':
+            q->check = true;
+            break;
+        case 'r':
+            q->refit = true;
+            break;
+        case 'v':
+            q->verbose = true;
+            break;
+        default:
+            return false;
+        }
+    }
+    if (good && optind < argc)
+        q->model = argv[optind++];
+    if (good && optind < argc) {
+        qg_usage_error(&qg_command_proxy, "one model at a time, not also '%s'", argv[optind]);
+        return false;
+    }
+    return good && (q->n_schemes || add_all(q));
+}
+
+static int run(int argc, char **argv)
+{
+    struct qg_error err = {QG_OK, ""};
+    struct request q = {.model = QG_SOURCE_ROOT "/golden/lm/model",
+                        .tokens = QG_SOURCE_ROOT "/golden/lm/heldout.txt",
+                        .documents = 64,
+                        .bits = 4,
+                        .threads = (uint64_t)qg_processors()};
+    struct session s = {.q = &q, .bar = qg_bar_wanted()};
+    if (!parse(argc, argv, &q))
+        return QG_EXIT_USAGE;
+    enum qg_status status = work(&s, &err);
+    clean(&s);
+    return qg_finish_stdout(
+        &qg_command_proxy, status == QG_OK ? QG_EXIT_OK : qg_report_error(&qg_command_proxy, &err));
+}
+
+const struct qg_command qg_command_proxy = {
+    .name = "proxy",
+    .summary = "what schemes will cost a language model, foretold in seconds",
+    .help =
+        "usage: qgauge proxy [MODEL] [--scheme 'NAME PARAM=VALUE...']... [OPTION]...\n"
+        "\n"
+        "Foretells by how much ln PPL rises: the sum over matrices of a factor times the relative\n"
+        "squared error, of the weights (alpha t2) and of what comes out (beta o2, which sees\n"
+        "quantized activations as well). Factors are found once per model, by noise on one matrix\n"
+        "at a time that has the shape of a quantizer's error; then a scheme costs no run of the\n"
+        "model.\n"
+        "\n"
+        "  MODEL             a Hugging Face folder of the Llama family (default: golden/lm/model)\n"
+        "  --scheme S        with parameters, quoted; may be given often (default: all)\n"
+        "  --tokens FILE     as of qgauge ppl (default: golden/lm/heldout.txt)\n"
+        "  --documents N     fit on the first N documents: 64; 0: all\n"
+        "  --factors FILE    read the factors from FILE; when it is not there, fit and write it\n"
+        "  --refit           fit, and write FILE anew\n"
+        "  --bits N          of the grid whose error the noise has: 4\n"
+        "  --check           also run the model: measured change, and foretold over measured\n"
+        "  --threads N       default: one per processor\n"
+        "  -v, --verbose     the factors of every matrix\n"
+        "\n"
+        "Exit codes: 0 done, 1 a file is not what it should be, 2 usage, 99 a file could not be\n"
+        "read or written.\n",
+    .run = run,
+};
