@@ -14,9 +14,11 @@
 
 #include "golden/golden.h"
 #include "harness/base/rng.h"
+#include "harness/compare.h"
 #include "harness/io/safetensors.h"
 #include "harness/lm/exponential.h"
 #include "harness/lm/lm.h"
+#include "kernels/c/rows.h"
 #include "tests/folder.h"
 #include "tests/suite.h"
 
@@ -144,6 +146,17 @@ static void expect_floats_near(const char *group, const char *name, size_t n, co
     free(wide);
 }
 
+static void expect_gradients(const char *group, const float *gradients)
+{
+    for (size_t i = 0; i < lm->n_tensors; i++) {
+        const struct qg_lm_tensor *t = &lm->tensor[i];
+        char name[112];
+        snprintf(name, sizeof name, "gradient.%s", t->name);
+        if (t->at >= lm->frozen)
+            expect_floats_near(group, name, t->rows * t->cols, gradients + t->at - lm->frozen);
+    }
+}
+
 /* Logits, -ln p of the targets and gradients of a golden group. */
 static void expect_golden(const char *group)
 {
@@ -161,13 +174,7 @@ static void expect_golden(const char *group)
     double loss = qg_lm_backward(lm, w, tokens, targets, batch, length, 1, gradients);
     ck_assert_msg(loss == sum, "the loss is %.17g, the sum of -ln p %.17g", loss, sum);
     OK(qg_lm_through(lm, gradients, 2, &err));
-    for (size_t i = 0; i < lm->n_tensors; i++) {
-        const struct qg_lm_tensor *t = &lm->tensor[i];
-        char name[112];
-        snprintf(name, sizeof name, "gradient.%s", t->name);
-        if (t->at >= lm->frozen)
-            expect_floats_near(group, name, t->rows * t->cols, gradients + t->at - lm->frozen);
-    }
+    expect_gradients(group, gradients);
     free(gradients);
     qg_lm_work_free(&w);
 }
@@ -258,4 +265,668 @@ START_TEST(causal)
 }
 END_TEST
 
-QG_SUITE(lm, as_transformers, as_prepared_by_torchao, as_peft, causal)
+/* A text's logits are the same beside another, alone, and cut short; not to the bit, for OpenBLAS
+ * sums products of other shapes in another order. */
+START_TEST(alone_and_together)
+{
+    open_golden("untied");
+    size_t vocab = lm->config.vocab, one = length * vocab, some = 17;
+    float *together = logits_of(tokens, 2, length), *again = logits_of(tokens, 2, length);
+    float *first = logits_of(tokens, 1, length), *second = logits_of(tokens + length, 1, length);
+    float *shorter = logits_of(tokens, 1, some);
+    ck_assert_mem_eq(together, again, 2 * one * sizeof *together);
+    memcpy(together, first, one * sizeof *together);
+    memcpy(together + one, second, one * sizeof *together);
+    expect_floats_near("", "logits", 2 * one, together);
+    memcpy(together, shorter, some * vocab * sizeof *together);
+    expect_floats_near("", "logits", 2 * one, together);
+    free(together);
+    free(again);
+    free(first);
+    free(second);
+    free(shorter);
+    close_golden();
+}
+END_TEST
+
+/* Gradients add up, over calls as over sequences, and follow their factor. */
+START_TEST(gradients_add_up)
+{
+    open_golden("untied");
+    size_t n = lm->n_params;
+    float *gradients = calloc(n, sizeof *gradients);
+    struct qg_lm_work *w = work_for(1, length, true);
+    for (size_t s = 0; s < 2; s++) {
+        double apart = qg_lm_backward(lm, w, tokens + s * length, targets + s * length, 1, length,
+                                      0.25f, gradients);
+        ck_assert(apart > 0);
+    }
+    for (size_t i = 0; i < n; i++)
+        gradients[i] *= 4;
+    expect_gradients("", gradients);
+    qg_lm_work_free(&w);
+    free(gradients);
+    close_golden();
+}
+END_TEST
+
+/* --- finite differences ---------------------------------------------------------------------- */
+
+/* The loss with tensor t moved by `step` times a random direction; puts the tensor back. moved[k]
+ * is by how much each number moved, once rounded. */
+static double loss_beside(struct qg_lm_work *w, const struct qg_lm_tensor *t, double step,
+                          double *moved)
+{
+    size_t n = t->rows * t->cols, rows = batch * length, vocab = lm->config.vocab;
+    float *x = lm->params + t->at, *kept = malloc(n * sizeof *kept);
+    memcpy(kept, x, n * sizeof *kept);
+    for (size_t k = 0; k < n; k++) {
+        x[k] = (float)(kept[k] + step * qg_rng_normal(3, t->at, k));
+        moved[k] = (double)x[k] - kept[k];
+    }
+    OK(qg_lm_refresh(lm, 1, &err));
+    qg_lm_forward(lm, w, tokens, batch, length);
+    const float *logits = qg_lm_logits(lm, w, 0, rows);
+    double sum = 0;
+    for (size_t r = 0; r < rows; r++)
+        sum += qg_lm_nll(logits + r * vocab, vocab, targets[r]);
+    memcpy(x, kept, n * sizeof *kept);
+    free(kept);
+    OK(qg_lm_refresh(lm, 1, &err));
+    return sum;
+}
+
+/* L(+step) - L(-step); *slope gets what the gradient makes of it. */
+static double difference(struct qg_lm_work *w, const struct qg_lm_tensor *t, double step,
+                         const float *gradient, double *slope)
+{
+    size_t n = t->rows * t->cols;
+    double *up = malloc(n * sizeof *up), *down = malloc(n * sizeof *down);
+    double d = loss_beside(w, t, step, up) - loss_beside(w, t, -step, down);
+    *slope = 0;
+    for (size_t k = 0; k < n; k++)
+        *slope += gradient[k] * (up[k] - down[k]);
+    free(up);
+    free(down);
+    return d;
+}
+
+/* What rounding does to the loss: how far it is from a straight line over steps so small that the
+ * line is straight. */
+static double roundoff(struct qg_lm_work *w, const struct qg_lm_tensor *t, double step,
+                       double *scratch)
+{
+    double worst = 0, middle = loss_beside(w, t, 0, scratch);
+    for (int k = 1; k <= 8; k++) {
+        double bent = loss_beside(w, t, k * step, scratch) + loss_beside(w, t, -k * step, scratch) -
+                      2 * middle;
+        worst = fmax(worst, fabs(bent));
+    }
+    return worst;
+}
+
+/* Along a random direction of every trained tensor, central differences of three steps: each is off
+ * by about four times as much as the one of half the step, so that the smallest is off by less than
+ * two neighbours are apart (of larger steps: a quarter of that), but for rounding. */
+static void expect_slopes(void)
+{
+    struct qg_lm_work *w = work_for(batch, length, true);
+    float *gradients = calloc(lm->n_params - lm->frozen, sizeof *gradients);
+    double *scratch = malloc(lm->n_params * sizeof *scratch), step = 0x1p-10;
+    qg_lm_backward(lm, w, tokens, targets, batch, length, 1, gradients);
+    for (size_t i = 0; i < lm->n_tensors; i++) {
+        const struct qg_lm_tensor *t = &lm->tensor[i];
+        double slope, other;
+        if (t->at < lm->frozen)
+            continue;
+        const float *g = gradients + t->at - lm->frozen;
+        double d = difference(w, t, step, g, &slope);
+        double far = difference(w, t, 2 * step, g, &other) / 2;
+        double farther = difference(w, t, 4 * step, g, &other) / 4;
+        double may = fmax(fabs(far - d), fabs(farther - far) / 4);
+        may += roundoff(w, t, step / 1024, scratch);
+        if (getenv("QG_VERBOSE"))
+            fprintf(stderr, "%-50s slope %10.4g: off by %.2g, may be %.2g\n", t->name, slope,
+                    fabs(d - slope), may);
+        ck_assert_msg(fabs(d - slope) <= may, "%s: by differences %g, by the gradient %g; may: %g",
+                      t->name, d, slope, may);
+        ck_assert_msg(may < fabs(slope) / 16, "%s: the differences say nothing", t->name);
+    }
+    free(scratch);
+    free(gradients);
+    qg_lm_work_free(&w);
+}
+
+START_TEST(slopes)
+{
+    static const char *const sets[] = {"untied", "tied"};
+    for (int i = 0; i < 2; i++) {
+        open_golden(sets[i]);
+        expect_slopes();
+        close_golden();
+    }
+}
+END_TEST
+
+/* Adapters on a frozen base that was converted. */
+START_TEST(slopes_on_a_quantized_base)
+{
+    static const char *const schemes[] = {"nf4-bnb", "int4"};
+    for (int i = 0; i < 2; i++) {
+        open_golden("quantized");
+        put_adapters();
+        put_scheme(schemes[i], i ? "group=32" : "", QG_LINEAR_CONVERTED, true);
+        expect_slopes();
+        close_golden();
+    }
+}
+END_TEST
+
+/* --- every product --------------------------------------------------------------------------- */
+
+enum { LENGTH = 5, WIDE = 256 };
+
+/* A random model whose matrices fit all schemes, saved and opened. */
+static void open_random(enum qg_dtype dtype)
+{
+    static const struct qg_lm_config config = {.vocab = 64,
+                                               .width = WIDE,
+                                               .layers = 1,
+                                               .heads = 4,
+                                               .kv_heads = 4,
+                                               .head = 64,
+                                               .hidden = WIDE,
+                                               .context = 32,
+                                               .norm_eps = 1e-5,
+                                               .rope_theta = 1e4};
+    OK(qg_lm_make(&config, dtype, &lm, &err));
+    for (size_t i = 0; i < lm->n_tensors; i++) {
+        const struct qg_lm_tensor *t = &lm->tensor[i];
+        for (size_t k = 0; k < t->rows * t->cols; k++)
+            lm->params[t->at + k] =
+                (float)(qg_lm_is_matrix(t) ? qg_rng_normal(5, i, k) / sqrt((double)t->cols)
+                                           : 1 + 0.2 * qg_rng_normal(5, i, k));
+    }
+    enter();
+    OK(qg_lm_save(lm, folder, dtype, false, &err));
+    qg_lm_free(&lm);
+    OK(qg_model_open(folder, &file, &err));
+    OK(qg_lm_load(file, false, &lm, &err));
+    batch = 1;
+    length = LENGTH;
+    for (uint32_t t = 0; t < LENGTH; t++)
+        tokens[t] = 7 * t + 3;
+}
+
+/* The arguments of an operation of a matrix's scheme, with memory for what judges matmul. */
+static void call_of(const struct qg_linear *l, enum qg_op op, enum qg_operand operand, size_t rows,
+                    struct qg_call *c)
+{
+    const struct qg_scheme *s =
+        operand == QG_ACTIVATION ? l->order.activation : l->order.choice.scheme;
+    struct qg_call made;
+    const char *params = s == l->order.choice.scheme ? l->order.choice.params : "";
+    size_t m = op == QG_MATMUL ? rows : 0, r = operand == QG_ACTIVATION ? rows : l->rows;
+    OK(qg_call_make(s, params, op, operand, l->order.dtype, m, r, l->cols, &made, &err));
+    OK(qg_call_alloc(c, &made.args, op == QG_MATMUL, &err));
+    qg_call_free(&made);
+}
+
+static void fill_from(struct qg_call *c, int first, const struct qg_call *planes)
+{
+    for (int i = first; i < c->args.n_in; i++)
+        memcpy(c->args.in[i].data, planes->args.out[i - first].data, qg_bytes(&c->args.in[i]));
+}
+
+/* Convert by the definition. */
+static void convert(const struct qg_linear *l, enum qg_operand operand, size_t rows, const float *x,
+                    struct qg_call *c)
+{
+    call_of(l, QG_CONVERT, operand, rows, c);
+    qg_store(&c->args.in[0], 0, rows * l->cols, x);
+    qg_definition(c->args.scheme, operand, QG_CONVERT)(&c->args);
+}
+
+/* One operand of a product as definitions have it: rounded, fake-quantized, or converted and
+ * dequantized. */
+static void operand_of(const struct qg_linear *l, enum qg_operand operand, size_t rows,
+                       const float *x, float *y)
+{
+    size_t n = rows * l->cols;
+    bool quantized = operand != QG_ACTIVATION || l->order.activation;
+    struct qg_call c, planes;
+    if (l->order.path == QG_LINEAR_PLAIN || !quantized) {
+        for (size_t i = 0; i < n; i++)
+            y[i] = qg_round(l->order.dtype, x[i]);
+        return;
+    }
+    if (l->order.path == QG_LINEAR_PREPARED) {
+        call_of(l, QG_FAKE_QUANT, operand, rows, &c);
+        qg_store(&c.args.in[0], 0, n, x);
+    } else {
+        convert(l, operand, rows, x, &planes);
+        call_of(l, QG_DEQUANT, operand, rows, &c);
+        fill_from(&c, 0, &planes);
+        qg_call_free(&planes);
+    }
+    qg_definition(c.args.scheme, operand, c.args.op)(&c.args);
+    qg_load(&c.args.out[0], 0, n, y);
+    qg_call_free(&c);
+}
+
+/* y is the rounding of something within bound of exact. */
+static void expect_within(const struct qg_linear *l, size_t n, const float *y, const double *exact,
+                          const double *bound)
+{
+    struct qg_tensor want = {"want", l->order.dtype, 1, {n}, malloc(n * sizeof(float))};
+    struct qg_tensor got = {"got", l->order.dtype, 1, {n}, malloc(n * sizeof(float))};
+    struct qg_diff d = qg_no_diff;
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)exact[i];
+        qg_store(&want, i, 1, &x);
+        ck_assert_msg(qg_round(l->order.dtype, y[i]) == y[i], "%s gives %g, which is not %s",
+                      l->name, (double)y[i], qg_dtype_name(l->order.dtype));
+    }
+    qg_store(&got, 0, n, y);
+    qg_compare(&want, &got, exact, bound, &d);
+    ck_assert_msg(d.wrong == 0, "%s, %s: %zu of %zu outputs are out of bounds", l->name, l->kernel,
+                  (size_t)d.wrong, n);
+    free(want.data);
+    free(got.data);
+}
+
+static int products;
+
+/* By the definition of the scheme's matmul, on planes of the definition of convert. */
+static void expect_matmul(const struct qg_linear *l, size_t m, const float *x, const float *y)
+{
+    struct qg_call planes, c;
+    convert(l, QG_WEIGHT, l->rows, l->source, &planes);
+    call_of(l, QG_MATMUL, QG_WEIGHT, m, &c);
+    qg_store(&c.args.in[0], 0, m * l->cols, x);
+    fill_from(&c, 1, &planes);
+    qg_definition(c.args.scheme, QG_WEIGHT, QG_MATMUL)(&c.args);
+    expect_within(l, m * l->rows, y, c.args.exact, c.args.bound);
+    qg_call_free(&planes);
+    qg_call_free(&c);
+}
+
+/* By a product in binary64, whose distance from one in binary32 in any order is at most K units of
+ * rounding of the sum of magnitudes (Higham, Accuracy and Stability, 3.1). */
+static void expect_product(const struct qg_linear *l, size_t m, const float *x, const float *y)
+{
+    size_t k = l->cols, n = l->rows;
+    float *a = malloc(m * k * sizeof *a), *b = malloc(n * k * sizeof *b);
+    double *exact = calloc(m * n, sizeof *exact), *bound = calloc(m * n, sizeof *bound);
+    operand_of(l, QG_ACTIVATION, m, x, a);
+    operand_of(l, l->order.operand, n, l->source, b);
+    for (size_t i = 0; i < m * n; i++) {
+        for (size_t j = 0; j < k; j++) {
+            double p = (double)a[i / n * k + j] * b[i % n * k + j];
+            exact[i] += p;
+            bound[i] += fabs(p);
+        }
+        double units = (double)k * 0x1p-24;
+        bound[i] *= units / (1 - units);
+    }
+    expect_within(l, m * n, y, exact, bound);
+    free(a);
+    free(b);
+    free(exact);
+    free(bound);
+}
+
+static void judge(void *user, size_t tensor, size_t m, const float *x, const float *y)
+{
+    const struct qg_linear *l = &lm->linear[tensor];
+    (void)user;
+    for (size_t i = 0; i < m * l->rows; i++)
+        ck_assert_msg(isfinite(y[i]), "%s, %s: an output is %g", l->name, l->kernel, (double)y[i]);
+    if (l->matmul)
+        expect_matmul(l, m, x, y);
+    else
+        expect_product(l, m, x, y);
+    products++;
+}
+
+static void judge_products(void)
+{
+    struct qg_lm_work *w = work_for(batch, length, false);
+    w->tap = judge;
+    products = 0;
+    qg_lm_forward(lm, w, tokens, batch, length);
+    qg_lm_logits(lm, w, 0, length);
+    ck_assert_int_eq(products, 8);
+    qg_lm_work_free(&w);
+}
+
+/* A plan that puts a scheme on all linear layers and the head; false when upstream refuses. */
+static bool plan_for(const struct qg_scheme *s, struct qg_recipe **recipe,
+                     struct qg_recipe_plan *plan)
+{
+    if (qg_recipe_make(s, NULL, "proj|lm_head", recipe, &err) != QG_OK)
+        return false;
+    if (qg_recipe_apply(*recipe, file, NULL, NULL, plan, &err) == QG_OK)
+        return true;
+    qg_recipe_close(recipe);
+    return false;
+}
+
+static void judge_scheme(const struct qg_scheme *s, int *put, int *refused)
+{
+    static const char *const backends[] = {NULL, "c", "blas"};
+    struct qg_recipe *recipe;
+    struct qg_recipe_plan plan;
+    if (!plan_for(s, &recipe, &plan)) {
+        ++*refused;
+        return;
+    }
+    for (int i = 0; i < 4; i++) {
+        enum qg_linear_path path = i < 3 ? QG_LINEAR_CONVERTED : QG_LINEAR_PREPARED;
+        const char *backend = backends[i % 3];
+        if (qg_lm_put(lm, &plan, path, backend, QG_INPUT, false, 2, &err) != QG_OK) {
+            bool absent = err.status == QG_EABSENT || path == QG_LINEAR_PREPARED;
+            ck_assert_msg(absent, "%s: %s", s->name, err.message);
+            continue;
+        }
+        judge_products();
+        ++*put;
+    }
+    qg_recipe_plan_free(&plan);
+    qg_recipe_close(&recipe);
+}
+
+START_TEST(every_product_of_every_scheme)
+{
+    int put = 0, refused = 0;
+    const struct qg_scheme *s;
+    open_random(QG_BF16);
+    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+        if (s->operand[QG_WEIGHT].convert)
+            judge_scheme(s, &put, &refused);
+    if (getenv("QG_VERBOSE"))
+        fprintf(stderr, "%d states judged, %d schemes refused\n", put, refused);
+    close_golden();
+}
+END_TEST
+
+START_TEST(plain_products)
+{
+    static const enum qg_dtype dtypes[] = {QG_F32, QG_BF16, QG_F16};
+    for (int i = 0; i < 3; i++) {
+        open_random(dtypes[i]);
+        for (int j = 0; j < 3; j++) {
+            OK(qg_lm_put(lm, NULL, QG_LINEAR_PLAIN, NULL, dtypes[j], false, 2, &err));
+            judge_products();
+        }
+        close_golden();
+    }
+}
+END_TEST
+
+/* --- the exponential ------------------------------------------------------------------------- */
+
+/* All floats in its range, or (by default) every 997th. */
+START_TEST(exponential)
+{
+    uint32_t every = getenv("QG_SLOW") ? 1 : 997;
+    double worst = 0;
+    for (int sign = 0; sign < 2; sign++) {
+        uint32_t last = qg_f32_bits(sign ? 87.0f : 88.0f);
+        for (uint32_t bits = 0; bits <= last; bits += every) {
+            float x = qg_f32_from_bits(bits | (uint32_t)sign << 31);
+            double exact = exp(x), unit = ldexp(1, ilogb(exact) - 23);
+            worst = fmax(worst, fabs(qg_exponential(x) - exact) / unit);
+        }
+    }
+    if (getenv("QG_VERBOSE"))
+        fprintf(stderr, "exponential: off by %.3f units at most\n", worst);
+    ck_assert_msg(worst <= 2, "it is off by %g units of the last place", worst);
+    ck_assert(qg_exponential(0) == 1);
+    ck_assert(qg_exponential(-200) == qg_exponential(-87));
+    ck_assert(qg_exponential(-INFINITY) == qg_exponential(-87));
+    ck_assert(qg_exponential(INFINITY) == qg_exponential(88));
+    ck_assert(isnan(qg_exponential(NAN)));
+}
+END_TEST
+
+/* --- bad checkpoints ------------------------------------------------------------------------- */
+
+#define BASE                                                                           \
+    "\"model_type\": \"llama\", \"vocab_size\": 8, \"hidden_size\": 8, "               \
+    "\"intermediate_size\": 6, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, " \
+    "\"tie_word_embeddings\": false"
+
+static const struct {
+    const char *name;
+    size_t rank, shape[2];
+} small[] = {
+    {"model.embed_tokens.weight", 2, {8, 8}},
+    {"model.layers.0.input_layernorm.weight", 1, {8}},
+    {"model.layers.0.self_attn.q_proj.weight", 2, {8, 8}},
+    {"model.layers.0.self_attn.k_proj.weight", 2, {8, 8}},
+    {"model.layers.0.self_attn.v_proj.weight", 2, {8, 8}},
+    {"model.layers.0.self_attn.o_proj.weight", 2, {8, 8}},
+    {"model.layers.0.post_attention_layernorm.weight", 1, {8}},
+    {"model.layers.0.mlp.gate_proj.weight", 2, {6, 8}},
+    {"model.layers.0.mlp.up_proj.weight", 2, {6, 8}},
+    {"model.layers.0.mlp.down_proj.weight", 2, {8, 6}},
+    {"model.norm.weight", 1, {8}},
+    {"lm_head.weight", 2, {8, 8}},
+};
+enum { SMALL = sizeof small / sizeof *small };
+
+/* The tensors of the small model, all numbers 1/2, to be changed and written. */
+static size_t small_tensors(struct qg_tensor t[SMALL + 1], float *numbers)
+{
+    for (size_t i = 0; i < 64; i++)
+        numbers[i] = 0.5f;
+    for (size_t i = 0; i < SMALL; i++) {
+        t[i] = (struct qg_tensor){small[i].name, QG_F32, (int)small[i].rank, {0}, numbers};
+        memcpy(t[i].shape, small[i].shape, sizeof small[i].shape);
+    }
+    return SMALL;
+}
+
+static void put_small(const struct qg_tensor *t, size_t n, const char *config)
+{
+    OK(qg_safetensors_write(at("model.safetensors"), t, n, true, &err));
+    put_text("config.json", config);
+}
+
+static void expect_loads(bool tied)
+{
+    OK(qg_model_open(folder, &file, &err));
+    OK(qg_lm_load(file, false, &lm, &err));
+    ck_assert(lm->config.tied == tied);
+    qg_lm_free(&lm);
+    qg_model_close(&file);
+}
+
+static void expect_refusal(const char *message)
+{
+    OK(qg_model_open(folder, &file, &err));
+    ck_assert_msg(qg_lm_load(file, false, &lm, &err) != QG_OK, "it loads; expected: %s", message);
+    ck_assert_ptr_null(lm);
+    ck_assert_int_eq(err.status, QG_EFORMAT);
+    ck_assert_msg(strstr(err.message, message) && strstr(err.message, folder),
+                  "'%s' lacks '%s' or the folder", err.message, message);
+    qg_model_close(&file);
+}
+
+START_TEST(bad_configs)
+{
+    static const char tensors_of_6[] = "is [8,8], by config.json it should be [8,16]";
+    static const struct {
+        const char *config, *message;
+    } cases[] = {
+        {"{}", "\"model_type\" must be llama or mistral"},
+        {"[]", "JSON"},
+        {"{\"model_type\": 7}", "\"model_type\" must be"},
+        {"{\"model_type\": \"gpt2\"}", "\"model_type\" must be"},
+        {"{\"model_type\": \"llama\"}", "\"vocab_size\" must be a whole number"},
+        {"{" BASE ", \"head_dim\": 3}", "\"head_dim\" must be even"},
+        {"{" BASE ", \"head_dim\": \"8\"}", "\"head_dim\" must be a whole number"},
+        {"{" BASE ", \"head_dim\": 0}", "\"head_dim\" must be a whole number"},
+        {"{" BASE ", \"head_dim\": 16777216}", "\"head_dim\" must be such that"},
+        {"{" BASE ", \"head_dim\": 8}", "is [8,8], by config.json it should be [16,8]"},
+        {"{" BASE ", \"num_key_value_heads\": 3}", "\"num_key_value_heads\" must be a divisor"},
+        {"{" BASE ", \"num_key_value_heads\": -1}", "\"num_key_value_heads\" must be a whole"},
+        {"{" BASE ", \"num_key_value_heads\": 1.5}", "\"num_key_value_heads\" must be a whole"},
+        {"{" BASE ", \"num_key_value_heads\": 1e300}", "\"num_key_value_heads\" must be a whole"},
+        {"{" BASE ", \"num_key_value_heads\": 1e999}", "\"num_key_value_heads\" must be a whole"},
+        {"{" BASE ", \"num_key_value_heads\": []}", "\"num_key_value_heads\" must be a whole"},
+        {"{" BASE ", \"num_key_value_heads\": 1}",
+         "self_attn.k_proj.weight' is [8,8], by config.json it should be [4,8]"},
+        {"{" BASE ", \"rms_norm_eps\": 0}", "\"rms_norm_eps\" must be a number above 0"},
+        {"{" BASE ", \"rms_norm_eps\": \"1e-5\"}", "\"rms_norm_eps\" must be a number above 0"},
+        {"{" BASE ", \"rope_theta\": -1}", "\"rope_theta\" must be a number above 0"},
+        {"{" BASE ", \"rope_scaling\": 4}", "\"rope_scaling\" must be an object or null"},
+        {"{" BASE ", \"rope_parameters\": \"\"}", "\"rope_parameters\" must be an object or null"},
+        {"{" BASE ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}",
+         "\"rope_type\" must be default or llama3"},
+        {"{" BASE ", \"rope_parameters\": {\"rope_type\": \"yarn\"}}", "\"rope_type\" must be"},
+        {"{" BASE ", \"rope_parameters\": {\"rope_type\": 3}}", "\"rope_type\" must be"},
+        {"{" BASE ", \"rope_parameters\": {\"rope_theta\": []}}", "\"rope_theta\" must be"},
+        {"{" BASE ", \"rope_scaling\": {\"rope_type\": \"llama3\"}}", "\"factor\" must be"},
+        {"{" BASE ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "
+         "\"low_freq_factor\": 4, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 8}}",
+         "\"high_freq_factor\" must be above low_freq_factor"},
+        {"{" BASE ", \"partial_rotary_factor\": 0.5}", "\"partial_rotary_factor\" must be 1"},
+        {"{" BASE ", \"hidden_act\": \"gelu\"}", "\"hidden_act\" must be silu"},
+        {"{" BASE ", \"hidden_act\": 5}", "\"hidden_act\" must be silu"},
+        {"{" BASE ", \"attention_bias\": true}", "\"attention_bias\" must be false"},
+        {"{" BASE ", \"attention_bias\": \"yes\"}", "\"attention_bias\" must be false"},
+        {"{" BASE ", \"mlp_bias\": true}", "\"mlp_bias\" must be false"},
+        {"{" BASE ", \"sliding_window\": 4096}", "\"sliding_window\" must be null"},
+        {"{" BASE ", \"bos_token_id\": 8}", "\"bos_token_id\" must be a token below vocab_size"},
+        {"{" BASE ", \"bos_token_id\": -1}", "\"bos_token_id\" must be a token below vocab_size"},
+        {"{" BASE ", \"bos_token_id\": 0.5}", "\"bos_token_id\" must be a token below vocab_size"},
+        {"{" BASE ", \"quantization_config\": {\"quant_method\": \"awq\"}}", "quantized by awq"},
+        {"{\"num_hidden_layers\": 4096, \"vocab_size\": 16777216, \"hidden_size\": 16777216, "
+         "\"intermediate_size\": 16777216, \"num_attention_heads\": 2, \"model_type\": \"llama\"}",
+         "36855 tensors that config.json asks for are missing: "
+         "model.layers.1.input_layernorm.weight, "},
+        {"{\"num_hidden_layers\": 4097, \"vocab_size\": 8, \"hidden_size\": 8, "
+         "\"intermediate_size\": 6, \"num_attention_heads\": 2, \"model_type\": \"llama\"}",
+         "\"num_hidden_layers\" must be at most 4096"},
+        {"{\"num_hidden_layers\": 1, \"vocab_size\": 8, \"hidden_size\": 8, "
+         "\"intermediate_size\": 6, \"num_attention_heads\": 3, \"model_type\": \"llama\"}",
+         "\"num_attention_heads\" must be a divisor of hidden_size, as there is no head_dim"},
+        {"{\"num_hidden_layers\": 1, \"vocab_size\": 8, \"hidden_size\": 16, "
+         "\"intermediate_size\": 6, \"num_attention_heads\": 2, \"model_type\": \"llama\"}",
+         tensors_of_6},
+    };
+    struct qg_tensor t[SMALL + 1];
+    float numbers[64];
+    size_t n = small_tensors(t, numbers);
+    enter();
+    put_small(t, n, "{" BASE "}");
+    expect_loads(false);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_text("config.json", cases[i].config);
+        if (strcmp(cases[i].config, "[]") != 0)
+            expect_refusal(cases[i].message);
+    }
+    unlink(at("config.json"));
+    expect_refusal("has no config.json, which says what the model looks like");
+    leave();
+}
+END_TEST
+
+START_TEST(bad_tensors)
+{
+    static float other[64], bad[64] = {[13] = NAN};
+    static uint8_t bytes[64];
+    struct qg_tensor t[SMALL + 1];
+    float numbers[64];
+    enter();
+    size_t n = small_tensors(t, numbers);
+    put_small(t, n - 1, "{" BASE "}");
+    expect_refusal("1 tensors that config.json asks for are missing: lm_head.weight");
+    put_small(t, 1, "{" BASE "}");
+    expect_refusal("11 tensors that config.json asks for are missing: "
+                   "model.layers.0.input_layernorm.weight, model.layers.0.self_attn.q_proj.weight");
+    ck_assert(strstr(err.message, "mlp.up_proj.weight, ..."));
+
+    t[n] = (struct qg_tensor){"model.layers.0.self_attn.q_proj.bias", QG_F32, 1, {8}, numbers};
+    put_small(t, n + 1, "{" BASE "}");
+    expect_refusal("has no place for 1 of the tensors (biases are not modelled): "
+                   "model.layers.0.self_attn.q_proj.bias");
+    t[n].name = "model.layers.1.self_attn.q_norm.weight";
+    put_small(t, n + 1, "{" BASE "}");
+    expect_refusal("a model of 1 layers by config.json has no place for 1 of the tensors: "
+                   "model.layers.1.self_attn.q_norm.weight");
+    t[n].name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    put_small(t, n + 1, "{" BASE "}");
+    expect_loads(false);
+
+    put_small(t, n - 1, "{" BASE ", \"architectures\": [\"LlamaForCausalLM\"]}");
+    expect_refusal("missing: lm_head.weight");
+    put_small(t, n, "{\"tie_word_embeddings\": true, " BASE "}");
+    expect_loads(true); // the head is there, and is the table
+    t[n - 1].data = other;
+    put_small(t, n, "{\"tie_word_embeddings\": true, " BASE "}");
+    expect_refusal("ties the head to the embedding table, but row 0 of lm_head.weight is another");
+
+    n = small_tensors(t, numbers);
+    t[7].data = bad;
+    put_small(t, n, "{" BASE "}");
+    expect_refusal("tensor 'model.layers.0.mlp.gate_proj.weight': number [1,5] is nan");
+    bad[13] = -INFINITY;
+    put_small(t, n, "{" BASE "}");
+    expect_refusal("number [1,5] is -inf");
+    n = small_tensors(t, numbers);
+    t[10].shape[0] = 7;
+    put_small(t, n, "{" BASE "}");
+    expect_refusal("'model.norm.weight' is [7], by config.json it should be [8]");
+    t[10] = (struct qg_tensor){small[10].name, QG_F32, 2, {1, 8}, numbers};
+    put_small(t, n, "{" BASE "}");
+    expect_refusal("'model.norm.weight' is [1,8], by config.json it should be [8]");
+    t[10] = (struct qg_tensor){small[10].name, QG_U8, 1, {8}, bytes};
+    put_small(t, n, "{" BASE "}");
+    expect_refusal("'model.norm.weight' is U8; F32, BF16 and F16 can be run");
+    leave();
+}
+END_TEST
+
+/* Whatever stands in config.json is read or refused, with a sentence. */
+START_TEST(mutated_configs)
+{
+    static const char base[] =
+        "{" BASE ", \"num_key_value_heads\": 1, \"head_dim\": 4, \"rms_norm_eps\": 1e-5, "
+        "\"bos_token_id\": 1, \"sliding_window\": null, \"rope_parameters\": {\"rope_theta\": 500, "
+        "\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+        "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 16}}";
+    static const char alphabet[] = "0123456789-.eE[]{}\",: ntx\\u";
+    size_t read = 0, refused = 0;
+    for (uint64_t i = 0; i < 50000; i++) {
+        char text[sizeof base];
+        struct qg_lm_config c;
+        memcpy(text, base, sizeof text);
+        for (uint64_t k = 0; k <= i % 3; k++) {
+            uint64_t bits = qg_rng_bits(11, i, k);
+            text[bits % (sizeof base - 1)] = alphabet[(bits >> 32) % (sizeof alphabet - 1)];
+        }
+        cJSON *json = cJSON_Parse(text);
+        if (json && qg_lm_config_read(json, "X", &c, &err) == QG_OK) {
+            ck_assert(c.vocab && c.width && c.hidden && c.layers && c.context);
+            ck_assert(c.heads % c.kv_heads == 0 && c.head % 2 == 0);
+            ck_assert(c.norm_eps > 0 && c.rope_theta > 0);
+            ck_assert(!c.has_separator || c.separator < c.vocab);
+            read++;
+        } else if (json) {
+            ck_assert_int_eq(err.status, QG_EFORMAT);
+            ck_assert(strncmp(err.message, "'X'", 3) == 0);
+            refused++;
+        }
+        cJSON_Delete(json);
+    }
+    ck_assert_msg(read > 1000 && refused > 1000, "%zu read, %zu refused", read, refused);
+}
+END_TEST
+
+QG_SUITE(lm, as_transformers, as_prepared_by_torchao, as_peft, causal, alone_and_together,
+         gradients_add_up, slopes, slopes_on_a_quantized_base, every_product_of_every_scheme,
+         plain_products, exponential, bad_configs, bad_tensors, mutated_configs)

@@ -163,6 +163,12 @@ static enum qg_status put_prepared(struct qg_linear *l, struct qg_error *err)
     return good ? QG_OK : err->status;
 }
 
+static enum qg_status own_memory(struct qg_linear *l, struct qg_error *err)
+{
+    l->own = malloc(l->rows * l->cols * sizeof *l->own);
+    return l->own ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for [%zu,%zu]", l->rows, l->cols);
+}
+
 static enum qg_status put(struct qg_linear *l, struct qg_error *err)
 {
     const struct qg_linear_order *o = &l->order;
@@ -170,11 +176,9 @@ static enum qg_status put(struct qg_linear *l, struct qg_error *err)
         return err->status;
     if (o->path == QG_LINEAR_PREPARED && put_prepared(l, err) != QG_OK)
         return err->status;
-    bool as_it_is = o->path == QG_LINEAR_PLAIN && o->dtype == QG_F32;
-    if (as_it_is || (l->matmul && !o->dense))
+    if (o->path == QG_LINEAR_PLAIN || (l->matmul && !o->dense))
         return QG_OK;
-    l->own = malloc(l->rows * l->cols * sizeof *l->own);
-    return l->own ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for [%zu,%zu]", l->rows, l->cols);
+    return own_memory(l, err);
 }
 
 enum qg_status qg_linear_put(struct qg_linear *l, const struct qg_linear_order *o,
@@ -239,14 +243,22 @@ static enum qg_status prepare(struct qg_linear *l, struct qg_error *err)
     return QG_OK;
 }
 
-/* R(W), a row at a time. */
-static void copy_rounded(struct qg_linear *l)
+/* R(W), and no copy where that is W, as in a checkpoint of that dtype. */
+static enum qg_status round_plain(struct qg_linear *l, struct qg_error *err)
 {
-    uint16_t typed[1024];
-    for (size_t n, i = 0; i < l->rows * l->cols; i += n) {
-        n = qg_smaller(l->rows * l->cols - i, sizeof typed / sizeof *typed);
-        round_to(l->order.dtype, n, l->source + i, typed, l->own + i);
+    size_t i = 0, n = l->rows * l->cols;
+    while (i < n && qg_round(l->order.dtype, l->source[i]) == l->source[i])
+        i++;
+    if (i == n) {
+        free(l->own);
+        l->own = NULL;
+        return QG_OK;
     }
+    if (!l->own && own_memory(l, err) != QG_OK)
+        return err->status;
+    for (i = 0; i < n; i++)
+        l->own[i] = qg_round(l->order.dtype, l->source[i]);
+    return QG_OK;
 }
 
 enum qg_status qg_linear_refresh(struct qg_linear *l, struct qg_error *err)
@@ -258,8 +270,8 @@ enum qg_status qg_linear_refresh(struct qg_linear *l, struct qg_error *err)
             return err->status;
     } else if (l->order.path == QG_LINEAR_PREPARED && prepare(l, err) != QG_OK) {
         return err->status;
-    } else if (l->own && l->order.path == QG_LINEAR_PLAIN) {
-        copy_rounded(l);
+    } else if (l->order.path == QG_LINEAR_PLAIN && round_plain(l, err) != QG_OK) {
+        return err->status;
     }
     l->weights = l->own ? l->own : l->order.path == QG_LINEAR_PLAIN ? l->source : NULL;
     return QG_OK;

@@ -163,7 +163,9 @@ QG_MUST_CHECK enum qg_status qg_lm_work_make(const struct qg_lm *m, size_t batch
 void qg_lm_work_free(struct qg_lm_work **w);
 
 /* Runs tokens [batch, length], all below vocab, every sequence from position 0. What stands behind
- * a position does not change it: shorter sequences can be filled up with anything. */
+ * a position does not change it: shorter sequences can be filled up with anything. With another
+ * batch or length the last bits may differ: OpenBLAS sums products of other shapes in another
+ * order. */
 void qg_lm_forward(const struct qg_lm *m, struct qg_lm_work *w, const uint32_t *tokens,
                    size_t batch, size_t length);
 
