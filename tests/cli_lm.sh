@@ -42,10 +42,38 @@ fi
 cmp whole/model.safetensors cut/model.safetensors || fail 'an interruption changes the model'
 cut -f 1-6 whole/train.tsv >a && cut -f 1-6 cut/train.tsv >b && cmp a b || fail 'an interruption changes the log'
 
+# Under a scheme: the same table for any number of threads; what is in it already is left out.
+wide='--layers 1 --width 32 --heads 2 --kv-heads 1 --head 16 --hidden 32 --context 32 --batch 3 --warmup 2'
+short='--steps 3 --batch 2 --seeds 2 --lr 1e-3'
+expect 0 '20	1920	' lm train --text text -o model $wide --steps 20
+head -c 3000 text | tr 3 '\f' >holdout
+"$qgauge" lm qat model --text text --holdout holdout $short --scheme 'int8,int4-old group=32' --threads 1 --prompt 'line 1' \
+    --predict 5 -o one.tsv >out.txt 2>&1 || fail "qat: $(cat out.txt)"
+for what in 'int8: 2 seeds, 3 steps of 2 x 32, lr 0.001' 'control ptq - control' 'recovered of PTQ' 'MiB shipped' \
+    '  converted   | line 1' 'peak memory'; do
+    has out.txt "$what"
+done
+expect 0 'int4-old group=32' lm qat model --text text --holdout holdout $short --scheme 'int8,int4-old group=32' --threads 3 \
+    -o three.tsv
+cmp one.tsv three.tsv || fail 'threads change the table'
+[ "$(awk -F '\t' '{ print NF }' one.tsv | sort -u)" = 39 ] || fail "columns: $(cat one.tsv)"
+expect 0 'int8 is done already' lm qat model --text text --holdout holdout $short --scheme 'int8,int4 group=32' --resume -o one.tsv
+[ "$(cut -f 1 one.tsv | tr '\n' '|')" = 'scheme|int8|int4-old group=32|int4 group=32|' ] || fail "rows: $(cat one.tsv)"
+expect 0 'int4 group=32, adapters of rank 2: 2 seeds' lm qat model --text text --holdout holdout $short --scheme 'int4 group=32' --lora 2
+grep -q prepared out.txt && fail "adapters are trained on what is shipped: $(cat out.txt)"
+expect 2 'exists: --resume appends' lm qat model --text text --holdout holdout $short --scheme int8 -o one.tsv
+expect 2 "there is no scheme 'int5'" lm qat model --text text --holdout holdout $short --scheme int5
+expect 2 'has no fake-quant' lm qat model --text text --holdout holdout $short --scheme q8_0
+expect 2 'K = 32' lm qat model --text text --holdout holdout $short --scheme int4
+expect 2 'give --text FILE to train on' lm qat model --scheme int8
+expect 2 'give --scheme or --recipe' lm qat model --text text
+expect 2 'an empty name' lm qat model --text text --scheme int8,
+expect 99 'absent' lm qat absent --text text --scheme int8
+
 # Mistakes.
 expect 2 'holds a model: --force begins anew' lm train --text text -o one $tiny
 expect 2 'there is no one/checkpoint.safetensors' lm train --text text -o one $tiny --resume
-expect 2 'what? give' lm
+expect 2 'what? give train or qat' lm
 expect 2 "there is no 'learn'" lm learn
 expect 2 'give --text FILE and -o FOLDER' lm train -o new
 expect 2 "--steps is a whole number of 1 to 1000000000, not 'many'" lm train --text text -o new --steps many
