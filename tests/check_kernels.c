@@ -101,7 +101,8 @@ enum fill {
     NEGATIVE,
     ONE_NAN,
     ONE_INF,
-    BITS, /* any pattern at all */
+    BITS,  /* any pattern at all */
+    LEAST, /* ten bits in binary32 */
     FILLS
 };
 
@@ -130,6 +131,8 @@ static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
         return i == 5 ? NAN : normal;
     case ONE_INF:
         return i == 6 ? -INFINITY : normal;
+    case LEAST:
+        return normal * 0x1p-140f;
     case BITS:
         return qg_f32_from_bits((uint32_t)bits);
     default:
@@ -181,6 +184,13 @@ static bool untouched(const struct qg_buffer *b)
     return true;
 }
 
+/* What weights are filled with where x takes `fill`: tiny numbers meet huge ones, whose products
+ * are of usual size again. */
+static enum fill of_weights(const struct qg_kernel *k, enum fill fill)
+{
+    return k->op == QG_MATMUL && (fill == TINY || fill == LEAST) ? HUGE_ : fill;
+}
+
 static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fill fill,
                   uint64_t seed, bool raw, const char *name)
 {
@@ -191,7 +201,7 @@ static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fi
     for (int i = 0; i < args->n_in; i++)
         fill_tensor(&want.args.in[i], fill, seed + (uint64_t)i);
     if (!raw && (k->op == QG_DEQUANT || k->op == QG_MATMUL))
-        convert_planes(args, want.args.in + (k->op == QG_MATMUL), fill, seed);
+        convert_planes(args, want.args.in + (k->op == QG_MATMUL), of_weights(k, fill), seed);
     for (int i = 0; i < args->n_in; i++)
         memcpy(got.args.in[i].data, want.args.in[i].data, want.in[i].bytes);
     for (int i = 0; i < args->n_out; i++)
