@@ -6,6 +6,7 @@
 #ifndef QG_GGUF_C_H
 #define QG_GGUF_C_H
 
+#include "kernels/c/matmul.h"
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
 
@@ -78,24 +79,20 @@ float qg_gguf_c_codes_ref(const float *x, uint8_t *q);
     {                                                                                 \
         .scheme = s, .backend = "c", .variant = "", .op = o, .operand = what, .fn = f \
     }
-#define QG_GGUF_C_ROWS(s, f, partner)                                                            \
-    QG_GGUF_C_ROW(s, QG_WEIGHT, QG_CONVERT, f##_convert),                                        \
-        QG_GGUF_C_ROW(s, QG_WEIGHT, QG_DEQUANT, f##_dequant),                                    \
-        QG_GGUF_C_ROW(s, QG_ACTIVATION, QG_CONVERT, partner##_convert),                          \
-        {.scheme = s,                                                                            \
-         .backend = "c",                                                                         \
-         .variant = "",                                                                          \
-         .op = QG_MATMUL,                                                                        \
-         .operand = QG_WEIGHT,                                                                   \
-         .claim = QG_WITHIN_BOUND,                                                               \
-         .traits = QG_REORDERS,                                                                  \
-         .depth = qg_gguf_c_depth,                                                               \
-         .fn = f##_matmul},                                                                      \
-    {                                                                                            \
-        .scheme = s, .backend = "blas", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT,    \
-        .claim = QG_WITHIN_BOUND, .traits = QG_FUSES | QG_REORDERS, .depth = qg_gguf_blas_depth, \
-        .fn = f##_blas                                                                           \
-    }
+#define QG_GGUF_C_ROWS(s, f, partner)                                   \
+    QG_GGUF_C_ROW(s, QG_WEIGHT, QG_CONVERT, f##_convert),               \
+        QG_GGUF_C_ROW(s, QG_WEIGHT, QG_DEQUANT, f##_dequant),           \
+        QG_GGUF_C_ROW(s, QG_ACTIVATION, QG_CONVERT, partner##_convert), \
+        {.scheme = s,                                                   \
+         .backend = "c",                                                \
+         .variant = "",                                                 \
+         .op = QG_MATMUL,                                               \
+         .operand = QG_WEIGHT,                                          \
+         .claim = QG_WITHIN_BOUND,                                      \
+         .traits = QG_REORDERS,                                         \
+         .depth = qg_gguf_c_depth,                                      \
+         .fn = f##_matmul},                                             \
+        QG_BLAS_ROW(s, qg_gguf_blas_depth, f##_blas)
 
 /* --- numbers --------------------------------------------------------------------------------- */
 

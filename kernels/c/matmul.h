@@ -53,19 +53,23 @@ void qg_multiply_integers(const struct qg_args *a, const float *x, const float *
         qg_multiply_blas(a, &product);                  \
     }
 
-#define QG_MATMUL_ROWS(s, product)                                                            \
-    {.scheme = s,                                                                             \
-     .backend = "c",                                                                          \
-     .variant = "",                                                                           \
-     .op = QG_MATMUL,                                                                         \
-     .operand = QG_WEIGHT,                                                                    \
-     .claim = QG_WITHIN_BOUND,                                                                \
-     .traits = QG_REORDERS,                                                                   \
-     .depth = qg_multiply_depth,                                                              \
-     .fn = product##_c},                                                                      \
-    {                                                                                         \
-        .scheme = s, .backend = "blas", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT, \
-        .claim = QG_WITHIN_BOUND, .traits = QG_FUSES | QG_REORDERS, .fn = product##_blas      \
+/* A matmul by OpenBLAS; additions: as depth of struct qg_kernel. */
+#define QG_BLAS_ROW(s, additions, f)                                                            \
+    {                                                                                           \
+        .scheme = s, .backend = "blas", .variant = "", .op = QG_MATMUL, .operand = QG_WEIGHT,   \
+        .claim = QG_WITHIN_BOUND, .traits = QG_FUSES | QG_REORDERS, .depth = additions, .fn = f \
     }
+
+#define QG_MATMUL_ROWS(s, product) \
+    {.scheme = s,                  \
+     .backend = "c",               \
+     .variant = "",                \
+     .op = QG_MATMUL,              \
+     .operand = QG_WEIGHT,         \
+     .claim = QG_WITHIN_BOUND,     \
+     .traits = QG_REORDERS,        \
+     .depth = qg_multiply_depth,   \
+     .fn = product##_c},           \
+        QG_BLAS_ROW(s, NULL, product##_blas)
 
 #endif
