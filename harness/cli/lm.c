@@ -4,6 +4,7 @@
  */
 #include "harness/cli/lm.h"
 
+#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,27 +15,70 @@ static const struct {
     int (*run)(int argc, char **argv);
 } subcommands[] = {{"train", qg_lm_train}, {"qat", qg_lm_qat}};
 
-bool qg_lm_take_whole(const char *option, const char *text, uint64_t least, uint64_t most,
-                      uint64_t *ret)
+enum { MOST_THREADS = 64, MOST = 1000000000 };
+
+bool qg_lm_take_whole(const char *option, uint64_t least, uint64_t most, uint64_t *ret)
 {
-    if (qg_whole_parse(text, most, ret) && *ret >= least)
+    if (qg_whole_parse(optarg, most, ret) && *ret >= least)
         return true;
     qg_usage_error(&qg_command_lm, "--%s is a whole number of %llu to %llu, not '%s'", option,
-                   (unsigned long long)least, (unsigned long long)most, text);
+                   (unsigned long long)least, (unsigned long long)most, optarg);
     return false;
 }
 
-bool qg_lm_take_real(const char *option, const char *text, double least, double most, double *ret)
+bool qg_lm_take_size(const char *option, uint64_t most, size_t *ret)
+{
+    uint64_t x;
+    if (!qg_lm_take_whole(option, 1, most, &x))
+        return false;
+    *ret = (size_t)x;
+    return true;
+}
+
+bool qg_lm_take_real(const char *option, double least, double most, double *ret)
 {
     char *end;
-    double x = strtod(text, &end);
-    if (end != text && !*end && x >= least && x <= most) {
+    double x = strtod(optarg, &end);
+    if (end != optarg && !*end && x >= least && x <= most) {
         *ret = x;
         return true;
     }
     qg_usage_error(&qg_command_lm, "--%s is a number of %g to %g, not '%s'", option, least, most,
-                   text);
+                   optarg);
     return false;
+}
+
+bool qg_lm_take(struct qg_lm_request *q, int option)
+{
+    switch (option) {
+    case QG_LM_TEXT:
+        return (q->text = optarg) != NULL;
+    case QG_LM_HOLDOUT:
+        return (q->holdout = optarg) != NULL;
+    case QG_LM_OUT:
+        return (q->out = optarg) != NULL;
+    case QG_LM_STEPS:
+        return qg_lm_take_whole("steps", 1, MOST, &q->train.steps);
+    case QG_LM_BATCH:
+        return qg_lm_take_size("batch", 1 << 20, &q->train.batch);
+    case QG_LM_LENGTH:
+        return qg_lm_take_size("length", 1 << 20, &q->train.length);
+    case QG_LM_LR:
+        return qg_lm_take_real("lr", 1e-12, 10, &q->train.lr);
+    case QG_LM_WARMUP:
+        return qg_lm_take_whole("warmup", 0, MOST, &q->train.warmup);
+    case QG_LM_SEED:
+        return qg_lm_take_whole("seed", 0, UINT64_MAX, &q->train.seed);
+    case QG_LM_DTYPE:
+        return qg_take_dtype(&qg_command_lm, optarg, &q->dtype);
+    case QG_LM_THREADS:
+        return qg_lm_take_whole("threads", 1, MOST_THREADS, &q->threads);
+    case QG_LM_RESUME:
+        return q->resume = true;
+    default:
+        qg_usage_error(&qg_command_lm, "bad option");
+        return false;
+    }
 }
 
 static int run(int argc, char **argv)

@@ -19,7 +19,7 @@
 #include "harness/lm/parallel.h"
 #include "harness/lm/qat.h"
 
-enum { MOST_THREADS = 64, MOST_CHOICES = 32, MOST_SEEDS = 32, MOST_PREDICTED = 4096 };
+enum { MOST_CHOICES = 32, MOST_SEEDS = 32, MOST_PREDICTED = 4096 };
 
 static const char *const side_names[] = {
     [QG_QAT_BASE] = "base",         [QG_QAT_PTQ] = "ptq",
@@ -27,18 +27,17 @@ static const char *const side_names[] = {
     [QG_QAT_PREPARED] = "prepared", [QG_QAT_CONVERTED] = "converted"};
 
 struct request {
-    const char *model, *text, *holdout, *prompt, *out, *backend;
+    struct qg_lm_request common;
+    const char *model, *prompt, *backend;
     struct {
         char *word; /* as it was given: "int4 group=32", or a recipe's name */
         bool is_recipe;
     } choice[MOST_CHOICES];
     size_t n_choices;
-    struct qg_train_options train;
-    enum qg_dtype dtype;
     size_t rank;
     double alpha;
-    uint64_t seeds, documents, predict, threads;
-    bool resume, untie;
+    uint64_t seeds, documents, predict;
+    bool untie;
 };
 
 /* A choice on the model. */
@@ -92,8 +91,8 @@ static bool on_step(void *user, const struct qg_train_step *step, uint64_t done)
     struct session *s = user;
     char amount[64];
     snprintf(amount, sizeof amount, "%" PRIu64 "/%" PRIu64 " steps, %.4f bits", done,
-             s->q->train.steps, step->loss / log(2));
-    tell(s, (double)done / (double)s->q->train.steps, amount);
+             s->q->common.train.steps, step->loss / log(2));
+    tell(s, (double)done / (double)s->q->common.train.steps, amount);
     return qg_signal_seen() != 0;
 }
 
@@ -111,7 +110,7 @@ static struct qg_evaluation evaluation(struct session *s)
 {
     return (struct qg_evaluation){.tokens = &s->holdout,
                                   .windows = &s->windows,
-                                  .threads = (int)s->q->threads,
+                                  .threads = (int)s->q->common.threads,
                                   .progress = on_tokens,
                                   .user = s};
 }
@@ -140,7 +139,8 @@ static enum qg_status score_under(struct session *s, struct qg_lm *m,
                                   double **ret_nll, struct qg_error *err)
 {
     const struct request *q = s->q;
-    if (qg_lm_put(m, plan, path, q->backend, q->dtype, false, (int)q->threads, err) != QG_OK)
+    if (qg_lm_put(m, plan, path, q->backend, q->common.dtype, false, (int)q->common.threads, err) !=
+        QG_OK)
         return err->status;
     return score(s, m, ret_nll, err);
 }
@@ -155,11 +155,11 @@ static enum qg_status train(struct session *s, const struct qg_recipe_plan *plan
         .model = s->model,
         .untie = q->untie,
         .text = {s->text.id + s->text.document[0].first, s->text.n - s->text.document[0].first},
-        .train = q->train,
+        .train = q->common.train,
         .rank = q->rank,
         .alpha = q->alpha,
-        .dtype = q->dtype,
-        .threads = (int)q->threads,
+        .dtype = q->common.dtype,
+        .threads = (int)q->common.threads,
         .progress = on_step,
         .user = s};
     o.train.seed += seed;
@@ -172,13 +172,13 @@ static enum qg_status need_control(struct session *s, uint64_t seed, struct qg_e
     struct qg_qat_run r;
     if (s->control[seed].lm)
         return QG_OK;
-    snprintf(s->task, sizeof s->task, "control, seed %" PRIu64, s->q->train.seed + seed);
+    snprintf(s->task, sizeof s->task, "control, seed %" PRIu64, s->q->common.train.seed + seed);
     if (train(s, NULL, seed, &r, err) != QG_OK)
         return err->status;
     s->control[seed].lm = r.lm;
     if (r.stopped)
         return QG_OK;
-    if (r.steps < s->q->train.steps)
+    if (r.steps < s->q->common.train.steps)
         return qg_fail(err, QG_EFORMAT, "the control diverged at step %" PRIu64 ": lower --lr",
                        r.steps + 1);
     return score_under(s, r.lm, NULL, QG_LINEAR_PLAIN, &s->control[seed].nll, err);
@@ -197,7 +197,7 @@ static enum qg_status run_seed(struct session *s, struct candidate *c, uint64_t 
 {
     struct qg_qat_run r = {0};
     double **nll = ret->nll[seed];
-    uint64_t number = s->q->train.seed + seed;
+    uint64_t number = s->q->common.train.seed + seed;
     if (need_control(s, seed, err) != QG_OK)
         return err->status;
     nll[QG_QAT_BASE] = s->base_nll;
@@ -266,8 +266,9 @@ static void print_outcome(const struct session *s, const struct candidate *c, co
     printf("%s", c->word);
     if (is_adapted(q))
         printf(", adapters of rank %zu", q->rank);
-    printf(": %" PRIu64 " seeds, %" PRIu64 " steps of %zu x %zu, lr %g\n", q->seeds, q->train.steps,
-           q->train.batch, q->train.length, q->train.lr);
+    printf(": %" PRIu64 " seeds, %" PRIu64 " steps of %zu x %zu, lr %g\n", q->seeds,
+           q->common.train.steps, q->common.train.batch, q->common.train.length,
+           q->common.train.lr);
     for (int i = 0; i < QG_QAT_SIDES; i++)
         if (o->loss[i].seeds.value == o->loss[i].seeds.value)
             printf("  %-26s  %.4f bits per token\n", side_names[i], bits(o->loss[i].seeds.value));
@@ -283,7 +284,7 @@ static void print_outcome(const struct session *s, const struct candidate *c, co
            "moments\n",
            (double)r->shipped / 0x1p20, (double)r->model_bytes / 0x1p20,
            (double)r->trainer_bytes / 0x1p20);
-    if (r->least_steps < q->train.steps)
+    if (r->least_steps < q->common.train.steps)
         printf("  diverged after %" PRIu64 " steps\n", r->least_steps);
     fflush(stdout);
 }
@@ -312,7 +313,7 @@ static void write_key(const struct session *s, const struct candidate *c, char *
 {
     const struct request *q = s->q;
     snprintf(text, size, "%s\t%zu\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t", c->word, q->rank,
-             q->seeds, q->train.seed, q->train.steps);
+             q->seeds, q->common.train.seed, q->common.train.steps);
 }
 
 static void write_row(const struct session *s, const struct candidate *c, const struct runs *r,
@@ -321,8 +322,8 @@ static void write_row(const struct session *s, const struct candidate *c, const 
     const struct request *q = s->q;
     char key[512];
     write_key(s, c, key, sizeof key);
-    fprintf(s->out, "%s%" PRIu64 "\t%zu\t%zu\t%g\t%zu", key, r->least_steps, q->train.batch,
-            q->train.length, q->train.lr, s->windows.scored);
+    fprintf(s->out, "%s%" PRIu64 "\t%zu\t%zu\t%g\t%zu", key, r->least_steps, q->common.train.batch,
+            q->common.train.length, q->common.train.lr, s->windows.scored);
     for (int i = 0; i < QG_QAT_SIDES; i++)
         fprintf(s->out, "\t%.6g", bits(o->loss[i].seeds.value));
     write_estimate(s->out, &o->cost, log(2));
@@ -346,8 +347,9 @@ static enum qg_status continue_one(const struct session *s, const char *what, st
         tokens[at++] = m->config.separator;
     for (size_t i = 0; i < n; i++)
         tokens[at++] = (unsigned char)q->prompt[i];
-    enum qg_status status = qg_lm_put(m, plan, plan ? QG_LINEAR_CONVERTED : QG_LINEAR_PLAIN,
-                                      q->backend, q->dtype, false, (int)q->threads, err);
+    enum qg_status status =
+        qg_lm_put(m, plan, plan ? QG_LINEAR_CONVERTED : QG_LINEAR_PLAIN, q->backend,
+                  q->common.dtype, false, (int)q->common.threads, err);
     if (status == QG_OK)
         status = qg_lm_continue(m, tokens, at, q->predict, err);
     printf("  %-12s| %s", what, q->prompt);
@@ -390,7 +392,7 @@ static bool is_done(const struct session *s, const struct candidate *c)
 
 static enum qg_status run_candidate(struct session *s, struct candidate *c, struct qg_error *err)
 {
-    struct runs r = {.least_steps = s->q->train.steps};
+    struct runs r = {.least_steps = s->q->common.train.steps};
     struct qg_qat_outcome o;
     snprintf(s->task, sizeof s->task, "%.60s", c->word);
     enum qg_status status =
@@ -405,7 +407,7 @@ static enum qg_status run_candidate(struct session *s, struct candidate *c, stru
         if (s->out) {
             write_row(s, c, &r, &o);
             if (fflush(s->out) != 0)
-                status = qg_fail(err, QG_EIO, "%s: %s", s->q->out, strerror(errno));
+                status = qg_fail(err, QG_EIO, "%s: %s", s->q->common.out, strerror(errno));
         }
         if (status == QG_OK)
             status = converse(s, c, &r, err);
@@ -464,9 +466,9 @@ static enum qg_status open_texts(struct session *s, struct qg_error *err)
     const struct request *q = s->q;
     const struct qg_lm_config *c = &s->base->config;
     const uint32_t *separator = c->has_separator ? &c->separator : NULL;
-    if (qg_tokens_read(q->text, c->vocab, separator, 0, &s->text, err) != QG_OK ||
-        qg_tokens_read(q->holdout, c->vocab, separator, (size_t)q->documents, &s->holdout, err) !=
-            QG_OK ||
+    if (qg_tokens_read(q->common.text, c->vocab, separator, 0, &s->text, err) != QG_OK ||
+        qg_tokens_read(q->common.holdout, c->vocab, separator, (size_t)q->documents, &s->holdout,
+                       err) != QG_OK ||
         qg_windows_make(&s->holdout, c->context, &s->windows, err) != QG_OK)
         return err->status;
     const struct qg_logits_shape shape = {s->windows.n, s->windows.context, c->vocab};
@@ -479,12 +481,12 @@ static enum qg_status open_texts(struct session *s, struct qg_error *err)
 
 static enum qg_status read_table(struct session *s, struct qg_error *err)
 {
-    const char *path = s->q->out;
+    const char *path = s->q->common.out;
     size_t size = 0;
     if (!path)
         return QG_OK;
     bool exists = access(path, F_OK) == 0;
-    if (exists && !s->q->resume)
+    if (exists && !s->q->common.resume)
         return qg_fail(err, QG_EINVAL, "%s exists: --resume appends what it lacks", path);
     FILE *f = fopen(path, "a+");
     if (!f || (exists && getdelim(&s->done, &size, '\0', f) < 0 && ferror(f))) {
@@ -503,7 +505,8 @@ static enum qg_status begin(struct session *s, struct request *q, struct qg_erro
     if (qg_model_open(q->model, &s->model, err) != QG_OK ||
         qg_lm_load(s->model, q->untie, &s->base, err) != QG_OK)
         return err->status;
-    q->train.length = q->train.length ? q->train.length : s->base->config.context;
+    q->common.train.length =
+        q->common.train.length ? q->common.train.length : s->base->config.context;
     if (q->prompt && s->base->config.vocab != 256)
         return qg_fail(err, QG_EINVAL, "--prompt: the model's tokens are not bytes");
     for (size_t i = 0; i < q->n_choices; i++)
@@ -511,8 +514,8 @@ static enum qg_status begin(struct session *s, struct request *q, struct qg_erro
             return err->status;
     if (open_texts(s, err) != QG_OK)
         return err->status;
-    if (qg_lm_put(s->base, NULL, QG_LINEAR_PLAIN, NULL, q->dtype, false, (int)q->threads, err) !=
-        QG_OK)
+    if (qg_lm_put(s->base, NULL, QG_LINEAR_PLAIN, NULL, q->common.dtype, false,
+                  (int)q->common.threads, err) != QG_OK)
         return err->status;
     return read_table(s, err);
 }
@@ -543,52 +546,30 @@ static void end(struct session *s)
 /* --- options --------------------------------------------------------------------------------- */
 
 enum {
-    OPT_TEXT = 1,
-    OPT_HOLDOUT,
-    OPT_SCHEME,
+    OPT_SCHEME = 1,
     OPT_RECIPE,
-    OPT_STEPS,
-    OPT_BATCH,
-    OPT_LENGTH,
-    OPT_LR,
-    OPT_WARMUP,
-    OPT_SEED,
     OPT_SEEDS,
     OPT_LORA,
     OPT_ALPHA,
-    OPT_DTYPE,
     OPT_BACKEND,
     OPT_DOCUMENTS,
     OPT_PROMPT,
     OPT_PREDICT,
-    OPT_THREADS,
     OPT_UNTIE,
-    OPT_RESUME,
 };
 
 static const struct option options[] = {
-    {"text", required_argument, NULL, OPT_TEXT},
-    {"holdout", required_argument, NULL, OPT_HOLDOUT},
     {"scheme", required_argument, NULL, OPT_SCHEME},
     {"recipe", required_argument, NULL, OPT_RECIPE},
-    {"steps", required_argument, NULL, OPT_STEPS},
-    {"batch", required_argument, NULL, OPT_BATCH},
-    {"length", required_argument, NULL, OPT_LENGTH},
-    {"lr", required_argument, NULL, OPT_LR},
-    {"warmup", required_argument, NULL, OPT_WARMUP},
-    {"seed", required_argument, NULL, OPT_SEED},
     {"seeds", required_argument, NULL, OPT_SEEDS},
     {"lora", required_argument, NULL, OPT_LORA},
     {"alpha", required_argument, NULL, OPT_ALPHA},
-    {"dtype", required_argument, NULL, OPT_DTYPE},
     {"backend", required_argument, NULL, OPT_BACKEND},
     {"documents", required_argument, NULL, OPT_DOCUMENTS},
     {"prompt", required_argument, NULL, OPT_PROMPT},
     {"predict", required_argument, NULL, OPT_PREDICT},
-    {"threads", required_argument, NULL, OPT_THREADS},
     {"untie", no_argument, NULL, OPT_UNTIE},
-    {"resume", no_argument, NULL, OPT_RESUME},
-    {"output", required_argument, NULL, 'o'},
+    QG_LM_OPTIONS,
     {NULL, 0, NULL, 0},
 };
 
@@ -609,29 +590,9 @@ static bool add_choices(struct request *q, char *list, bool recipes)
     return true;
 }
 
-static bool whole(const char *name, uint64_t least, uint64_t most, uint64_t *ret)
-{
-    return qg_lm_take_whole(name, optarg, least, most, ret);
-}
-
-static bool size(const char *name, uint64_t most, size_t *ret)
-{
-    uint64_t x;
-    if (!whole(name, 1, most, &x))
-        return false;
-    *ret = (size_t)x;
-    return true;
-}
-
 static bool take(struct request *q, int option)
 {
     switch (option) {
-    case OPT_TEXT:
-        return (q->text = optarg) != NULL;
-    case OPT_HOLDOUT:
-        return (q->holdout = optarg) != NULL;
-    case 'o':
-        return (q->out = optarg) != NULL;
     case OPT_PROMPT:
         return (q->prompt = optarg) != NULL;
     case OPT_BACKEND:
@@ -640,39 +601,20 @@ static bool take(struct request *q, int option)
         return add_choices(q, optarg, false);
     case OPT_RECIPE:
         return add_choices(q, optarg, true);
-    case OPT_STEPS:
-        return whole("steps", 1, 1000000000, &q->train.steps);
-    case OPT_BATCH:
-        return size("batch", 1 << 20, &q->train.batch);
-    case OPT_LENGTH:
-        return size("length", 1 << 20, &q->train.length);
-    case OPT_LR:
-        return qg_lm_take_real("lr", optarg, 1e-12, 10, &q->train.lr);
-    case OPT_WARMUP:
-        return whole("warmup", 0, 1000000000, &q->train.warmup);
-    case OPT_SEED:
-        return whole("seed", 0, UINT64_MAX - MOST_SEEDS, &q->train.seed);
     case OPT_SEEDS:
-        return whole("seeds", 1, MOST_SEEDS, &q->seeds);
+        return qg_lm_take_whole("seeds", 1, MOST_SEEDS, &q->seeds);
     case OPT_LORA:
-        return size("lora", 1 << 10, &q->rank);
+        return qg_lm_take_size("lora", 1 << 10, &q->rank);
     case OPT_ALPHA:
-        return qg_lm_take_real("alpha", optarg, 1e-6, 1e6, &q->alpha);
-    case OPT_DTYPE:
-        return qg_take_dtype(&qg_command_lm, optarg, &q->dtype);
+        return qg_lm_take_real("alpha", 1e-6, 1e6, &q->alpha);
     case OPT_DOCUMENTS:
-        return whole("documents", 1, 1000000000, &q->documents);
+        return qg_lm_take_whole("documents", 1, 1000000000, &q->documents);
     case OPT_PREDICT:
-        return whole("predict", 1, MOST_PREDICTED, &q->predict);
-    case OPT_THREADS:
-        return whole("threads", 1, MOST_THREADS, &q->threads);
+        return qg_lm_take_whole("predict", 1, MOST_PREDICTED, &q->predict);
     case OPT_UNTIE:
         return q->untie = true;
-    case OPT_RESUME:
-        return q->resume = true;
     default:
-        qg_usage_error(&qg_command_lm, "bad option");
-        return false;
+        return qg_lm_take(&q->common, option);
     }
 }
 
@@ -680,33 +622,34 @@ static int parse(struct request *q, int argc, char **argv)
 {
     const struct qg_command *c = &qg_command_lm;
     int option;
-    *q = (struct request){.model = QG_SOURCE_ROOT "/golden/lm/model",
-                          .holdout = QG_SOURCE_ROOT "/golden/lm/heldout.txt",
-                          .train = qg_train_defaults,
-                          .dtype = QG_INPUT,
+    *q = (struct request){.common = {.holdout = QG_SOURCE_ROOT "/golden/lm/heldout.txt",
+                                     .train = qg_train_defaults,
+                                     .dtype = QG_INPUT,
+                                     .threads = (uint64_t)qg_processors()},
+                          .model = QG_SOURCE_ROOT "/golden/lm/model",
                           .alpha = 16,
                           .seeds = 3,
-                          .predict = 100,
-                          .threads = (uint64_t)qg_processors()};
-    q->train.steps = 300;
-    q->train.batch = 8;
-    q->train.warmup = 20;
-    q->train.lr = 1e-4;
-    q->train.decay = 0;
+                          .predict = 100};
+    struct qg_train_options *o = &q->common.train;
+    o->steps = 300;
+    o->batch = 8;
+    o->warmup = 20;
+    o->lr = 1e-4;
+    o->decay = 0;
     optind = 1;
     while ((option = getopt_long(argc, argv, "o:", options, NULL)) != -1)
         if (!take(q, option))
             return QG_EXIT_USAGE;
-    q->train.lr_end = q->train.lr / 10;
+    o->lr_end = o->lr / 10;
     if (optind + 1 < argc)
         return qg_usage_error(c, "'%s' is one word too many", argv[optind + 1]);
     if (optind < argc)
         q->model = argv[optind];
-    if (!q->text)
+    if (!q->common.text)
         return qg_usage_error(c, "give --text FILE to train on");
     if (!q->n_choices)
         return qg_usage_error(c, "give --scheme or --recipe");
-    if (q->resume && !q->out)
+    if (q->common.resume && !q->common.out)
         return qg_usage_error(c, "--resume needs -o FILE");
     return QG_EXIT_OK;
 }
@@ -731,7 +674,7 @@ int qg_lm_qat(int argc, char **argv)
         return qg_report_error(&qg_command_lm, &err);
     if (qg_signal_seen()) {
         fprintf(stderr, "qgauge lm: stopped by a signal%s\n",
-                q.out ? "; the same command with --resume does what is left" : "");
+                q.common.out ? "; the same command with --resume does what is left" : "");
         return 128 + qg_signal_seen();
     }
     if (getrusage(RUSAGE_SELF, &usage) == 0)
