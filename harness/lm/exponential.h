@@ -2,7 +2,7 @@
  *
  * e^x in a form that compilers turn into vector code: 2^n e^r with n = round(x / ln 2) and a
  * polynomial for |r| <= ln 2 / 2 (Taylor to the seventh power: the next term is below 2^-27 of the
- * value). Within 1 unit of the last place (check_lm; with QG_SLOW=1 over all floats). x outside
+ * value). Within 1.05 units of the last place (check_lm; with QG_SLOW=1 over all floats). x outside
  * [-87, 88] counts as the nearest of these; NaN stays NaN.
  */
 #ifndef QG_EXPONENTIAL_H
