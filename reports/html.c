@@ -377,6 +377,72 @@ static const char guide[] =
     "<li>Beside this page, each plot has its data (<code>.tsv</code>) and script "
     "(<code>.gp</code>): <code>gnuplot NAME.gp</code> draws it again.</li>\n</ul>\n";
 
+/* "+0.0123 ± 0.0004", nothing where there is no number. */
+static void put_estimate(FILE *out, double value, double low, double high, int decimals, int sign)
+{
+    fputs("<td>", out);
+    if (!isnan(value))
+        fputs(qg_text_rounded(value, decimals, sign).s, out);
+    if (!isnan(value) && !isnan(low))
+        fprintf(out, " ± %s", qg_text_rounded((high - low) / 2, decimals, 0).s);
+    fputs("</td>", out);
+}
+
+static void put_number_cell(FILE *out, double x, int decimals)
+{
+    fprintf(out, "<td>%s</td>", isnan(x) ? "" : qg_text_rounded(x, decimals, 0).s);
+}
+
+static void put_modelled_row(FILE *out, const struct qg_modelled *m)
+{
+    fputs("<tr><td>", out);
+    put(out, strcmp(m->what, "none") == 0 ? "none" : m->name);
+    putc(' ', out);
+    put(out, m->params);
+    putc(' ', out);
+    put(out, m->training);
+    fputs("</td>", out);
+    put_text_cell(out, m->path);
+    if (m->reason[0]) {
+        fputs("<td class=\"text wrap\" colspan=\"10\">", out);
+        put(out, m->reason);
+        fputs("</td></tr>\n", out);
+        return;
+    }
+    put_number_cell(out, m->bits_per_weight, 3);
+    put_number_cell(out, m->bytes / 0x1p20, 2);
+    put_estimate(out, m->ppl, m->ppl_low, m->ppl_high, 4, 0);
+    put_estimate(out, m->delta, m->delta_low, m->delta_high, 5, 1);
+    put_estimate(out, m->kl, m->kl_low, m->kl_high, 6, 0);
+    put_number_cell(out, m->kl_999, 4);
+    put_number_cell(out, 100 * m->same_top, 2);
+    put_estimate(out, m->gap, m->gap_low, m->gap_high, 5, 1);
+    put_text_cell(out, m->verdict);
+    fputs("</tr>\n", out);
+}
+
+static void put_modelled_table(FILE *out, const struct qg_digest *d)
+{
+    const struct qg_result *r = d->r;
+    fputs("<p>Model <code>", out);
+    put(out, r->modelled[0].model);
+    fputs("</code>, text <code>", out);
+    put(out, r->modelled[0].text);
+    fprintf(out, "</code>: %llu tokens in %llu documents; intervals of %g %% over %llu ",
+            (unsigned long long)r->modelled[0].tokens, (unsigned long long)r->modelled[0].documents,
+            100 * r->modelled[0].level, (unsigned long long)r->modelled[0].clusters);
+    put(out, r->modelled[0].clusters_of);
+    fputs(", paired token by token with the model as it is.</p>\n<div class=\"wide\"><table><tr>"
+          "<th>scheme</th><th class=\"text\">path</th><th>bits per parameter</th><th>MiB</th>"
+          "<th>perplexity per token</th><th>change of ln ppl</th><th>KL, mean</th>"
+          "<th>KL, 99.9 %</th><th>same top token, %</th><th>converted against prepared, ln "
+          "ppl</th><th class=\"text\">ln ppl is</th></tr>\n",
+          out);
+    for (size_t i = 0; i < r->n_modelled; i++)
+        put_modelled_row(out, &r->modelled[i]);
+    fputs("</table></div>\n", out);
+}
+
 /* --- pictures -------------------------------------------------------------------------------- */
 
 /* Copies DIR/NAME.svg from its <svg> on. Identifiers get the plot's name in front: those of several
@@ -451,21 +517,30 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
                      const struct qg_plot plot[QG_PLOTS])
 {
     static void (*const tables[QG_PLOTS])(FILE *, const struct qg_digest *) = {
-        put_sqnr_table, NULL, NULL, put_time_table};
+        put_sqnr_table, NULL, NULL, put_time_table, put_modelled_table};
+    bool cases = d->r->n_cases || !d->r->n_modelled;
     put_head(out, d->r, source);
-    put_verdicts(out, d->r);
-    fputs("<nav><a href=\"#bad\">not passing</a><a href=\"#verdicts\">verdicts</a>", out);
+    if (cases)
+        put_verdicts(out, d->r);
+    fputs("<nav>", out);
+    if (cases)
+        fputs("<a href=\"#bad\">not passing</a><a href=\"#verdicts\">verdicts</a>", out);
     for (size_t i = 0; i < QG_PLOTS; i++)
-        fprintf(out, "<a href=\"#%s\">%s</a>", plot[i].name, plot[i].name);
+        if (plot[i].state != QG_PLOT_NOT_MEANT)
+            fprintf(out, "<a href=\"#%s\">%s</a>", plot[i].name, plot[i].name);
     if (d->r->n_atlas)
         fputs("<a href=\"#atlas\">atlas</a>", out);
     fputs("<a href=\"#facts\">facts</a><a href=\"#guide\">how to read</a></nav>\n", out);
     put_lost(out, &d->row, "schemes");
     put_lost(out, &d->data, "kinds of data");
     put_lost(out, &d->how, "operations or backends");
-    put_bad_cases(out, d->r);
-    put_verdict_table(out, d);
+    if (cases) {
+        put_bad_cases(out, d->r);
+        put_verdict_table(out, d);
+    }
     for (size_t i = 0; i < QG_PLOTS; i++) {
+        if (plot[i].state == QG_PLOT_NOT_MEANT)
+            continue;
         put_plot(out, dir, &plot[i]);
         if (tables[i])
             tables[i](out, d);

@@ -178,6 +178,66 @@ static size_t time_data(const struct qg_digest *d, FILE *out)
     return lines;
 }
 
+/* Whether a row is one that the plot shows: the model as it is shipped, of the first model and text
+ * of the file. */
+static bool is_shown(const struct qg_result *r, const struct qg_modelled *m)
+{
+    const struct qg_modelled *first = &r->modelled[0];
+    return strcmp(m->path, "converted") == 0 && !m->reason[0] && !m->training[0] && m->kl > 0 &&
+           m->bits_per_weight > 0 && strcmp(m->model_hash, first->model_hash) == 0 &&
+           strcmp(m->text_hash, first->text_hash) == 0 && m->context == first->context;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const struct qg_modelled *x = *(const struct qg_modelled *const *)a,
+                             *y = *(const struct qg_modelled *const *)b;
+    if (x->bits_per_weight != y->bits_per_weight)
+        return x->bits_per_weight < y->bits_per_weight ? -1 : 1;
+    return x->kl < y->kl ? -1 : x->kl > y->kl;
+}
+
+/* A line of the plot; rows are in the order of their size. */
+static void put_quality(FILE *out, const struct qg_modelled *const *rows, size_t n, size_t i)
+{
+    const struct qg_modelled *m = rows[i];
+    size_t slot = 0; // names stand in the order of their KL
+    bool front = true;
+    for (size_t k = 0; k < n; k++) {
+        slot += rows[k]->kl < m->kl || (rows[k]->kl == m->kl && k < i);
+        front = front && (k >= i || rows[k]->kl > m->kl);
+    }
+    fprintf(out, "%zu\t%d\t", slot, front);
+    put_field(out, m->name);
+    putc('\t', out);
+    put_field(out, m->params);
+    const double numbers[] = {m->bits_per_weight, m->bytes, m->kl,        m->kl_low,
+                              m->kl_high,         m->delta, m->delta_low, m->delta_high};
+    for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++)
+        fprintf(out, "\t%s", qg_text_exact(numbers[k]).s);
+    putc('\t', out);
+    put_field(out, m->verdict);
+    putc('\n', out);
+}
+
+static size_t quality_data(const struct qg_digest *d, FILE *out)
+{
+    size_t n = 0;
+    const struct qg_modelled **rows = calloc(d->r->n_modelled + 1, sizeof *rows);
+    fputs("slot\tfront\tname\tparams\tbits_per_weight\tbytes\tkl\tkl_low\tkl_high\tdelta\t"
+          "delta_low\tdelta_high\tverdict\n",
+          out);
+    for (size_t i = 0; rows && i < d->r->n_modelled; i++)
+        if (is_shown(d->r, &d->r->modelled[i]))
+            rows[n++] = &d->r->modelled[i];
+    if (n)
+        qsort(rows, n, sizeof *rows, by_size);
+    for (size_t i = 0; i < n; i++)
+        put_quality(out, rows, n, i);
+    free(rows);
+    return n;
+}
+
 /* --- drawing --------------------------------------------------------------------------------- */
 
 static const struct {
@@ -205,6 +265,11 @@ static const struct {
      "the "
      "least traffic that the operation needs.",
      time_data},
+    {"quality", "Quality of a model",
+     "Mean KL of the predictions of the model as it is to those of the converted one, with its "
+     "interval, against the size of the whole model. The line joins those that nothing of their "
+     "size or smaller beats; names stand in the order of their KL.",
+     quality_data},
 };
 
 const char *qg_plot_name(size_t i)
@@ -290,6 +355,14 @@ static enum qg_plot_state draw(const char *dir, const char *name)
     return WIFEXITED(how) && WEXITSTATUS(how) == 0 ? QG_PLOT_DRAWN : QG_PLOT_FAILED;
 }
 
+/* Plots are of cases, but for the one of models. */
+static enum qg_plot_state empty_state(const struct qg_result *r, size_t i)
+{
+    bool models = plots[i].data == quality_data;
+    bool other = models ? r->n_modelled == 0 : r->n_modelled && r->n_cases == 0;
+    return other ? QG_PLOT_NOT_MEANT : QG_PLOT_EMPTY;
+}
+
 enum qg_status qg_plot_all(const struct qg_digest *d, const char *dir,
                            struct qg_plot ret_plot[QG_PLOTS], struct qg_error *err)
 {
@@ -299,7 +372,7 @@ enum qg_status qg_plot_all(const struct qg_digest *d, const char *dir,
             copy_script(dir, plots[i].name, err) != QG_OK)
             return err->status;
         ret_plot[i] = (struct qg_plot){plots[i].name, plots[i].title, plots[i].caption,
-                                       lines ? draw(dir, plots[i].name) : QG_PLOT_EMPTY};
+                                       lines ? draw(dir, plots[i].name) : empty_state(d->r, i)};
     }
     return QG_OK;
 }

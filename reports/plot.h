@@ -9,13 +9,14 @@
 #include "harness/base/error.h"
 #include "reports/digest.h"
 
-enum { QG_PLOTS = 4 };
+enum { QG_PLOTS = 5 };
 
 enum qg_plot_state {
     QG_PLOT_DRAWN,
     QG_PLOT_EMPTY, /* the run holds nothing that it shows; only the header of the data is there */
     QG_PLOT_NO_GNUPLOT, /* data and script are there, gnuplot is not installed */
     QG_PLOT_FAILED,     /* gnuplot ran and failed */
+    QG_PLOT_NOT_MEANT,  /* the file is of another kind: of models alone, or of cases alone */
 };
 
 struct qg_plot {

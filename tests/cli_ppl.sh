@@ -78,6 +78,14 @@ assert 4 < b["bits_per_weight"] < 16 and b["documents"] == 40
 EOF
 fi
 
+
+# The report of it: the table and the plot, nothing of cases that were not run.
+expect 0 'report/index.html' report r.h5 -o report
+has report/index.html '<h2 id="quality">Quality of a model</h2>'
+has report/index.html '<td>int8  </td><td class="text">converted</td>'
+grep -q 'id="bad"' report/index.html && fail 'a file of models has a section of cases'
+[ "$(wc -l <report/quality.tsv)" = 2 ] || fail "not one point: $(cat report/quality.tsv)"
+
 "$qgauge" ppl model --tokens text --all -o s.h5 >out.txt 2>&1 &
 while ! grep -q 'converted .*±' out.txt && kill -0 $! 2>/dev/null; do sleep 0.1; done
 kill -INT $!
