@@ -115,12 +115,12 @@ static enum qg_status measure(struct session *s, struct qg_quality *ret_q, struc
     return status;
 }
 
-static enum qg_status loss(void *user, double *ret_loss, struct qg_error *err)
+static enum qg_status cost(void *user, struct qg_cost *ret_c, struct qg_error *err)
 {
     struct qg_quality q;
     if (measure(user, &q, err) != QG_OK)
         return err->status;
-    *ret_loss = q.nll.value;
+    *ret_c = (struct qg_cost){q.delta.value, q.kl.value};
     return QG_OK;
 }
 
@@ -145,7 +145,7 @@ static enum qg_status need_factors(struct session *s, struct qg_error *err)
             return status;
     }
     const struct qg_proxy_fit fit = {
-        .bits = (int)q->bits, .seed = 1, .loss = loss, .done = fitted, .user = s};
+        .bits = (int)q->bits, .seed = 1, .cost = cost, .done = fitted, .user = s};
     s->started = qg_clock_now();
     enum qg_status status = qg_proxy_fit(s->lm, &fit, s->inputs, &s->proxy, err);
     if (s->bar)
@@ -157,11 +157,12 @@ static enum qg_status need_factors(struct session *s, struct qg_error *err)
 
 static void print_factors(const struct session *s)
 {
-    printf("%-44s %10s %10s %10s %10s %10s\n", "matrix", "alpha", "beta", "t2", "o2", "cost");
+    printf("%-44s %10s %10s %10s %10s %10s\n", "one unit of relative error costs", "alpha", "beta",
+           "KL alpha", "KL beta", "t2 fitted");
     for (size_t i = 0; i < s->proxy.n; i++) {
         const struct qg_proxy_matrix *x = &s->proxy.matrix[i];
-        printf("%-44s %10.4g %10.4g %10.3g %10.3g %10.3g\n", x->name, x->alpha, x->beta, x->t2,
-               x->o2, x->cost);
+        printf("%-44s %10.4g %10.4g %10.4g %10.4g %10.3g\n", x->name, x->cost.ln_ppl / x->t2,
+               x->cost.ln_ppl / x->o2, x->cost.kl / x->t2, x->cost.kl / x->o2, x->t2);
     }
     printf("\n");
 }
@@ -190,36 +191,43 @@ static enum qg_status put(struct session *s, const char *choice, struct qg_error
     return status;
 }
 
+/* What was foretold, and what came. */
+static void print_check(const struct qg_prediction *p, const struct qg_quality *q)
+{
+    printf("  %10.6f [%9.6f, %9.6f]  %9.6f [%9.6f, %9.6f] %6.2f %6.2f", q->delta.value,
+           q->delta.low, q->delta.high, q->kl.value, q->kl.low, q->kl.high,
+           p->by_weights.kl / q->kl.value, p->by_outputs.kl / q->kl.value);
+}
+
 static enum qg_status foretell(struct session *s, const char *choice, struct qg_error *err)
 {
     struct qg_prediction p;
-    struct qg_quality q;
+    struct qg_quality q = {0};
     if (put(s, choice, err) != QG_OK ||
-        qg_proxy_predict(&s->proxy, s->lm, s->inputs, &p, err) != QG_OK)
+        qg_proxy_predict(&s->proxy, s->lm, s->inputs, &p, err) != QG_OK ||
+        (s->q->check && measure(s, &q, err) != QG_OK))
         return err->status;
-    size_t numbers = s->lm->n_params;
-    printf("%-28s %6.3f %12.6f %12.6f", choice, 8.0 * (double)qg_lm_bytes(s->lm) / (double)numbers,
-           p.by_weights, p.by_outputs);
-    if (s->q->check) {
-        if (measure(s, &q, err) != QG_OK)
-            return err->status;
-        printf(" %12.6f [%9.6f, %9.6f] %7.2f %7.2f", q.delta.value, q.delta.low, q.delta.high,
-               p.by_weights / q.delta.value, p.by_outputs / q.delta.value);
-    }
+    printf("%-24s %6.3f  %10.6f %10.6f  %10.6f %10.6f", choice,
+           8.0 * (double)qg_lm_bytes(s->lm) / (double)s->lm->n_params, p.by_weights.ln_ppl,
+           p.by_outputs.ln_ppl, p.by_weights.kl, p.by_outputs.kl);
+    if (s->q->check)
+        print_check(&p, &q);
     printf("\n");
+    fflush(stdout);
     return QG_OK;
 }
 
 static enum qg_status foretell_all(struct session *s, struct qg_error *err)
 {
-    printf("%-28s %6s %12s %12s", "scheme", "bits", "by weights", "by outputs");
+    printf("%-31s  %10s %10s  %10s %10s", "", "ln PPL by", "ln PPL by", "KL by", "KL by");
     if (s->q->check)
-        printf(" %12s %23s %7s %7s", "measured", "95 % interval", "w/m", "o/m");
-    printf("\n");
+        printf("  %34s  %33s %6s %6s", "ln PPL measured", "KL measured", "KL w/m", "KL o/m");
+    printf("\n%-24s %6s  %10s %10s  %10s %10s\n", "scheme", "bits", "weights", "outputs", "weights",
+           "outputs");
     for (size_t i = 0; i < s->q->n_schemes; i++) {
         enum qg_status status = foretell(s, s->q->scheme[i], err);
         if (status == QG_EINVAL && s->q->n_schemes > 1)
-            printf("%-28s %s\n", s->q->scheme[i], err->message);
+            printf("%-24s %s\n", s->q->scheme[i], err->message);
         else if (status != QG_OK)
             return qg_context(err, "scheme '%s'", s->q->scheme[i]);
     }
@@ -233,9 +241,8 @@ static enum qg_status work(struct session *s, struct qg_error *err)
     if (open_all(s, err) != QG_OK || compute_base(s, err) != QG_OK ||
         make_inputs(s, err) != QG_OK || need_factors(s, err) != QG_OK)
         return err->status;
-    printf("ln PPL %s: what one unit of relative error costs was fitted on %zu documents, %zu "
-           "tokens\n\n",
-           "foretold", s->tokens.n_documents, s->windows.scored);
+    printf("rise of ln PPL and KL per token, foretold; %zu documents, %zu tokens\n\n",
+           s->tokens.n_documents, s->windows.scored);
     if (s->q->verbose)
         print_factors(s);
     return foretell_all(s, err);
@@ -366,7 +373,8 @@ const struct qg_command qg_command_proxy = {
     .help =
         "usage: qgauge proxy [MODEL] [--scheme 'NAME PARAM=VALUE...']... [OPTION]...\n"
         "\n"
-        "Foretells by how much ln PPL rises: the sum over matrices of a factor times the relative\n"
+        "Foretells by how much ln PPL rises, and KL from the unquantized model: the sum over "
+        "matrices of a factor times the relative\n"
         "squared error, of the weights (alpha t2) and of what comes out (beta o2, which sees\n"
         "quantized activations as well). Factors are found once per model, by noise on one matrix\n"
         "at a time that has the shape of a quantizer's error; then a scheme costs no run of the\n"
@@ -379,7 +387,8 @@ const struct qg_command qg_command_proxy = {
         "  --factors FILE    read the factors from FILE; when it is not there, fit and write it\n"
         "  --refit           fit, and write FILE anew\n"
         "  --bits N          of the grid whose error the noise has: 4\n"
-        "  --check           also run the model: measured change, and foretold over measured\n"
+        "  --check           also run the model: measured, with 95 % intervals, and foretold\n"
+        "                    over measured\n"
         "  --threads N       default: one per processor\n"
         "  -v, --verbose     the factors of every matrix\n"
         "\n"

@@ -190,43 +190,43 @@ static void perturb(const struct qg_lm_tensor *t, size_t tensor, const float *w,
         }
 }
 
-/* The model's loss with matrix `tensor` off by sign * noise; its errors as well. */
-static enum qg_status loss_off(struct qg_lm *m, size_t tensor, float sign, const float *w,
-                               const struct qg_proxy_fit *f, double *ret, struct qg_error *err)
+/* The model's cost with matrix `tensor` off by sign * noise; its errors as well. */
+static enum qg_status cost_off(struct qg_lm *m, size_t tensor, float sign, const float *w,
+                               const struct qg_proxy_fit *f, struct qg_cost *ret,
+                               struct qg_error *err)
 {
     const struct qg_lm_tensor *t = &m->tensor[tensor];
     perturb(t, tensor, w, sign, f, m->params + t->at);
     if (qg_linear_refresh(&m->linear[tensor], err) != QG_OK)
         return err->status;
-    return f->loss(f->user, ret, err);
+    return f->cost(f->user, ret, err);
 }
 
 /* With the matrix in binary32: noise must not be rounded away. */
 static enum qg_status measure(struct qg_lm *m, size_t tensor, const struct qg_proxy_fit *f,
-                              double base, struct qg_proxy_inputs *p, const float *w,
+                              struct qg_proxy_inputs *p, const float *w,
                               struct qg_proxy_matrix *ret, struct qg_error *err)
 {
     struct qg_linear *l = &m->linear[tensor];
     struct qg_linear_order exact = l->order;
-    double minus, plus;
+    struct qg_cost minus, plus;
     exact.dtype = QG_F32;
     if (qg_linear_put(l, &exact, err) != QG_OK ||
-        loss_off(m, tensor, -1, w, f, &minus, err) != QG_OK ||
-        loss_off(m, tensor, 1, w, f, &plus, err) != QG_OK)
+        cost_off(m, tensor, -1, w, f, &minus, err) != QG_OK ||
+        cost_off(m, tensor, 1, w, f, &plus, err) != QG_OK)
         return err->status;
     struct qg_linear noisy = *l;
     l->source = w;
     enum qg_status status = qg_proxy_errors(m, tensor, p, &ret->t2, &ret->o2, err);
     *l = noisy;
-    ret->cost = (minus + plus) / 2 - base;
-    ret->alpha = ret->t2 > 0 ? ret->cost / ret->t2 : 0;
-    ret->beta = ret->o2 > 0 ? ret->cost / ret->o2 : 0;
+    ret->cost.ln_ppl = (minus.ln_ppl + plus.ln_ppl) / 2;
+    ret->cost.kl = (minus.kl + plus.kl) / 2;
     return status;
 }
 
 static enum qg_status fit_one(struct qg_lm *m, size_t tensor, const struct qg_proxy_fit *f,
-                              double base, struct qg_proxy_inputs *p, float *w,
-                              struct qg_proxy_matrix *ret, struct qg_error *err)
+                              struct qg_proxy_inputs *p, float *w, struct qg_proxy_matrix *ret,
+                              struct qg_error *err)
 {
     const struct qg_lm_tensor *t = &m->tensor[tensor];
     struct qg_linear *l = &m->linear[tensor];
@@ -234,7 +234,7 @@ static enum qg_status fit_one(struct qg_lm *m, size_t tensor, const struct qg_pr
     size_t bytes = t->rows * t->cols * sizeof *w;
     snprintf(ret->name, sizeof ret->name, "%s", t->name);
     memcpy(w, m->params + t->at, bytes);
-    enum qg_status status = measure(m, tensor, f, base, p, w, ret, err);
+    enum qg_status status = measure(m, tensor, f, p, w, ret, err);
     memcpy(m->params + t->at, w, bytes);
     if (status != QG_OK)
         return status;
@@ -263,15 +263,13 @@ enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy_fit *f,
     size_t largest, n = matrices(m, &largest), at = 0;
     struct qg_proxy proxy = {.model = qg_proxy_hash(m), .n = n};
     float *w = malloc(largest * sizeof *w);
-    double base = 0;
     proxy.matrix = calloc(n, sizeof *proxy.matrix);
-    enum qg_status status = w && proxy.matrix
-                                ? f->loss(f->user, &base, err)
-                                : qg_fail(err, QG_ENOMEM, "no memory for %zu factors", n);
+    enum qg_status status =
+        w && proxy.matrix ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for %zu factors", n);
     for (size_t i = 0; i < m->n_tensors && status == QG_OK; i++) {
         if (!qg_lm_is_matrix(&m->tensor[i]))
             continue;
-        status = fit_one(m, i, f, base, p, w, &proxy.matrix[at++], err);
+        status = fit_one(m, i, f, p, w, &proxy.matrix[at++], err);
         if (f->done)
             f->done(f->user, at, n);
     }
@@ -307,11 +305,10 @@ static cJSON *json_of(const struct qg_proxy *p)
         const struct qg_proxy_matrix *x = &p->matrix[i];
         cJSON *item = cJSON_CreateObject();
         cJSON_AddStringToObject(item, "name", x->name);
-        cJSON_AddNumberToObject(item, "alpha", x->alpha);
-        cJSON_AddNumberToObject(item, "beta", x->beta);
         cJSON_AddNumberToObject(item, "t2", x->t2);
         cJSON_AddNumberToObject(item, "o2", x->o2);
-        cJSON_AddNumberToObject(item, "cost", x->cost);
+        cJSON_AddNumberToObject(item, "ln_ppl", x->cost.ln_ppl);
+        cJSON_AddNumberToObject(item, "kl", x->cost.kl);
         cJSON_AddItemToArray(list, item);
     }
     return json;
@@ -346,8 +343,8 @@ static enum qg_status read_matrices(const cJSON *list, const char *path, const s
             continue;
         const cJSON *name = cJSON_GetObjectItemCaseSensitive(item, "name");
         if (!cJSON_IsString(name) || strcmp(name->valuestring, m->tensor[i].name) != 0 ||
-            !take(item, "alpha", &x->alpha) || !take(item, "beta", &x->beta) ||
-            !take(item, "t2", &x->t2) || !take(item, "o2", &x->o2) || !take(item, "cost", &x->cost))
+            !take(item, "t2", &x->t2) || !take(item, "o2", &x->o2) ||
+            !take(item, "ln_ppl", &x->cost.ln_ppl) || !take(item, "kl", &x->cost.kl))
             return qg_fail(err, QG_EFORMAT, "'%s': entry %zu of \"matrices\" should be '%s'", path,
                            p->n, m->tensor[i].name);
         snprintf(x->name, sizeof x->name, "%s", m->tensor[i].name);
@@ -386,6 +383,12 @@ enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m, struct qg_
 
 /* --- predicting ------------------------------------------------------------------------------ */
 
+static void add(struct qg_cost *sum, const struct qg_cost *c, double times)
+{
+    sum->ln_ppl += times * c->ln_ppl;
+    sum->kl += times * c->kl;
+}
+
 enum qg_status qg_proxy_predict(const struct qg_proxy *p, const struct qg_lm *m,
                                 struct qg_proxy_inputs *i, struct qg_prediction *ret_p,
                                 struct qg_error *err)
@@ -399,8 +402,8 @@ enum qg_status qg_proxy_predict(const struct qg_proxy *p, const struct qg_lm *m,
         if (m->linear[t].order.path != QG_LINEAR_PLAIN) {
             if (qg_proxy_errors(m, t, i, &t2, &o2, err) != QG_OK)
                 return err->status;
-            ret_p->by_weights += x->alpha * t2;
-            ret_p->by_outputs += x->beta * o2;
+            add(&ret_p->by_weights, &x->cost, x->t2 > 0 ? t2 / x->t2 : 0);
+            add(&ret_p->by_outputs, &x->cost, x->o2 > 0 ? o2 / x->o2 : 0);
         }
         x++;
     }

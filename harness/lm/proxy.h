@@ -7,7 +7,9 @@
  *     predicted change of ln PPL = sum over matrices of alpha_l t_l^2
  *
  * The same with the error of what a matrix puts out, o^2 = |y' - y|^2 / |y|^2 on inputs of the
- * unquantized model, and factors beta_l of its own: that sees quantized activations, too.
+ * unquantized model, and factors beta_l of its own: that sees quantized activations, too. And the
+ * same for KL(model || quantized model), which a small text tells far more exactly than the change
+ * of ln PPL: it has no part that is linear in the error.
  *
  * Factors are found by adding noise to one matrix at a time and measuring ln PPL. The noise has the
  * shape of a quantizer's error: uniform within half a step, a step being the range of the 128
@@ -20,11 +22,16 @@
 
 #include "harness/lm/lm.h"
 
-/* What one matrix does to the model. */
+/* What something costs per token: the rise of ln PPL, and KL. */
+struct qg_cost {
+    double ln_ppl, kl;
+};
+
+/* What noise on one matrix did to the model: alpha is cost / t2, beta is cost / o2. */
 struct qg_proxy_matrix {
     char name[96];
-    double alpha, beta;
-    double t2, o2, cost; /* of the noise that it was fitted with, and what that cost in ln PPL */
+    double t2, o2; /* of the noise */
+    struct qg_cost cost;
 };
 
 struct qg_proxy {
@@ -54,8 +61,8 @@ QG_MUST_CHECK enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tenso
 struct qg_proxy_fit {
     int bits; /* of the grid whose error the noise has: 4 */
     uint64_t seed;
-    /* Mean ln PPL of the model as it is now; QG_ENOMEM and the like end the fit. */
-    enum qg_status (*loss)(void *user, double *ret_loss, struct qg_error *err);
+    /* The cost of the model as it is now against what it was; any error ends the fit. */
+    enum qg_status (*cost)(void *user, struct qg_cost *ret_c, struct qg_error *err);
     void (*done)(void *user, size_t matrices, size_t of); /* progress; may be NULL */
     void *user;
 };
@@ -76,10 +83,10 @@ QG_MUST_CHECK enum qg_status qg_proxy_save(const struct qg_proxy *p, const char 
 QG_MUST_CHECK enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m,
                                            struct qg_proxy *ret_p, struct qg_error *err);
 
-/* Changes of ln PPL foretold for the model as it has been put: from the errors of weights, and from
- * those of outputs. */
+/* The cost foretold for the model as it has been put: from the errors of weights, and from those of
+ * outputs. */
 struct qg_prediction {
-    double by_weights, by_outputs;
+    struct qg_cost by_weights, by_outputs;
 };
 QG_MUST_CHECK enum qg_status qg_proxy_predict(const struct qg_proxy *p, const struct qg_lm *m,
                                               struct qg_proxy_inputs *i,
