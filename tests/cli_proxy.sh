@@ -40,3 +40,4 @@ proxy 2 'K = 64' model --scheme int4
 proxy 2 'bits is a whole number of 2 to 12' model --bits 1
 proxy 2 'one model at a time' model other
 proxy 99 'No such file' nowhere
+finish
