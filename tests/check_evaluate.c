@@ -314,6 +314,77 @@ START_TEST(test_not_finite)
 }
 END_TEST
 
+/* --- against transformers -------------------------------------------------------------------- */
+
+enum { DOCUMENTS = 2, MOST_TOKENS = 4096 };
+
+/* The lines "nll" of rolling.tsv: -ln p of every token, in binary64 and in binary32. */
+static size_t read_losses(double *wide, double *single)
+{
+    char path[512], line[4096];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/golden/lm/rolling.tsv", getenv("QG_SOURCE"));
+    FILE *f = fopen(path, "r");
+    ck_assert_ptr_nonnull(f);
+    while (fgets(line, sizeof line, f))
+        if (strncmp(line, "nll\t", 4) == 0) {
+            ck_assert_uint_lt(n, MOST_TOKENS);
+            ck_assert_int_eq(sscanf(line, "nll %la %la", &wide[n], &single[n]), 2);
+            n++;
+        }
+    fclose(f);
+    return n;
+}
+
+static double distance(size_t n, const double *x, const double *y)
+{
+    double squares = 0;
+    for (size_t i = 0; i < n; i++)
+        squares += (x[i] - y[i]) * (x[i] - y[i]);
+    return sqrt(squares / (double)n);
+}
+
+/* Perplexity of the shipped model on its held-out text: every token's loss is as near to that of
+ * transformers in binary64 as rounding to binary32 lets it be, by the yardstick of transformers in
+ * binary32; four times that for another order of sums. */
+START_TEST(test_perplexity)
+{
+    static double wide[MOST_TOKENS], single[MOST_TOKENS], ours[MOST_TOKENS];
+    char path[512];
+    struct qg_error err;
+    struct qg_model *file;
+    size_t n = read_losses(wide, single);
+    snprintf(path, sizeof path, "%s/golden/lm/model", getenv("QG_SOURCE"));
+    must(qg_model_open(path, &file, &err), &err);
+    must(qg_lm_load(file, false, &model, &err), &err);
+    must(qg_lm_put(model, NULL, QG_LINEAR_PLAIN, NULL, QG_F32, false, 2, &err), &err);
+    ck_assert(model->config.has_separator);
+    snprintf(path, sizeof path, "%s/golden/lm/heldout.txt", getenv("QG_SOURCE"));
+    must(
+        qg_tokens_read(path, model->config.vocab, &model->config.separator, DOCUMENTS, &text, &err),
+        &err);
+    must(qg_windows_make(&text, model->config.context, &windows, &err), &err);
+    ck_assert_uint_eq(windows.scored, n);
+    const struct qg_logits_shape s = {windows.n, windows.context, model->config.vocab};
+    struct qg_evaluation e = {&text, &windows, 2, NULL, NULL};
+    struct qg_logits *base;
+    bool stopped;
+    must(qg_logits_create(NULL, "key", &s, &base, &err), &err);
+    must(qg_evaluate_base(&e, model, base, &stopped, &err), &err);
+    must(qg_logits_finish(base, &err), &err);
+    struct qg_trial t = {.model = {NULL, model}};
+    must(qg_trial_run(&e, base, &t, &err), &err);
+    for (size_t i = 0; i < n; i++)
+        ours[i] = t.score[QG_CONVERTED][i].nll;
+    double apart = distance(n, ours, wide), may = distance(n, single, wide);
+    ck_assert_msg(apart <= 4 * may, "%g from binary64, where transformers is %g", apart, may);
+    qg_trial_free(&t);
+    qg_logits_close(&base);
+    qg_model_close(&file);
+    drop_all();
+}
+END_TEST
+
 START_TEST(test_clusters)
 {
     uint32_t cluster[TEXT];
@@ -343,4 +414,5 @@ START_TEST(test_clusters)
 }
 END_TEST
 
-QG_SUITE(evaluate, test_logits, test_damage, test_every_token, test_not_finite, test_clusters)
+QG_SUITE(evaluate, test_logits, test_damage, test_every_token, test_not_finite, test_perplexity,
+         test_clusters)
