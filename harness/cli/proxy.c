@@ -133,7 +133,7 @@ static void fitted(void *user, size_t done, size_t of)
         return;
     snprintf(amount, sizeof amount, "%zu/%zu matrices", done, of);
     qg_bar_draw((double)done / (double)of, amount, took / (double)done * (double)(of - done),
-                "noise on one matrix at a time");
+                "rounding one matrix at a time");
 }
 
 static enum qg_status need_factors(struct session *s, struct qg_error *err)
@@ -144,8 +144,7 @@ static enum qg_status need_factors(struct session *s, struct qg_error *err)
         if (status == QG_OK || status != QG_EIO)
             return status;
     }
-    const struct qg_proxy_fit fit = {
-        .bits = (int)q->bits, .seed = 1, .cost = cost, .done = fitted, .user = s};
+    const struct qg_proxy_fit fit = {.bits = (int)q->bits, .cost = cost, .done = fitted, .user = s};
     s->started = qg_clock_now();
     enum qg_status status = qg_proxy_fit(s->lm, &fit, s->inputs, &s->proxy, err);
     if (s->bar)
@@ -376,9 +375,9 @@ const struct qg_command qg_command_proxy = {
         "Foretells by how much ln PPL rises, and KL from the unquantized model: the sum over "
         "matrices of a factor times the relative\n"
         "squared error, of the weights (alpha t2) and of what comes out (beta o2, which sees\n"
-        "quantized activations as well). Factors are found once per model, by noise on one matrix\n"
-        "at a time that has the shape of a quantizer's error; then a scheme costs no run of the\n"
-        "model.\n"
+        "quantized activations as well). Factors are found once per model, by rounding one matrix "
+        "at\n"
+        "a time; then a scheme costs no run of the model.\n"
         "\n"
         "  MODEL             a Hugging Face folder of the Llama family (default: golden/lm/model)\n"
         "  --scheme S        with parameters, quoted; may be given often (default: all)\n"
@@ -386,7 +385,7 @@ const struct qg_command qg_command_proxy = {
         "  --documents N     fit on the first N documents: 64; 0: all\n"
         "  --factors FILE    read the factors from FILE; when it is not there, fit and write it\n"
         "  --refit           fit, and write FILE anew\n"
-        "  --bits N          of the grid whose error the noise has: 4\n"
+        "  --bits N          of the grid that matrices are rounded to: 4\n"
         "  --check           also run the model: measured, with 95 % intervals, and foretold\n"
         "                    over measured\n"
         "  --threads N       default: one per processor\n"

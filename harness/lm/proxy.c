@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness/base/rng.h"
 #include "harness/compare.h"
 #include "harness/io/json.h"
 #include "harness/io/writer.h"
@@ -174,19 +173,21 @@ enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tensor, struct qg_p
 
 /* --- fitting --------------------------------------------------------------------------------- */
 
-/* w + sign * noise: uniform within half a step of a grid of 2^bits - 1 steps over the group. */
-static void perturb(const struct qg_lm_tensor *t, size_t tensor, const float *w, float sign,
-                    const struct qg_proxy_fit *f, float *ret)
+/* w + sign * noise: the error of rounding to a grid of 2^bits values from the least to the largest
+ * of each group. */
+static void perturb(const struct qg_lm_tensor *t, const float *w, float sign, int bits, float *ret)
 {
-    float levels = (float)((1 << f->bits) - 1);
+    float levels = (float)((1 << bits) - 1);
     for (size_t row = 0; row < t->rows; row++)
         for (size_t n, at = 0; at < t->cols; at += n) {
             size_t first = row * t->cols + at;
             n = qg_smaller(t->cols - at, GROUP);
             struct qg_span s = qg_span_of(n, w + first);
             float step = (s.max - s.min) / levels;
-            for (size_t i = first; i < first + n; i++)
-                ret[i] = w[i] + sign * step * (float)(qg_rng_uniform(f->seed, tensor, i) - 0.5);
+            for (size_t i = first; i < first + n; i++) {
+                float q = step > 0 ? s.min + rintf((w[i] - s.min) / step) * step : w[i];
+                ret[i] = w[i] + sign * (q - w[i]);
+            }
         }
 }
 
@@ -196,7 +197,7 @@ static enum qg_status cost_off(struct qg_lm *m, size_t tensor, float sign, const
                                struct qg_error *err)
 {
     const struct qg_lm_tensor *t = &m->tensor[tensor];
-    perturb(t, tensor, w, sign, f, m->params + t->at);
+    perturb(t, w, sign, f->bits, m->params + t->at);
     if (qg_linear_refresh(&m->linear[tensor], err) != QG_OK)
         return err->status;
     return f->cost(f->user, ret, err);
