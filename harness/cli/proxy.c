@@ -77,6 +77,9 @@ static enum qg_status compute_base(struct session *s, struct qg_error *err)
     const struct qg_evaluation e = evaluation(s);
     struct qg_logits_shape shape = {s->windows.n, s->windows.context, s->lm->config.vocab};
     bool stopped;
+    if (qg_lm_put(s->lm, NULL, QG_LINEAR_PLAIN, NULL, QG_F32, false, (int)s->q->threads, err) !=
+        QG_OK)
+        return err->status;
     if (qg_logits_create(NULL, "proxy", &shape, &s->base, err) != QG_OK ||
         qg_evaluate_base(&e, s->lm, s->base, &stopped, err) != QG_OK)
         return err->status;
@@ -163,7 +166,8 @@ static void print_factors(const struct session *s)
         printf("%-44s %10.4g %10.4g %10.4g %10.4g %10.3g\n", x->name, x->cost.ln_ppl / x->t2,
                x->cost.ln_ppl / x->o2, x->cost.kl / x->t2, x->cost.kl / x->o2, x->t2);
     }
-    printf("\n");
+    printf("%-44s rise of ln PPL %.3g, KL %.3g\n\n", "the model's dtype in place of binary32",
+           s->proxy.rounding.ln_ppl, s->proxy.rounding.kl);
 }
 
 /* --- schemes --------------------------------------------------------------------------------- */
@@ -372,12 +376,11 @@ const struct qg_command qg_command_proxy = {
     .help =
         "usage: qgauge proxy [MODEL] [--scheme 'NAME PARAM=VALUE...']... [OPTION]...\n"
         "\n"
-        "Foretells by how much ln PPL rises, and KL from the unquantized model: the sum over "
-        "matrices of a factor times the relative\n"
-        "squared error, of the weights (alpha t2) and of what comes out (beta o2, which sees\n"
-        "quantized activations as well). Factors are found once per model, by rounding one matrix "
-        "at\n"
-        "a time; then a scheme costs no run of the model.\n"
+        "Foretells by how much ln PPL and KL rise against the model in binary32: the sum over\n"
+        "matrices of a factor times the relative squared error, of the weights (alpha t2) and of\n"
+        "what comes out (beta o2, which sees quantized activations as well), and the cost of the\n"
+        "model's dtype. Factors are found once per model, by rounding one matrix at a time; then\n"
+        "a scheme costs no run of the model.\n"
         "\n"
         "  MODEL             a Hugging Face folder of the Llama family (default: golden/lm/model)\n"
         "  --scheme S        with parameters, quoted; may be given often (default: all)\n"

@@ -203,17 +203,13 @@ static enum qg_status cost_off(struct qg_lm *m, size_t tensor, float sign, const
     return f->cost(f->user, ret, err);
 }
 
-/* With the matrix in binary32: noise must not be rounded away. */
 static enum qg_status measure(struct qg_lm *m, size_t tensor, const struct qg_proxy_fit *f,
                               struct qg_proxy_inputs *p, const float *w,
                               struct qg_proxy_matrix *ret, struct qg_error *err)
 {
     struct qg_linear *l = &m->linear[tensor];
-    struct qg_linear_order exact = l->order;
     struct qg_cost minus, plus;
-    exact.dtype = QG_F32;
-    if (qg_linear_put(l, &exact, err) != QG_OK ||
-        cost_off(m, tensor, -1, w, f, &minus, err) != QG_OK ||
+    if (cost_off(m, tensor, -1, w, f, &minus, err) != QG_OK ||
         cost_off(m, tensor, 1, w, f, &plus, err) != QG_OK)
         return err->status;
     struct qg_linear noisy = *l;
@@ -231,7 +227,6 @@ static enum qg_status fit_one(struct qg_lm *m, size_t tensor, const struct qg_pr
 {
     const struct qg_lm_tensor *t = &m->tensor[tensor];
     struct qg_linear *l = &m->linear[tensor];
-    struct qg_linear_order was = l->order;
     size_t bytes = t->rows * t->cols * sizeof *w;
     snprintf(ret->name, sizeof ret->name, "%s", t->name);
     memcpy(w, m->params + t->at, bytes);
@@ -239,8 +234,6 @@ static enum qg_status fit_one(struct qg_lm *m, size_t tensor, const struct qg_pr
     memcpy(m->params + t->at, w, bytes);
     if (status != QG_OK)
         return status;
-    if (qg_linear_put(l, &was, err) != QG_OK)
-        return err->status;
     return qg_linear_refresh(l, err);
 }
 
@@ -275,6 +268,10 @@ enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy_fit *f,
             f->done(f->user, at, n);
     }
     free(w);
+    if (status == QG_OK)
+        status = qg_lm_put(m, NULL, QG_LINEAR_PLAIN, NULL, QG_INPUT, false, 1, err);
+    if (status == QG_OK)
+        status = f->cost(f->user, &proxy.rounding, err);
     if (status != QG_OK)
         qg_proxy_free(&proxy);
     *ret_p = proxy;
@@ -301,6 +298,9 @@ static cJSON *json_of(const struct qg_proxy *p)
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p->model);
     cJSON_AddStringToObject(json, "what", "factors of qgauge lm proxy");
     cJSON_AddStringToObject(json, "model", hash);
+    cJSON *rounding = cJSON_AddObjectToObject(json, "rounding");
+    cJSON_AddNumberToObject(rounding, "ln_ppl", p->rounding.ln_ppl);
+    cJSON_AddNumberToObject(rounding, "kl", p->rounding.kl);
     cJSON *list = cJSON_AddArrayToObject(json, "matrices");
     for (size_t i = 0; i < p->n; i++) {
         const struct qg_proxy_matrix *x = &p->matrix[i];
@@ -365,9 +365,11 @@ enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m, struct qg_
         return err->status;
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(json, "model");
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(json, "matrices");
+    const cJSON *rounding = cJSON_GetObjectItemCaseSensitive(json, "rounding");
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p.model);
     enum qg_status status = QG_OK;
-    if (!cJSON_IsString(model) || !cJSON_IsArray(list))
+    if (!cJSON_IsString(model) || !cJSON_IsArray(list) ||
+        !take(rounding, "ln_ppl", &p.rounding.ln_ppl) || !take(rounding, "kl", &p.rounding.kl))
         status = qg_fail(err, QG_EFORMAT, "'%s' does not hold a model's factors", path);
     else if (strcmp(model->valuestring, hash) != 0)
         status = qg_fail(err, QG_EINVAL, "'%s' holds the factors of another model", path);
@@ -396,7 +398,7 @@ enum qg_status qg_proxy_predict(const struct qg_proxy *p, const struct qg_lm *m,
 {
     const struct qg_proxy_matrix *x = p->matrix;
     double t2, o2;
-    *ret_p = (struct qg_prediction){0};
+    *ret_p = (struct qg_prediction){p->rounding, p->rounding};
     for (size_t t = 0; t < m->n_tensors; t++) {
         if (!qg_lm_is_matrix(&m->tensor[t]))
             continue;

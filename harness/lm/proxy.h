@@ -13,9 +13,8 @@
  *
  * Factors are found by taking one matrix at a time off by the error of a quantizer, rounding to the
  * 2^bits values of a grid over the range of each group of 128, and measuring what that costs (noise
- * of one size for all rows foretells two to three times too much, noise of this size with random
- * signs 1.3 times). The error is added once and subtracted once, and the mean of the two counts:
- * what is linear in it drops out.
+ * of one size for all rows foretells two to three times too much). The error is added once and
+ * subtracted once, and the mean of the two counts: what is linear in it drops out.
  */
 #ifndef QG_PROXY_H
 #define QG_PROXY_H
@@ -35,7 +34,8 @@ struct qg_proxy_matrix {
 };
 
 struct qg_proxy {
-    uint64_t model; /* hash of the parameters it was fitted on */
+    uint64_t model;          /* hash of the parameters it was fitted on */
+    struct qg_cost rounding; /* of the model in its own dtype against binary32 */
     size_t n;
     struct qg_proxy_matrix *matrix; /* in the order of the model's tensors, matrices alone */
 };
@@ -66,7 +66,9 @@ struct qg_proxy_fit {
     void *user;
 };
 
-/* Fits all factors; the model must be plain, and is as before afterwards. The caller frees. */
+/* Fits all factors. The model must be plain in binary32, and costs are against that: in 16 bits
+ * every change, however small, turns roundings over all layers, which would count once per matrix.
+ * It is plain in its own dtype afterwards. The caller frees. */
 QG_MUST_CHECK enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy_fit *f,
                                           struct qg_proxy_inputs *i, struct qg_proxy *ret_p,
                                           struct qg_error *err);
@@ -82,8 +84,8 @@ QG_MUST_CHECK enum qg_status qg_proxy_save(const struct qg_proxy *p, const char 
 QG_MUST_CHECK enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m,
                                            struct qg_proxy *ret_p, struct qg_error *err);
 
-/* The cost foretold for the model as it has been put: from the errors of weights, and from those of
- * outputs. */
+/* The cost foretold for the model as it has been put, against binary32: from the errors of weights,
+ * or from those of outputs, and that of its dtype. */
 struct qg_prediction {
     struct qg_cost by_weights, by_outputs;
 };
