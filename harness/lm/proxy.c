@@ -296,7 +296,7 @@ static cJSON *json_of(const struct qg_proxy *p)
     char hash[24];
     cJSON *json = cJSON_CreateObject();
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p->model);
-    cJSON_AddStringToObject(json, "what", "factors of qgauge lm proxy");
+    cJSON_AddStringToObject(json, "what", "factors of qgauge proxy");
     cJSON_AddStringToObject(json, "model", hash);
     cJSON *rounding = cJSON_AddObjectToObject(json, "rounding");
     cJSON_AddNumberToObject(rounding, "ln_ppl", p->rounding.ln_ppl);
