@@ -39,6 +39,11 @@ const struct qg_layer *qg_take_layer(const struct qg_command *c, const char *nam
 /* A dtype that tensors are quantized in; false after a usage error. */
 bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *ret_t);
 
+/* A whole number of least .. most, from getopt's optarg; false after a usage error that names the
+ * option. */
+bool qg_take_whole(const struct qg_command *c, const char *option, uint64_t least, uint64_t most,
+                   uint64_t *ret);
+
 /* qg_checkpoint_open, and a line on stderr about the tensors that are left out. */
 QG_MUST_CHECK enum qg_status qg_take_checkpoint(const char *path, const char *tensors,
                                                 enum qg_dtype dtype, struct qg_checkpoint *ret_c,

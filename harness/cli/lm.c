@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness/case.h"
-
 static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
@@ -19,11 +17,7 @@ enum { MOST_THREADS = 64, MOST = 1000000000 };
 
 bool qg_lm_take_whole(const char *option, uint64_t least, uint64_t most, uint64_t *ret)
 {
-    if (qg_whole_parse(optarg, most, ret) && *ret >= least)
-        return true;
-    qg_usage_error(&qg_command_lm, "--%s is a whole number of %llu to %llu, not '%s'", option,
-                   (unsigned long long)least, (unsigned long long)most, optarg);
-    return false;
+    return qg_take_whole(&qg_command_lm, option, least, most, ret);
 }
 
 bool qg_lm_take_size(const char *option, uint64_t most, size_t *ret)

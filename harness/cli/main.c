@@ -3,6 +3,8 @@
  * qgauge: finds the command and runs it. The list of commands is in meson.build.
  */
 #include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,6 +14,7 @@
 
 #include "harness/base/fpenv.h"
 #include "harness/blas_core.h"
+#include "harness/case.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/machine.h"
@@ -111,6 +114,16 @@ bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *
     if (*ret_t == QG_F32 || *ret_t == QG_BF16 || *ret_t == QG_F16)
         return true;
     qg_usage_error(c, "--dtype is F32, BF16 or F16, not '%s'", word);
+    return false;
+}
+
+bool qg_take_whole(const struct qg_command *c, const char *option, uint64_t least, uint64_t most,
+                   uint64_t *ret)
+{
+    if (qg_whole_parse(optarg, most, ret) && *ret >= least)
+        return true;
+    qg_usage_error(c, "--%s is a whole number of %" PRIu64 " to %" PRIu64 ", not '%s'", option,
+                   least, most, optarg);
     return false;
 }
 

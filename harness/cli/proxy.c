@@ -11,9 +11,8 @@
 #include <string.h>
 
 #include "harness/bench.h"
-#include "harness/case.h"
 #include "harness/cli/cli.h"
-#include "harness/lm/evaluate.h"
+#include "harness/lm/base.h"
 #include "harness/lm/parallel.h"
 #include "harness/lm/proxy.h"
 
@@ -75,15 +74,11 @@ static enum qg_status open_all(struct session *s, struct qg_error *err)
 static enum qg_status compute_base(struct session *s, struct qg_error *err)
 {
     const struct qg_evaluation e = evaluation(s);
-    struct qg_logits_shape shape = {s->windows.n, s->windows.context, s->lm->config.vocab};
-    bool stopped;
+    bool stopped; // nothing asks for it
     if (qg_lm_put(s->lm, NULL, QG_LINEAR_PLAIN, NULL, QG_F32, false, (int)s->q->threads, err) !=
         QG_OK)
         return err->status;
-    if (qg_logits_create(NULL, "proxy", &shape, &s->base, err) != QG_OK ||
-        qg_evaluate_base(&e, s->lm, s->base, &stopped, err) != QG_OK)
-        return err->status;
-    return qg_logits_finish(s->base, err);
+    return qg_base_logits(&e, s->lm, NULL, NULL, NULL, &s->base, &stopped, err);
 }
 
 /* What goes into the matrices: of the first batch of windows. */
@@ -283,17 +278,6 @@ static bool add_all(struct request *q)
     return true;
 }
 
-static bool take_whole(const char *option, const char *text, uint64_t least, uint64_t most,
-                       uint64_t *ret)
-{
-    if (qg_whole_parse(text, most, ret) && *ret >= least)
-        return true;
-    qg_usage_error(&qg_command_proxy,
-                   "--%s is a whole number of %" PRIu64 " to %" PRIu64 ", not '%s'", option, least,
-                   most, text);
-    return false;
-}
-
 static bool parse(int argc, char **argv, struct request *q)
 {
     static const struct option options[] = {{"scheme", required_argument, NULL, 's'},
@@ -323,13 +307,13 @@ static bool parse(int argc, char **argv, struct request *q)
             q->factors = optarg;
             break;
         case 'd':
-            good = take_whole("documents", optarg, 0, 1 << 30, &q->documents);
+            good = qg_take_whole(&qg_command_proxy, "documents", 0, 1 << 30, &q->documents);
             break;
         case 'j':
-            good = take_whole("threads", optarg, 1, 64, &q->threads);
+            good = qg_take_whole(&qg_command_proxy, "threads", 1, 64, &q->threads);
             break;
         case 'b':
-            good = take_whole("bits", optarg, 2, 12, &q->bits);
+            good = qg_take_whole(&qg_command_proxy, "bits", 2, 12, &q->bits);
             break;
         case 'c':
             q->check = true;

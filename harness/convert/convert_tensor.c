@@ -16,16 +16,11 @@ enum { PIECE = 1 << 18, MOST_THREADS = 256 }; /* elements of a piece, where rows
 
 /* --- functions ------------------------------------------------------------------------------- */
 
-/* The first bit-exact kernel of the operation that runs here, or the definition. */
+/* The kernel of the operation that runs here, if it claims every bit, or the definition. */
 static qg_op_fn *find_kernel(const struct qg_args *a, enum qg_op op, char *name, size_t size)
 {
-    const struct qg_kernel *k;
-    char why[128];
-    for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
-        const struct qg_backend *b = qg_backend_find(k->backend);
-        if (strcmp(k->scheme, a->scheme->name) != 0 || k->op != op || k->operand != a->operand ||
-            k->claim != QG_BIT_EXACT || !b || !b->probe(why, sizeof why))
-            continue;
+    const struct qg_kernel *k = qg_kernel_pick(a->scheme, a->operand, op, NULL);
+    if (k && k->claim == QG_BIT_EXACT) {
         qg_kernel_name(k, name, size);
         return k->fn;
     }

@@ -88,21 +88,20 @@ static void fill_rope(const struct qg_lm_config *c, size_t length, float *rope)
     }
 }
 
-/* Room for every product: the head sees logit_rows rows at a time, other matrices all. */
-static enum qg_status make_scratch(const struct qg_lm *m, struct qg_lm_work *w,
-                                   struct qg_error *err)
+enum qg_status qg_lm_scratch_make(const struct qg_lm *m, size_t rows, size_t head_rows,
+                                  struct qg_linear_scratch *ret_s, struct qg_error *err)
 {
     size_t numbers = 0, floats = 0;
     for (size_t i = 0; i < m->n_tensors; i++) {
         const struct qg_lm_tensor *t = &m->tensor[i];
-        size_t rows = t->part == QG_LM_EMBED || t->part == QG_LM_HEAD ? w->logit_rows : w->most;
+        size_t n = t->part == QG_LM_EMBED || t->part == QG_LM_HEAD ? head_rows : rows;
         if (!qg_lm_is_matrix(t))
             continue;
-        struct qg_args a = {.m = rows, .rows = most_of(t->rows, rows), .cols = t->cols};
-        numbers = most_of(numbers, rows * most_of(t->rows, t->cols));
+        struct qg_args a = {.m = n, .rows = most_of(t->rows, n), .cols = t->cols};
+        numbers = most_of(numbers, n * most_of(t->rows, t->cols));
         floats = most_of(floats, qg_work_floats(&a));
     }
-    return qg_linear_scratch_make(numbers, floats, &w->scratch, err);
+    return qg_linear_scratch_make(numbers, floats, ret_s, err);
 }
 
 enum qg_status qg_lm_work_make(const struct qg_lm *m, size_t batch, size_t length, bool backward,
@@ -125,7 +124,7 @@ enum qg_status qg_lm_work_make(const struct qg_lm *m, size_t batch, size_t lengt
     }
     place(m, w, batch, length);
     fill_rope(c, length, w->rope);
-    if (make_scratch(m, w, err) != QG_OK) {
+    if (qg_lm_scratch_make(m, w->most, w->logit_rows, &w->scratch, err) != QG_OK) {
         qg_lm_work_free(&w);
         return err->status;
     }

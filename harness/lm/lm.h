@@ -162,6 +162,12 @@ QG_MUST_CHECK enum qg_status qg_lm_work_make(const struct qg_lm *m, size_t batch
                                              struct qg_error *err);
 void qg_lm_work_free(struct qg_lm_work **w);
 
+/* Room to multiply `rows` rows with any matrix, `head_rows` with the one that gives the logits. The
+ * caller frees with qg_linear_scratch_free. */
+QG_MUST_CHECK enum qg_status qg_lm_scratch_make(const struct qg_lm *m, size_t rows,
+                                                size_t head_rows, struct qg_linear_scratch *ret_s,
+                                                struct qg_error *err);
+
 /* Runs tokens [batch, length], all below vocab, every sequence from position 0. What stands behind
  * a position does not change it: shorter sequences can be filled up with anything. With another
  * batch or length the last bits may differ: OpenBLAS sums products of other shapes in another

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness/compare.h"
 #include "harness/io/json.h"
 #include "harness/io/writer.h"
+#include "harness/lm/evaluate.h"
 #include "kernels/c/rows.h"
 
 enum { GROUP = 128 };
@@ -63,21 +63,14 @@ static void keep(void *user, size_t tensor, size_t m, const float *x, const floa
 /* Room to multiply `rows` rows with any matrix. */
 static enum qg_status make_room(struct qg_proxy_inputs *p, struct qg_error *err)
 {
-    size_t numbers = 0, floats = 0, widest = 0;
-    for (size_t i = 0; i < p->n; i++) {
-        const struct qg_lm_tensor *t = &p->model->tensor[i];
-        size_t side = t->rows > t->cols ? t->rows : t->cols;
-        struct qg_args a = {
-            .m = p->rows, .rows = t->rows > p->rows ? t->rows : p->rows, .cols = t->cols};
-        numbers = p->rows * side > numbers ? p->rows * side : numbers;
-        floats = qg_work_floats(&a) > floats ? qg_work_floats(&a) : floats;
-        widest = t->rows > widest ? t->rows : widest;
-    }
+    size_t widest = 0;
+    for (size_t i = 0; i < p->n; i++)
+        widest = p->model->tensor[i].rows > widest ? p->model->tensor[i].rows : widest;
     p->y = malloc(p->rows * widest * sizeof *p->y);
     p->y2 = malloc(p->rows * widest * sizeof *p->y2);
     if (!p->y || !p->y2)
         return qg_fail(err, QG_ENOMEM, "no memory for products of %zu rows", p->rows);
-    return qg_linear_scratch_make(numbers, floats, &p->scratch, err);
+    return qg_lm_scratch_make(p->model, p->rows, p->rows, &p->scratch, err);
 }
 
 static enum qg_status run(struct qg_proxy_inputs *p, const uint32_t *tokens, size_t batch,
@@ -122,30 +115,24 @@ enum qg_status qg_proxy_inputs_make(const struct qg_lm *m, const uint32_t *token
 
 /* --- errors ---------------------------------------------------------------------------------- */
 
-/* |b - a|^2 / |a|^2; 0 when nothing differs. */
-static double relative(size_t n, const float *a, const float *b)
+/* Sums that make |b - a|^2 / |a|^2. */
+struct error_sums {
+    double square, off;
+};
+
+static void add_errors(struct error_sums *s, size_t n, const float *a, const float *b)
 {
-    double square = 0, off = 0;
     for (size_t i = 0; i < n; i++) {
         double d = (double)b[i] - a[i];
-        square += (double)a[i] * a[i];
-        off += d * d;
+        s->square += (double)a[i] * a[i];
+        s->off += d * d;
     }
-    return off == 0 ? 0 : off / square;
 }
 
-/* Of the rows of a table that are looked up. */
-static double relative_rows(const struct qg_proxy_inputs *p, const struct qg_linear *l)
+/* 0 when nothing differs. */
+static double relative(const struct error_sums *s)
 {
-    double square = 0, off = 0;
-    for (size_t r = 0; r < p->rows; r++)
-        for (size_t i = 0; i < l->cols; i++) {
-            double a = l->source[p->tokens[r] * l->cols + i];
-            double d = l->weights[p->tokens[r] * l->cols + i] - a;
-            square += a * a;
-            off += d * d;
-        }
-    return off == 0 ? 0 : off / square;
+    return s->off == 0 ? 0 : s->off / s->square;
 }
 
 enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tensor, struct qg_proxy_inputs *p,
@@ -153,9 +140,14 @@ enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tensor, struct qg_p
 {
     const struct qg_linear *l = &m->linear[tensor];
     const struct kept *k = &p->kept[tensor];
-    *ret_t2 = relative(l->rows * l->cols, l->source, l->weights);
-    if (!k->x) {
-        *ret_o2 = relative_rows(p, l);
+    struct error_sums weights = {0}, outputs = {0};
+    add_errors(&weights, l->rows * l->cols, l->source, l->weights);
+    *ret_t2 = relative(&weights);
+    if (!k->x) { // a table: the rows that are looked up
+        for (size_t r = 0; r < p->rows; r++)
+            add_errors(&outputs, l->cols, l->source + p->tokens[r] * l->cols,
+                       l->weights + p->tokens[r] * l->cols);
+        *ret_o2 = relative(&outputs);
         return QG_OK;
     }
     struct qg_linear plain = {.rows = l->rows, .cols = l->cols, .source = l->source};
@@ -166,7 +158,8 @@ enum qg_status qg_proxy_errors(const struct qg_lm *m, size_t tensor, struct qg_p
     }
     qg_linear_forward(&plain, k->rows, k->x, p->y, &p->scratch);
     qg_linear_forward(l, k->rows, k->x, p->y2, &p->scratch);
-    *ret_o2 = relative(k->rows * l->rows, p->y, p->y2);
+    add_errors(&outputs, k->rows * l->rows, p->y, p->y2);
+    *ret_o2 = relative(&outputs);
     qg_linear_free(&plain);
     return QG_OK;
 }
@@ -255,7 +248,7 @@ enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy_fit *f,
                             struct qg_proxy_inputs *p, struct qg_proxy *ret_p, struct qg_error *err)
 {
     size_t largest, n = matrices(m, &largest), at = 0;
-    struct qg_proxy proxy = {.model = qg_proxy_hash(m), .n = n};
+    struct qg_proxy proxy = {.model = qg_lm_hash(m), .n = n};
     float *w = malloc(largest * sizeof *w);
     proxy.matrix = calloc(n, sizeof *proxy.matrix);
     enum qg_status status =
@@ -282,11 +275,6 @@ void qg_proxy_free(struct qg_proxy *p)
 {
     free(p->matrix);
     *p = (struct qg_proxy){0};
-}
-
-uint64_t qg_proxy_hash(const struct qg_lm *m)
-{
-    return qg_hash(QG_HASH_START, m->params, m->n_params * sizeof *m->params);
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -357,7 +345,7 @@ static enum qg_status read_matrices(const cJSON *list, const char *path, const s
 enum qg_status qg_proxy_load(const char *path, const struct qg_lm *m, struct qg_proxy *ret_p,
                              struct qg_error *err)
 {
-    struct qg_proxy p = {.model = qg_proxy_hash(m)};
+    struct qg_proxy p = {.model = qg_lm_hash(m)};
     size_t ignored;
     char hash[24];
     cJSON *json;

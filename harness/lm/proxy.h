@@ -34,7 +34,7 @@ struct qg_proxy_matrix {
 };
 
 struct qg_proxy {
-    uint64_t model;          /* hash of the parameters it was fitted on */
+    uint64_t model;          /* qg_lm_hash of what it was fitted on */
     struct qg_cost rounding; /* of the model in its own dtype against binary32 */
     size_t n;
     struct qg_proxy_matrix *matrix; /* in the order of the model's tensors, matrices alone */
@@ -73,9 +73,6 @@ QG_MUST_CHECK enum qg_status qg_proxy_fit(struct qg_lm *m, const struct qg_proxy
                                           struct qg_proxy_inputs *i, struct qg_proxy *ret_p,
                                           struct qg_error *err);
 void qg_proxy_free(struct qg_proxy *p);
-
-/* A hash of all parameters: FNV-1a of their bytes. */
-uint64_t qg_proxy_hash(const struct qg_lm *m);
 
 /* Writes and reads the factors as JSON. Reading: QG_EFORMAT for what is no such file; QG_EINVAL for
  * one of another model. */
