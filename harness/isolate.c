@@ -25,6 +25,7 @@ struct report {
     volatile int finished, signal;
     void *volatile address;
     volatile bool known_write, known_read;
+    struct qg_failure failure; /* of a device */
     struct qg_bench_result times;
 };
 
@@ -126,6 +127,7 @@ static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_
     if (!protect_inputs(c))
         _exit(2);
     openblas_set_num_threads(1);
+    c->args.failure = &r->failure;
     poison(c, POISON_FIRST);
     fn(&c->args);
     copy_outputs(c, &copies->first);
@@ -310,6 +312,8 @@ static void judge_end(const struct qg_call *c, const struct copies *copies, cons
     else if (WIFSIGNALED(status))
         verdict(t, QG_CRASH, "dies of signal %d (%s)", WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
+    else if (r->failure.text[0])
+        verdict(t, r->failure.no_room ? QG_ERROR : QG_FAIL, "%s", r->failure.text);
     else if (!r->finished)
         verdict(t, QG_CRASH, "ends the process with exit code %d", WEXITSTATUS(status));
     else

@@ -478,13 +478,22 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
         ret->record.verdict = QG_SKIP;
         return QG_OK;
     }
+    if (!qg_backend_find(c->kernel->backend)
+             ->probe(ret->record.reason, sizeof ret->record.reason)) {
+        ret->record.verdict = QG_SKIP;
+        return QG_OK;
+    }
+    ret->record.reason[0] = '\0';
     if (!c->fill && !c->values)
         return qg_fail(err, QG_EINVAL, "the case has no tensor: bind one first");
     if (qg_call_alloc(&ret->got, &a, false, err) != QG_OK ||
         qg_call_alloc(&ret->want, &a, true, err) != QG_OK || fill_inputs(c, ret, err) != QG_OK)
         return err->status;
     run_definition(c, ret);
-    if (qg_isolate_run(c->kernel->fn, &ret->got, b, timeout_s, &trial, err) != QG_OK)
+    // A call from here moves every tensor to the device and back, which is not what is asked.
+    const struct qg_bench untimed = {0};
+    if (qg_isolate_run(c->kernel->fn, &ret->got, c->kernel->launch ? &untimed : b, timeout_s,
+                       &trial, err) != QG_OK)
         return err->status;
     ret->times = trial.times;
     return conclude(c, &trial, ret, err);

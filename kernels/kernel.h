@@ -30,7 +30,8 @@ struct qg_kernel {
     enum qg_claim claim;
     unsigned traits;           /* of enum qg_trait */
     size_t (*depth)(size_t k); /* most additions any one product of K passes through; NULL: K */
-    qg_op_fn *fn;
+    qg_op_fn *fn;              /* on tensors in host memory, whatever the backend */
+    qg_op_fn *launch; /* of a device: the same on tensors in its memory, queued; else NULL */
 };
 
 /* A place where kernels run. */
@@ -43,7 +44,8 @@ const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
 const struct qg_backend *qg_backend_at(size_t i);
 const struct qg_backend *qg_backend_find(const char *name);
 
-/* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c. The
+/* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c, never of
+ * a device. The
  * first of several variants. NULL when there is none. */
 const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,
                                        enum qg_op op, const char *backend);

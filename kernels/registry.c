@@ -8,13 +8,23 @@
 
 #include "kernels/kernel.h"
 
+#ifdef QG_CUDA
+#include "kernels/cuda/backend.h"
+#endif
+
 #define QG_KERNELS(file) extern const struct qg_kernel qg_kernels_##file[];
 #include "kernels/kernel_list.h"
+#ifdef QG_CUDA
+#include "kernels/cuda_list.h"
+#endif
 #undef QG_KERNELS
 
 static const struct qg_kernel *const tables[] = {
 #define QG_KERNELS(file) qg_kernels_##file,
 #include "kernels/kernel_list.h"
+#ifdef QG_CUDA
+#include "kernels/cuda_list.h"
+#endif
 #undef QG_KERNELS
     NULL,
 };
@@ -40,9 +50,20 @@ static bool probe_blas(char *text, size_t size)
     return true;
 }
 
+#ifndef QG_CUDA
+static bool qg_cuda_probe(char *text, size_t size)
+{
+    snprintf(text, size,
+             "built without the CUDA toolkit: install nvcc 12.9 or later and configure "
+             "with -Dcuda=enabled");
+    return false;
+}
+#endif
+
 static const struct qg_backend backends[] = {
     {"c", "plain C that the compiler may vectorise", probe_c},
     {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas},
+    {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe},
 };
 
 const struct qg_backend *qg_backend_at(size_t i)
@@ -73,7 +94,7 @@ const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operan
     char why[128];
     for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
         if (strcmp(k->scheme, s->name) != 0 || k->operand != operand || k->op != op ||
-            (backend && strcmp(k->backend, backend) != 0) ||
+            (backend && strcmp(k->backend, backend) != 0) || (!backend && k->launch) ||
             !qg_backend_find(k->backend)->probe(why, sizeof why))
             continue;
         if (backend || strcmp(k->backend, "blas") == 0)

@@ -125,6 +125,12 @@ struct qg_trace {
     } step[24];
 };
 
+/* Why a kernel on a device could not do its part. */
+struct qg_failure {
+    bool no_room; /* the device had no memory or was not there: not the kernel's fault */
+    char text[200];
+};
+
 /* One call of one operation. */
 struct qg_args {
     const struct qg_scheme *scheme; /* NULL for forward and backward */
@@ -148,6 +154,9 @@ struct qg_args {
     double *exact, *bound;
     size_t depth;
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
+    /* Where a kernel on a device says that it failed, or NULL; its outputs then stay as they were.
+     * The text is empty before the call. */
+    struct qg_failure *failure;
 };
 
 /* Fills `a` for the given call: default parameters were set by qg_params_default (and changed by

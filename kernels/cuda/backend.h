@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The backend cuda: memory on the device for one call, and every failure as a sentence.
+ */
+#ifndef QG_CUDA_BACKEND_H
+#define QG_CUDA_BACKEND_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "schemes/scheme.h"
+
+/* What device is there, or why none is. Asked in a process of its own: one that has initialised
+ * CUDA cannot share it with the children that kernels are judged in. */
+bool qg_cuda_probe(char *text, size_t size);
+
+/* Runs `launch` on copies of a's tensors in device memory, of which those of out[] come back. Each
+ * is an allocation of its own; scratch is not copied. What goes wrong is said in a->failure. */
+void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

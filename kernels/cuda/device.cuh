@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What all CUDA kernels stand on: launches, eight elements at a time, teams of threads that share a
+ * unit. Compiled by nvcc, and by the host's compiler against tests/simt/include.
+ *
+ * A piece is eight consecutive elements: 16 bytes of BF16 or F16, 32 of F32, which one thread reads
+ * and writes with accesses of 16 bytes where the address allows it.
+ */
+#ifndef QG_DEVICE_CUH
+#define QG_DEVICE_CUH
+
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/cuda/backend.h"
+
+extern "C" {
+#include "kernels/kernel.h"
+}
+
+enum { QG_PIECE = 8, QG_WARP = 32, QG_BLOCK = 256 };
+
+/* Every launch and copy goes here. It can be captured into a graph, which the legacy stream cannot.
+ */
+static inline cudaStream_t qg_cuda_stream(void)
+{
+    return cudaStreamPerThread;
+}
+
+/* Starts `threads` threads or more in blocks of QG_BLOCK. What goes wrong is kept by the runtime
+ * (cudaGetLastError), where the backend asks for it. */
+template <class... P, class... A>
+static void qg_launch(void (*kernel)(P...), size_t threads, A... args)
+{
+    cudaLaunchConfig_t c = {};
+    c.gridDim = dim3((unsigned)((threads + QG_BLOCK - 1) / QG_BLOCK));
+    c.blockDim = dim3(QG_BLOCK);
+    c.stream = qg_cuda_stream();
+    if (threads)
+        (void)cudaLaunchKernelEx(&c, kernel, P(args)...);
+}
+
+/* This thread's number in the whole launch. */
+static __device__ __forceinline__ size_t qg_thread(void)
+{
+    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+static inline __host__ __device__ size_t qg_ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline __host__ __device__ size_t qg_least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Rows of a table of kernels: bits, or a bound for the depth of its sums. */
+template <qg_op_fn *launch> static void qg_on_device(const struct qg_args *a)
+{
+    qg_cuda_run(launch, a);
+}
+
+#define QG_CUDA_BOUNDED(s, what, o, v, t, d, f)                                               \
+    {                                                                                         \
+        .scheme = s, .backend = "cuda", .variant = v, .op = o, .operand = what,               \
+        .claim = QG_WITHIN_BOUND, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f \
+    }
+#define QG_CUDA_ROW(s, what, o, f)                                                            \
+    {                                                                                         \
+        .scheme = s, .backend = "cuda", .variant = "", .op = o, .operand = what,              \
+        .claim = QG_BIT_EXACT, .traits = 0, .depth = NULL, .fn = qg_on_device<f>, .launch = f \
+    }
+#define QG_CUDA_END    \
+    {                  \
+        .scheme = NULL \
+    }
+
+/* --- pieces ---------------------------------------------------------------------------------- */
+
+/* Up to eight numbers of a row. */
+struct qg_piece {
+    float v[QG_PIECE];
+};
+
+static __device__ __forceinline__ bool qg_is_aligned(const void *p, size_t bytes)
+{
+    return (uintptr_t)p % bytes == 0;
+}
+
+static __device__ __forceinline__ float qg_half_value(enum qg_dtype t, uint32_t bits)
+{
+    if (t == QG_BF16)
+        return qg_f32_from_bits(bits << 16);
+    qg_fp16 h = {(uint16_t)bits};
+    return qg_fp16_decode(h);
+}
+
+static __device__ __forceinline__ uint32_t qg_half_bits(enum qg_dtype t, float x)
+{
+    return t == QG_BF16 ? qg_bf16_encode(x).v : qg_fp16_encode(x).v;
+}
+
+/* qg_get and qg_put where the dtype is known to be F32, BF16 or F16: a tenth of the code. */
+static __device__ __forceinline__ float qg_get_float(const struct qg_tensor *t, size_t i)
+{
+    return t->dtype == QG_F32 ? ((const float *)t->data)[i]
+                              : qg_half_value(t->dtype, ((const uint16_t *)t->data)[i]);
+}
+
+static __device__ __forceinline__ void qg_put_float(const struct qg_tensor *t, size_t i, float x)
+{
+    if (t->dtype == QG_F32)
+        ((float *)t->data)[i] = x;
+    else
+        ((uint16_t *)t->data)[i] = (uint16_t)qg_half_bits(t->dtype, x);
+}
+
+/* Elements at .. at+n of t (F32, BF16 or F16), n at most 8; zeros behind them. */
+static __device__ __forceinline__ struct qg_piece qg_load_piece(const struct qg_tensor *t,
+                                                                size_t at, size_t n)
+{
+    struct qg_piece p;
+    const char *from = (const char *)t->data + at * qg_dtype_bytes(t->dtype);
+    if (n < QG_PIECE || !qg_is_aligned(from, sizeof(uint4))) {
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            p.v[i] = i < n ? qg_get_float(t, at + i) : 0.0f;
+        return p;
+    }
+    const uint4 a = ((const uint4 *)from)[0];
+    const uint32_t low[] = {a.x, a.y, a.z, a.w};
+    if (t->dtype != QG_F32) {
+        for (int i = 0; i < 4; i++) {
+            p.v[2 * i] = qg_half_value(t->dtype, low[i] & 0xffffu);
+            p.v[2 * i + 1] = qg_half_value(t->dtype, low[i] >> 16);
+        }
+        return p;
+    }
+    const uint4 b = ((const uint4 *)from)[1];
+    const uint32_t high[] = {b.x, b.y, b.z, b.w};
+    for (int i = 0; i < 4; i++) {
+        p.v[i] = qg_f32_from_bits(low[i]);
+        p.v[4 + i] = qg_f32_from_bits(high[i]);
+    }
+    return p;
+}
+
+/* The reverse, rounding once. */
+static __device__ __forceinline__ void qg_store_piece(const struct qg_tensor *t, size_t at,
+                                                      size_t n, const struct qg_piece *p)
+{
+    char *to = (char *)t->data + at * qg_dtype_bytes(t->dtype);
+    if (n < QG_PIECE || !qg_is_aligned(to, sizeof(uint4))) {
+        for (unsigned i = 0; i < QG_PIECE; i++) // constant bounds keep pieces in registers
+            if (i < n)
+                qg_put_float(t, at + i, p->v[i]);
+        return;
+    }
+    uint32_t w[QG_PIECE];
+    if (t->dtype == QG_F32) {
+        for (int i = 0; i < QG_PIECE; i++)
+            w[i] = qg_f32_bits(p->v[i]);
+        ((uint4 *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
+    } else {
+        for (int i = 0; i < 4; i++)
+            w[i] = qg_half_bits(t->dtype, p->v[2 * i]) | qg_half_bits(t->dtype, p->v[2 * i + 1])
+                                                             << 16;
+    }
+    ((uint4 *)to)[0] = make_uint4(w[0], w[1], w[2], w[3]);
+}
+
+/* Codes of a piece, one to a byte; of 4-bit codes the low four bits count. */
+struct qg_codes {
+    uint8_t c[QG_PIECE];
+};
+
+/* Bytes at .. at+n of `to`. */
+static __device__ __forceinline__ void qg_store_bytes(void *to, size_t at, size_t n,
+                                                      const struct qg_codes *q)
+{
+    uint8_t *bytes = (uint8_t *)to + at;
+    if (n == QG_PIECE && qg_is_aligned(bytes, sizeof(uint2))) {
+        uint2 w;
+        memcpy(&w, q->c, sizeof w);
+        *(uint2 *)bytes = w;
+        return;
+    }
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        if (i < n)
+            bytes[i] = q->c[i];
+}
+
+static __device__ __forceinline__ struct qg_codes qg_load_bytes(const void *from, size_t at,
+                                                                size_t n)
+{
+    const uint8_t *bytes = (const uint8_t *)from + at;
+    struct qg_codes q;
+    if (n == QG_PIECE && qg_is_aligned(bytes, sizeof(uint2))) {
+        const uint2 w = *(const uint2 *)bytes;
+        memcpy(q.c, &w, sizeof q.c);
+        return q;
+    }
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        q.c[i] = i < n ? bytes[i] : 0;
+    return q;
+}
+
+/* Nibbles at .. at+n of a row of them, the even element low; at and n are even. */
+static __device__ __forceinline__ void qg_store_nibbles(void *row, size_t at, size_t n,
+                                                        const struct qg_codes *q)
+{
+    uint8_t *bytes = (uint8_t *)row + at / 2, b[QG_PIECE / 2];
+    for (int i = 0; i < QG_PIECE / 2; i++)
+        b[i] = (uint8_t)((q->c[2 * i] & 15) | (q->c[2 * i + 1] & 15) << 4);
+    if (n == QG_PIECE && qg_is_aligned(bytes, sizeof(uint32_t))) {
+        memcpy(__builtin_assume_aligned(bytes, 4), b, sizeof b);
+        return;
+    }
+    for (unsigned i = 0; i < QG_PIECE / 2; i++)
+        if (i < n / 2)
+            bytes[i] = b[i];
+}
+
+/* Nibbles at .. at+n as 0 .. 15, for any at and n. */
+static __device__ __forceinline__ struct qg_codes qg_load_nibbles(const void *row, size_t at,
+                                                                  size_t n)
+{
+    const uint8_t *bytes = (const uint8_t *)row + at / 2;
+    struct qg_codes q;
+    uint32_t w;
+    if (n == QG_PIECE && at % 2 == 0 && qg_is_aligned(bytes, sizeof w)) {
+        memcpy(&w, __builtin_assume_aligned(bytes, 4), sizeof w);
+        for (int i = 0; i < QG_PIECE; i++)
+            q.c[i] = (uint8_t)(w >> 4 * i & 15u);
+        return q;
+    }
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        q.c[i] = i >= n ? 0 : ((const uint8_t *)row)[(at + i) / 2] >> 4 * ((at + i) % 2) & 15;
+    return q;
+}
+
+/* --- teams ----------------------------------------------------------------------------------- */
+
+/* A value of any type of whole words from the lane whose number differs in `mask`. */
+template <class T> static __device__ __forceinline__ T qg_shuffle_xor(T value, int mask)
+{
+    static_assert(sizeof(T) % 4 == 0, "whole words");
+    uint32_t w[sizeof(T) / 4];
+    memcpy(w, &value, sizeof w);
+    for (unsigned i = 0; i < sizeof(T) / 4; i++)
+        w[i] = __shfl_xor_sync(0xffffffffu, w[i], mask);
+    memcpy(&value, w, sizeof w);
+    return value;
+}
+
+/* Joins the values of `team` neighbouring threads, a power of two up to QG_BLOCK, so that each of
+ * them gets the result; all threads of the block call it. The order of joins is that of a binary
+ * tree over the threads' numbers: the same every time. */
+template <class T> static __device__ T qg_team_join(T value, unsigned team)
+{
+    for (unsigned mask = 1; mask < team && mask < QG_WARP; mask *= 2)
+        value = T::join(value, qg_shuffle_xor(value, (int)mask));
+    if (team <= QG_WARP)
+        return value;
+    __shared__ T of_warp[QG_BLOCK / QG_WARP];
+    const unsigned warp = threadIdx.x / QG_WARP, warps = team / QG_WARP;
+    __syncthreads(); // of an earlier call all have read
+    if (threadIdx.x % QG_WARP == 0)
+        of_warp[warp] = value;
+    __syncthreads();
+    value = of_warp[threadIdx.x % warps + warp / warps * warps];
+    for (unsigned mask = 1; mask < warps; mask *= 2)
+        value = T::join(value, qg_shuffle_xor(value, (int)mask));
+    return value;
+}
+
+/* What groups and rows are measured by. Their joins give the same bits in any order. */
+
+/* Smallest and largest; both NaN when one is (torch.amin, torch.amax). -0 lies below +0. */
+struct qg_least_most {
+    float min, max;
+    static __device__ __forceinline__ struct qg_least_most none(void)
+    {
+        return {INFINITY, -INFINITY};
+    }
+    static __device__ __forceinline__ float least(float a, float b)
+    {
+        return a == b ? qg_f32_from_bits(qg_f32_bits(a) | qg_f32_bits(b)) : qg_min(a, b);
+    }
+    static __device__ __forceinline__ float most(float a, float b)
+    {
+        return a == b ? qg_f32_from_bits(qg_f32_bits(a) & qg_f32_bits(b)) : qg_max(a, b);
+    }
+    static __device__ __forceinline__ struct qg_least_most join(struct qg_least_most a,
+                                                                struct qg_least_most b)
+    {
+        return {least(a.min, b.min), most(a.max, b.max)};
+    }
+    static __device__ __forceinline__ struct qg_least_most of(float x)
+    {
+        return {x, x};
+    }
+};
+
+/* Largest magnitude; NaN when one is. */
+struct qg_amax {
+    float amax;
+    static __device__ __forceinline__ struct qg_amax none(void)
+    {
+        return {0.0f};
+    }
+    static __device__ __forceinline__ struct qg_amax join(struct qg_amax a, struct qg_amax b)
+    {
+        return {qg_max(a.amax, b.amax)};
+    }
+    static __device__ __forceinline__ struct qg_amax of(float x)
+    {
+        return {qg_abs(x)};
+    }
+};
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Matmul for every scheme that multiplies numbers, in CUDA's own kernels: a warp to a weight row,
+ * which is unpacked once for up to eight rows of x. It reads packed weights once when M is small
+ * (decode), which is what bounds it there.
+ *
+ * A product P is a struct of plain values that is passed to the kernel:
+ *
+ *     qg_piece weights(row, at, n) const;    weights at .. at+n of a row as they enter the product
+ *     qg_piece inputs(m, at, n) const;       the same of x; zeros behind n in both
+ *     float finish(m, row, sum) const;       what becomes of a sum before the store
+ *     struct qg_tensor y;                    [M, N]
+ */
+#ifndef QG_MATMUL_CUH
+#define QG_MATMUL_CUH
+
+#include "kernels/cuda/device.cuh"
+
+enum { QG_M_TILE = 8 };
+
+/* Additions that a product passes through: eight per piece of its lane, then five rounds of halves.
+ */
+static inline size_t qg_warp_depth(size_t k)
+{
+    return qg_ceil_div(k, QG_PIECE * QG_WARP) * QG_PIECE + 5;
+}
+
+static __device__ __forceinline__ float qg_warp_sum(float x)
+{
+    for (int mask = QG_WARP / 2; mask; mask /= 2)
+        x = qg_add(x, __shfl_xor_sync(0xffffffffu, x, mask));
+    return x;
+}
+
+template <class P>
+static __global__ void __launch_bounds__(QG_BLOCK)
+    qg_multiply_rows(const P p, const size_t m, const size_t rows, const size_t cols)
+{
+    const size_t row = qg_thread() / QG_WARP % rows,
+                 first = qg_thread() / QG_WARP / rows * QG_M_TILE;
+    const unsigned lane = threadIdx.x % QG_WARP;
+    float sum[QG_M_TILE] = {0};
+    if (first >= m)
+        return; // the whole warp
+    for (size_t at = (size_t)lane * QG_PIECE; at < cols; at += QG_PIECE * QG_WARP) {
+        const size_t n = qg_least(cols - at, QG_PIECE);
+        const struct qg_piece w = p.weights(row, at, n);
+        for (unsigned i = 0; i < QG_M_TILE; i++) {
+            if (first + i >= m)
+                break;
+            const struct qg_piece x = p.inputs(first + i, at, n);
+            for (unsigned j = 0; j < QG_PIECE; j++)
+                sum[i] = j < n ? qg_fma(x.v[j], w.v[j], sum[i]) : sum[i];
+        }
+    }
+    for (unsigned i = 0; i < QG_M_TILE; i++) {
+        const float total = qg_warp_sum(sum[i]);
+        if (lane == i && first + i < m)
+            qg_put_float(&p.y, (first + i) * rows + row, p.finish(first + i, row, total));
+    }
+}
+
+/* y = x . w^T of a call of matmul. */
+template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
+{
+    const size_t warps = qg_ceil_div(a->m, QG_M_TILE) * a->rows;
+    qg_launch(qg_multiply_rows<P>, warps * QG_WARP, p, a->m, a->rows, a->cols);
+}
+
+/* A row of a table: depth as above. */
+#define QG_CUDA_MATMUL(s, f) \
+    QG_CUDA_BOUNDED(s, QG_WEIGHT, QG_MATMUL, "", QG_FUSES | QG_REORDERS, qg_warp_depth, f)
+
+#endif
