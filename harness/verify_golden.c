@@ -43,21 +43,28 @@ static bool is_wanted(const struct qg_verify_request *r, const char *name)
     return !r->name || strcmp(r->name, name) == 0;
 }
 
+static bool is_here(const struct qg_verify_request *r, const struct qg_kernel *k)
+{
+    char why[256];
+    return (!r->backend || strcmp(r->backend, k->backend) == 0) &&
+           qg_backend_find(k->backend)->probe(why, sizeof why);
+}
+
 static void add_rows(struct qg_verify *v, const struct qg_verify_request *r)
 {
     const struct qg_scheme *s;
     const struct qg_layer *l;
     const struct qg_kernel *k;
     v->n_rows = v->n_codes = 0;
-    for (size_t i = 0; (s = qg_scheme_at(i)); i++)
+    for (size_t i = 0; !r->backend && (s = qg_scheme_at(i)); i++)
         if (is_wanted(r, s->name))
             add_scheme(v, s);
-    for (size_t i = 0; (l = qg_layer_at(i)); i++)
+    for (size_t i = 0; !r->backend && (l = qg_layer_at(i)); i++)
         for (int op = QG_FORWARD; op <= QG_BACKWARD; op++)
             if (is_wanted(r, l->name) && qg_layer_definition(l, op))
                 add_row(v, (struct qg_verify_row){NULL, l, QG_WEIGHT, op, NULL});
     for (size_t i = 0; r->kernels && (k = qg_kernel_at(i)); i++)
-        if (is_wanted(r, k->scheme))
+        if (is_wanted(r, k->scheme) && is_here(r, k))
             add_row(v,
                     (struct qg_verify_row){qg_scheme_find(k->scheme), NULL, k->operand, k->op, k});
 }
@@ -265,8 +272,14 @@ static enum qg_status judge(struct qg_verify *v, const struct qg_verify_request 
         if (status != QG_OK)
             break;
         fill(&other, c);
+        struct qg_failure failure = {0};
+        other.args.failure = &failure;
         row->kernel->fn(&other.args);
-        compare(&other.args, &call.args, c, r, row);
+        if (failure.text[0])
+            status = qg_fail(err, QG_EABSENT, "%s.%s.%s: %s", row->kernel->scheme,
+                             qg_op_name(row->op), row->kernel->backend, failure.text);
+        else
+            compare(&other.args, &call.args, c, r, row);
         qg_call_free(&other);
     }
     for (size_t i = 0; i < v->n_codes && a.op == QG_CONVERT; i++)

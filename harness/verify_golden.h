@@ -59,14 +59,15 @@ struct qg_verify_wrong {
 struct qg_verify_request {
     const char *folder, *name; /* of a scheme or a layer; NULL: all */
     bool kernels;
+    const char *backend; /* kernels of this one only, and no definitions; NULL: of all */
     void (*on_wrong)(const struct qg_verify_wrong *w, void *user); /* or NULL */
     void (*on_case)(const struct qg_golden_case *c, void *user);   /* before each case, or NULL */
     void *user;
 };
 
-/* Judges. QG_EINVAL for a name that neither a scheme nor a layer has; QG_EFORMAT when a golden
- * names an operation that does not exist or its tensors do not fit it. The caller frees with
- * qg_verify_free. */
+/* Judges; of kernels those whose backend is here. QG_EINVAL for a name that neither a scheme nor a
+ * layer has; QG_EFORMAT when a golden names an operation that does not exist or its tensors do not
+ * fit it. The caller frees with qg_verify_free. */
 QG_MUST_CHECK enum qg_status qg_verify_golden(const struct qg_verify_request *r,
                                               struct qg_verify *ret_v, struct qg_error *err);
 void qg_verify_free(struct qg_verify *v);

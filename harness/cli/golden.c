@@ -14,8 +14,8 @@
 extern const struct qg_command qg_command_golden;
 
 static const char help[] =
-    "usage: qgauge golden verify [--golden DIR] [--scheme NAME|--layer NAME] [--kernels] "
-    "[--verbose]\n"
+    "usage: qgauge golden verify [--golden DIR] [--scheme NAME|--layer NAME] [--kernels]\n"
+    "                            [--backend NAME] [--verbose]\n"
     "       qgauge golden list   [--golden DIR] [--scheme NAME|--layer NAME]\n"
     "\n"
     "Goldens are inputs and the outputs that upstream libraries computed from them.\n"
@@ -32,6 +32,7 @@ static const char help[] =
     "  --scheme NAME  only this scheme\n"
     "  --layer NAME   only this layer\n"
     "  --kernels      judge the kernels as well\n"
+    "  --backend NAME judge the kernels of this backend and nothing else\n"
     "  -v, --verbose  name each case on stderr\n"
     "\n"
     "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing.\n";
@@ -44,13 +45,11 @@ struct options {
 /* The exit code of a wrong command line, or QG_EXIT_OK. */
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option options[] = {{"golden", required_argument, NULL, 'g'},
-                                            {"scheme", required_argument, NULL, 's'},
-                                            {"layer", required_argument, NULL, 'l'},
-                                            {"kernels", no_argument, NULL, 'k'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"golden", required_argument, NULL, 'g'},  {"scheme", required_argument, NULL, 's'},
+        {"layer", required_argument, NULL, 'l'},   {"kernels", no_argument, NULL, 'k'},
+        {"backend", required_argument, NULL, 'b'}, {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},          {0}};
     const char *scheme = NULL, *layer = NULL;
     const char *folder = getenv("QG_GOLDEN_DIR");
     o->request.folder = folder && *folder ? folder : QG_SOURCE_ROOT "/golden/data";
@@ -64,6 +63,8 @@ static int parse(int argc, char **argv, struct options *o)
             layer = optarg;
         else if (c == 'k')
             o->request.kernels = true;
+        else if (c == 'b')
+            o->request.backend = optarg;
         else if (c == 'v')
             o->verbose = true;
         else if (c == 'h')
@@ -81,6 +82,19 @@ static int parse(int argc, char **argv, struct options *o)
         return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', one of them");
     if (o->list && (o->request.kernels || o->verbose))
         return qg_usage_error(&qg_command_golden, "--kernels and --verbose are for 'verify'");
+    if (o->request.backend) {
+        char why[256];
+        const struct qg_backend *b = qg_backend_find(o->request.backend);
+        if (!b)
+            return qg_usage_error(&qg_command_golden,
+                                  "there is no backend '%s' (qgauge list backends)",
+                                  o->request.backend);
+        if (!b->probe(why, sizeof why)) {
+            fprintf(stderr, "qgauge golden: backend '%s' does not run here: %s\n", b->name, why);
+            return QG_EXIT_SKIP;
+        }
+        o->request.kernels = true;
+    }
     if (scheme && layer)
         return qg_usage_error(&qg_command_golden, "--scheme or --layer, one of them");
     if ((scheme && !qg_take_scheme(&qg_command_golden, scheme)) ||
