@@ -159,6 +159,37 @@ const struct qg_field qg_modelled_fields[] = {
     {NULL},
 };
 
+#define FORETOLD(field)        FIELD(struct qg_foretold, field, #field, QG_FIELD_TEXT)
+#define FORETOLD_NUMBER(field) FIELD(struct qg_foretold, field, #field, QG_FIELD_F64)
+
+const struct qg_field qg_foretold_fields[] = {
+    FORETOLD(model),
+    FORETOLD(model_hash),
+    FORETOLD(text),
+    FORETOLD(text_hash),
+    FORETOLD(what),
+    FORETOLD(name),
+    FORETOLD(params),
+    FORETOLD(dtype),
+    FORETOLD(inputs),
+    FORETOLD(measured_in),
+    FORETOLD(reason),
+    FIELD(struct qg_foretold, documents, "documents", QG_FIELD_U64),
+    FORETOLD_NUMBER(bytes),
+    FORETOLD_NUMBER(bits_per_weight),
+    FORETOLD_NUMBER(delta_by_weights),
+    FORETOLD_NUMBER(delta_by_outputs),
+    FORETOLD_NUMBER(kl_by_weights),
+    FORETOLD_NUMBER(kl_by_outputs),
+    FORETOLD_NUMBER(delta),
+    FORETOLD_NUMBER(delta_low),
+    FORETOLD_NUMBER(delta_high),
+    FORETOLD_NUMBER(kl),
+    FORETOLD_NUMBER(kl_low),
+    FORETOLD_NUMBER(kl_high),
+    {NULL},
+};
+
 #define TABLE(dataset, type, version)                                                    \
     {                                                                                    \
         .name = dataset, .fields = qg_##type##_fields, .size = sizeof(struct qg_##type), \
@@ -168,7 +199,7 @@ const struct qg_field qg_modelled_fields[] = {
 const struct qg_table qg_tables[QG_TABLES] = {
     [QG_TABLE_CASES] = TABLE("cases", record, 1), [QG_TABLE_GAP] = TABLE("gap", gap, 1),
     [QG_TABLE_ATLAS] = TABLE("atlas", atlas, 2),  [QG_TABLE_CONVERT] = TABLE("convert", shipped, 3),
-    [QG_TABLE_LM] = TABLE("lm", modelled, 4),
+    [QG_TABLE_LM] = TABLE("lm", modelled, 4),     [QG_TABLE_PROXY] = TABLE("proxy", foretold, 5),
 };
 
 struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t)
@@ -182,8 +213,10 @@ struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t)
         return (struct qg_rows){r->atlas, r->n_atlas};
     case QG_TABLE_CONVERT:
         return (struct qg_rows){r->shipped, r->n_shipped};
-    default:
+    case QG_TABLE_LM:
         return (struct qg_rows){r->modelled, r->n_modelled};
+    default:
+        return (struct qg_rows){r->foretold, r->n_foretold};
     }
 }
 
@@ -202,9 +235,30 @@ void qg_result_set_rows(struct qg_result *r, enum qg_table_id t, struct qg_rows 
     case QG_TABLE_CONVERT:
         r->shipped = rows.at, r->n_shipped = rows.n;
         break;
-    default:
+    case QG_TABLE_LM:
         r->modelled = rows.at, r->n_modelled = rows.n;
+        break;
+    default:
+        r->foretold = rows.at, r->n_foretold = rows.n;
     }
+}
+
+bool qg_modelled_is_same(const struct qg_modelled *a, const struct qg_modelled *b)
+{
+    return strcmp(a->model_hash, b->model_hash) == 0 && strcmp(a->text_hash, b->text_hash) == 0 &&
+           a->context == b->context && a->documents == b->documents &&
+           strcmp(a->what, b->what) == 0 && strcmp(a->name, b->name) == 0 &&
+           strcmp(a->params, b->params) == 0 && strcmp(a->training, b->training) == 0 &&
+           a->seed == b->seed && strcmp(a->path, b->path) == 0 &&
+           strcmp(a->backend, b->backend) == 0 && strcmp(a->dtype, b->dtype) == 0;
+}
+
+bool qg_foretold_is_same(const struct qg_foretold *a, const struct qg_foretold *b)
+{
+    return strcmp(a->model_hash, b->model_hash) == 0 && strcmp(a->text_hash, b->text_hash) == 0 &&
+           a->documents == b->documents && strcmp(a->what, b->what) == 0 &&
+           strcmp(a->name, b->name) == 0 && strcmp(a->params, b->params) == 0 &&
+           strcmp(a->dtype, b->dtype) == 0;
 }
 
 const char *qg_verdict_name(enum qg_verdict v)

@@ -19,6 +19,8 @@
  *                (since version 3)
  *     /lm        one compound row per scheme or recipe put on a language model: qg_modelled_fields
  *                (since version 4)
+ *     /proxy     one compound row per scheme whose cost was foretold: qg_foretold_fields (since
+ *                version 5)
  *
  * Absent numbers are NaN.
  */
@@ -31,7 +33,7 @@
 
 #include "harness/base/error.h"
 
-#define QG_SCHEMA_VERSION 4
+#define QG_SCHEMA_VERSION 5
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
 #define QG_META_ITEMS     64
@@ -153,6 +155,21 @@ struct qg_modelled {
     double seconds;
 };
 
+/* What `qgauge proxy` foretells of a language model under a scheme (see harness/lm/proxy.h), and
+ * what was measured where the two were put side by side. Units as above. */
+struct qg_foretold {
+    char model[256], model_hash[24], text[256], text_hash[24]; /* text: that inputs are from */
+    char what[16], name[64], params[128], dtype[8];            /* as of qg_modelled */
+    char inputs[16];       /* "plain", or "quantized": of any matrix, before it multiplies */
+    char measured_in[256]; /* where the measured numbers are from, "" without any */
+    char reason[512];      /* why nothing could be foretold, or "" */
+    uint64_t documents;    /* of the text */
+    double bytes, bits_per_weight;
+    double delta_by_weights, delta_by_outputs; /* of ln ppl, from errors of weights and outputs */
+    double kl_by_weights, kl_by_outputs;
+    double delta, delta_low, delta_high, kl, kl_low, kl_high; /* measured */
+};
+
 /* The fields of the rows, in the order of the structs: what the file's compound types, CSV
  * and JSON are made from. Fields of the timings are named warm_median_s and so on. */
 enum qg_field_kind {
@@ -170,7 +187,7 @@ struct qg_field {
     size_t count;        /* numbers in an array, else 1 */
 };
 extern const struct qg_field qg_record_fields[], qg_gap_fields[], qg_atlas_fields[],
-    qg_shipped_fields[], qg_modelled_fields[]; /* end with name NULL */
+    qg_shipped_fields[], qg_modelled_fields[], qg_foretold_fields[]; /* end with name NULL */
 
 /* The tables of rows: what is written, read and exported goes by this list. */
 enum qg_table_id {
@@ -179,6 +196,7 @@ enum qg_table_id {
     QG_TABLE_ATLAS,
     QG_TABLE_CONVERT, /* struct qg_shipped */
     QG_TABLE_LM,      /* struct qg_modelled */
+    QG_TABLE_PROXY,   /* struct qg_foretold */
     QG_TABLES
 };
 struct qg_table {
@@ -188,6 +206,11 @@ struct qg_table {
     int since;   /* the version of the schema */
 };
 extern const struct qg_table qg_tables[QG_TABLES];
+
+/* Whether two rows are of the same thing, so that a newer one stands for the older: model, text,
+ * context and documents, scheme, parameters, training, path, backend, dtype. */
+bool qg_modelled_is_same(const struct qg_modelled *a, const struct qg_modelled *b);
+bool qg_foretold_is_same(const struct qg_foretold *a, const struct qg_foretold *b);
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {
@@ -209,14 +232,28 @@ const char *qg_verdict_name(enum qg_verdict v);
 
 struct qg_result_writer;
 
-/* Starts PATH.journal. QG_EIO when PATH exists (unless `overwrite`), when the journal of an earlier
+/* What becomes of a file that is there already. */
+enum qg_result_mode {
+    QG_RESULT_NEW,     /* it is an error */
+    QG_RESULT_REPLACE, /* the new one takes its place */
+    /* It gets the rows of /lm and /proxy as well; one of the same thing is replaced. Its facts stay
+     * as they are, which is why it must be of the same binary. The journal is PATH.SUITE.journal.
+     * Where there is no file, one is made. */
+    QG_RESULT_ADD
+};
+
+/* Starts PATH.journal. QG_EIO when PATH exists (of QG_RESULT_NEW), when the journal of an earlier
  * run is there (unless `resume`, which then reads what it holds), or when it cannot be written.
  * With `resume`, QG_EFORMAT when the journal belongs to another suite, seed or binary (its meta
- * keys suite, seed and binary differ). A torn last entry is dropped. */
+ * keys suite, seed and binary differ). A torn last entry is dropped. QG_EFORMAT when PATH, which is
+ * to be added to, is of another binary or no result file. */
 QG_MUST_CHECK enum qg_status qg_result_create(const char *path, const struct qg_meta *meta,
-                                              bool resume, bool overwrite,
+                                              bool resume, enum qg_result_mode mode,
                                               struct qg_result_writer **ret_w,
                                               struct qg_error *err);
+
+/* The name of the journal; lives as long as the writer. */
+const char *qg_result_journal(const struct qg_result_writer *w);
 
 /* Whether the journal of an earlier run held this case (after resume). */
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling);
@@ -238,8 +275,7 @@ QG_MUST_CHECK enum qg_status qg_result_append_row(struct qg_result_writer *w, en
 /* Whether a pair of schemes is there, by pair, source and seed. */
 bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a);
 
-/* The row of the same model, text, context and documents, scheme, parameters, training, path,
- * backend and dtype; NULL when there is none. Lives until the next append. */
+/* The row of the same thing as `like`; NULL when there is none. Lives until the next append. */
 const struct qg_modelled *qg_result_find_modelled(const struct qg_result_writer *w,
                                                   const struct qg_modelled *like);
 
@@ -254,12 +290,13 @@ void qg_result_abandon(struct qg_result_writer **w);
 
 struct qg_result {
     struct qg_meta meta;
-    size_t n_cases, n_gaps, n_atlas, n_shipped, n_modelled, n_samples, n_output;
+    size_t n_cases, n_gaps, n_atlas, n_shipped, n_modelled, n_foretold, n_samples, n_output;
     struct qg_record *cases;
     struct qg_gap *gaps;
     struct qg_atlas *atlas;
     struct qg_shipped *shipped;
     struct qg_modelled *modelled;
+    struct qg_foretold *foretold;
     double *samples;
     uint8_t *output;
 };

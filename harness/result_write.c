@@ -17,9 +17,10 @@
 struct qg_result_writer {
     char *path, *journal;
     int fd;
-    bool overwrite, started; /* started: the journal names its run */
-    size_t resumed;          /* cases that an earlier run left */
-    struct qg_result all;    /* what the journal holds */
+    enum qg_result_mode mode;
+    bool started;         /* the journal names its run */
+    size_t resumed;       /* cases that an earlier run left */
+    struct qg_result all; /* what the journal holds */
     size_t room[QG_TABLES], room_samples, room_output;
 };
 
@@ -178,22 +179,53 @@ static char *join(const char *a, const char *b)
     return s;
 }
 
-enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bool resume,
-                                bool overwrite, struct qg_result_writer **ret_w,
+/* Opens the file that rows are added to. */
+static enum qg_status open_old(const char *path, const struct qg_meta *meta,
+                               struct qg_result **ret_r, struct qg_error *err)
+{
+    if (qg_result_open(path, ret_r, err) != QG_OK)
+        return err->status;
+    if (strcmp(qg_meta_get(&(*ret_r)->meta, "binary"), qg_meta_get(meta, "binary")) == 0)
+        return QG_OK;
+    qg_result_free(ret_r);
+    return qg_fail(err, QG_EFORMAT,
+                   "%s: another build of qgauge made it, whose results are not to be mixed with "
+                   "these; give another file",
+                   path);
+}
+
+static enum qg_status check_old(const struct qg_result_writer *w, const struct qg_meta *meta,
                                 struct qg_error *err)
 {
+    struct qg_result *old = NULL;
+    if (access(w->path, F_OK) != 0)
+        return QG_OK;
+    if (w->mode == QG_RESULT_NEW)
+        return qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", w->path);
+    enum qg_status status = w->mode == QG_RESULT_ADD ? open_old(w->path, meta, &old, err) : QG_OK;
+    qg_result_free(&old);
+    return status;
+}
+
+enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bool resume,
+                                enum qg_result_mode mode, struct qg_result_writer **ret_w,
+                                struct qg_error *err)
+{
+    char suffix[64] = ".journal";
     struct qg_result_writer *w = calloc(1, sizeof *w);
     if (!w)
         return qg_fail(err, QG_ENOMEM, "no memory for a result");
+    if (mode == QG_RESULT_ADD)
+        snprintf(suffix, sizeof suffix, ".%.32s.journal", qg_meta_get(meta, "suite"));
     w->fd = -1;
-    w->overwrite = overwrite;
+    w->mode = mode;
     w->path = join(path, "");
-    w->journal = join(path, ".journal");
+    w->journal = join(path, suffix);
     enum qg_status status = QG_OK;
     if (!w->path || !w->journal)
         status = qg_fail(err, QG_ENOMEM, "no memory for a result");
-    else if (!overwrite && access(path, F_OK) == 0)
-        status = qg_fail(err, QG_EIO, "%s: exists already; give another name or --force", path);
+    else if (check_old(w, meta, err) != QG_OK)
+        status = err->status;
     else if (resume && access(w->journal, F_OK) == 0) {
         status = qg_journal_resume(w->journal, resume_entry, w, &w->fd, err);
         w->resumed = w->all.n_cases;
@@ -206,6 +238,11 @@ enum qg_status qg_result_create(const char *path, const struct qg_meta *meta, bo
     else
         *ret_w = w;
     return status;
+}
+
+const char *qg_result_journal(const struct qg_result_writer *w)
+{
+    return w->journal;
 }
 
 bool qg_result_has(const struct qg_result_writer *w, const char *spelling)
@@ -283,17 +320,9 @@ bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas
 const struct qg_modelled *qg_result_find_modelled(const struct qg_result_writer *w,
                                                   const struct qg_modelled *like)
 {
-    for (size_t i = 0; i < w->all.n_modelled; i++) {
-        const struct qg_modelled *m = &w->all.modelled[i];
-        if (strcmp(m->model_hash, like->model_hash) == 0 &&
-            strcmp(m->text_hash, like->text_hash) == 0 && m->context == like->context &&
-            m->documents == like->documents && strcmp(m->what, like->what) == 0 &&
-            strcmp(m->name, like->name) == 0 && strcmp(m->params, like->params) == 0 &&
-            strcmp(m->training, like->training) == 0 && m->seed == like->seed &&
-            strcmp(m->path, like->path) == 0 && strcmp(m->backend, like->backend) == 0 &&
-            strcmp(m->dtype, like->dtype) == 0)
-            return m;
-    }
+    for (size_t i = 0; i < w->all.n_modelled; i++)
+        if (qg_modelled_is_same(&w->all.modelled[i], like))
+            return &w->all.modelled[i];
     return NULL;
 }
 
@@ -357,13 +386,67 @@ static enum qg_status write_in_place(const char *path, bool overwrite, const voi
     return status;
 }
 
+static bool is_same(enum qg_table_id t, const void *a, const void *b)
+{
+    return (t == QG_TABLE_LM && qg_modelled_is_same(a, b)) ||
+           (t == QG_TABLE_PROXY && qg_foretold_is_same(a, b));
+}
+
+static bool has_row(const struct qg_result *r, enum qg_table_id t, const void *like)
+{
+    struct qg_rows rows = qg_result_rows(r, t);
+    for (size_t i = 0; i < rows.n; i++)
+        if (is_same(t, (const char *)rows.at + i * qg_tables[t].size, like))
+            return true;
+    return false;
+}
+
+/* Appends the rows of a table to the file's, whose rows of the same things go. */
+static enum qg_status add_rows(const struct qg_result_writer *w, struct qg_result *old,
+                               enum qg_table_id t, struct qg_error *err)
+{
+    struct qg_rows rows = qg_result_rows(old, t), new = qg_result_rows(&w->all, t);
+    size_t size = qg_tables[t].size, n = 0;
+    char *all = new.n ? malloc((rows.n + new.n) * size) : NULL;
+    if (!new.n)
+        return QG_OK;
+    if (!all)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu results", rows.n + new.n);
+    for (size_t i = 0; i < rows.n; i++) {
+        const char *row = (const char *)rows.at + i * size;
+        if (!has_row(&w->all, t, row))
+            memcpy(all + n++ * size, row, size);
+    }
+    memcpy(all + n * size, new.at, new.n *size);
+    free(rows.at);
+    qg_result_set_rows(old, t, (struct qg_rows){all, n + new.n});
+    return QG_OK;
+}
+
+/* The bytes of the file: what the run found, or that and what the file holds already. */
+static enum qg_status make_image(const struct qg_result_writer *w, void **ret_image, size_t *ret_n,
+                                 struct qg_error *err)
+{
+    static const enum qg_table_id added[] = {QG_TABLE_LM, QG_TABLE_PROXY};
+    struct qg_result *old = NULL;
+    if (w->mode != QG_RESULT_ADD || access(w->path, F_OK) != 0)
+        return qg_result_image_make(&w->all, ret_image, ret_n, err);
+    enum qg_status status = open_old(w->path, &w->all.meta, &old, err);
+    for (size_t i = 0; i < sizeof added / sizeof added[0] && status == QG_OK; i++)
+        status = add_rows(w, old, added[i], err);
+    if (status == QG_OK)
+        status = qg_result_image_make(old, ret_image, ret_n, err);
+    qg_result_free(&old);
+    return status;
+}
+
 enum qg_status qg_result_close(struct qg_result_writer **w, struct qg_error *err)
 {
     size_t bytes;
     void *image = NULL;
-    enum qg_status status = qg_result_image_make(&(*w)->all, &image, &bytes, err);
+    enum qg_status status = make_image(*w, &image, &bytes, err);
     if (status == QG_OK)
-        status = write_in_place((*w)->path, (*w)->overwrite, image, bytes, err);
+        status = write_in_place((*w)->path, (*w)->mode != QG_RESULT_NEW, image, bytes, err);
     free(image);
     if (status == QG_OK && unlink((*w)->journal) != 0)
         status = qg_fail(err, QG_EIO, "%s: cannot be removed: %s", (*w)->journal, strerror(errno));

@@ -133,3 +133,20 @@ uint64_t qg_cases_planned(const struct qg_result *r)
     uint64_t planned = is_number ? strtoull(text, NULL, 10) : 0;
     return planned > r->n_cases ? planned : r->n_cases;
 }
+
+struct qg_measured_kl qg_kl_measured(const struct qg_result *r, const struct qg_foretold *f)
+{
+    for (size_t i = 0; i < r->n_modelled; i++) {
+        const struct qg_modelled *m = &r->modelled[i];
+        if (strcmp(m->model_hash, f->model_hash) == 0 && strcmp(m->name, f->name) == 0 &&
+            strcmp(m->params, f->params) == 0 && strcmp(m->dtype, f->dtype) == 0 &&
+            strcmp(m->path, "converted") == 0 && !m->training[0] && !isnan(m->kl))
+            return (struct qg_measured_kl){m->kl, m->kl_low, m->kl_high};
+    }
+    return (struct qg_measured_kl){f->kl, f->kl_low, f->kl_high};
+}
+
+bool qg_is_off(const struct qg_foretold *f, const struct qg_measured_kl *measured)
+{
+    return fabs(f->kl_by_outputs / measured->value - 1) > 0.1;
+}

@@ -6,6 +6,7 @@
 #ifndef QG_DIGEST_H
 #define QG_DIGEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,16 @@ const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, s
 /* How many cases the run set out to do: more than r->n_cases when it was interrupted, and n_cases
  * when the file does not say. */
 uint64_t qg_cases_planned(const struct qg_result *r);
+
+/* The KL that was measured of what was foretold: by a row of /lm (the converted model), else what
+ * stands beside the prediction; value NaN when nobody measured it. */
+struct qg_measured_kl {
+    double value, low, high;
+};
+struct qg_measured_kl qg_kl_measured(const struct qg_result *r, const struct qg_foretold *f);
+
+/* Whether a prediction of KL is off by more than 10 %. */
+bool qg_is_off(const struct qg_foretold *f, const struct qg_measured_kl *measured);
 
 /* What stands for the data of a case: a fill's name, or the file (without folders) of
  * "FILE:TENSOR". */

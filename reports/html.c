@@ -443,6 +443,56 @@ static void put_modelled_table(FILE *out, const struct qg_digest *d)
     fputs("</table></div>\n", out);
 }
 
+static void put_foretold_row(FILE *out, const struct qg_result *r, const struct qg_foretold *f)
+{
+    struct qg_measured_kl m = qg_kl_measured(r, f);
+    fputs("<tr><td>", out);
+    put(out, f->name);
+    putc(' ', out);
+    put(out, f->params);
+    fputs("</td>", out);
+    if (f->reason[0]) {
+        fputs("<td class=\"text wrap\" colspan=\"8\">", out);
+        put(out, f->reason);
+        fputs("</td></tr>\n", out);
+        return;
+    }
+    put_text_cell(out, f->inputs);
+    put_number_cell(out, f->bits_per_weight, 3);
+    put_number_cell(out, f->delta_by_weights, 6);
+    put_number_cell(out, f->delta_by_outputs, 6);
+    put_number_cell(out, f->kl_by_weights, 6);
+    put_number_cell(out, f->kl_by_outputs, 6);
+    put_estimate(out, m.value, m.low, m.high, 6, 0);
+    fprintf(out, "<td%s>", qg_is_off(f, &m) ? " class=\"warn\"" : "");
+    if (!isnan(m.value))
+        fputs(qg_text_rounded(f->kl_by_outputs / m.value, 2, 0).s, out);
+    fputs("</td></tr>\n", out);
+}
+
+static void put_foretold_table(FILE *out, const struct qg_digest *d)
+{
+    const struct qg_result *r = d->r;
+    fputs("<p>Model <code>", out);
+    put(out, r->foretold[0].model);
+    fputs("</code>. What schemes cost, foretold from the relative errors of its matrices: of their "
+          "weights, and of what they put out",
+          out);
+    if (r->foretold[0].measured_in[0]) {
+        fputs("; what was measured is from <code>", out);
+        put(out, r->foretold[0].measured_in);
+        fputs("</code>, or from this file where it has the same", out);
+    }
+    fputs(".</p>\n<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">inputs</th>"
+          "<th>bits per parameter</th><th>ln ppl, by weights</th><th>by outputs</th>"
+          "<th>KL, by weights</th><th>by outputs</th><th>KL measured</th>"
+          "<th>by outputs / measured</th></tr>\n",
+          out);
+    for (size_t i = 0; i < r->n_foretold; i++)
+        put_foretold_row(out, r, &r->foretold[i]);
+    fputs("</table></div>\n", out);
+}
+
 /* --- pictures -------------------------------------------------------------------------------- */
 
 /* Copies DIR/NAME.svg from its <svg> on. Identifiers get the plot's name in front: those of several
@@ -517,8 +567,8 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
                      const struct qg_plot plot[QG_PLOTS])
 {
     static void (*const tables[QG_PLOTS])(FILE *, const struct qg_digest *) = {
-        put_sqnr_table, NULL, NULL, put_time_table, put_modelled_table};
-    bool cases = d->r->n_cases || !d->r->n_modelled;
+        put_sqnr_table, NULL, NULL, put_time_table, put_modelled_table, put_foretold_table};
+    bool cases = d->r->n_cases || !(d->r->n_modelled || d->r->n_foretold);
     put_head(out, d->r, source);
     if (cases)
         put_verdicts(out, d->r);

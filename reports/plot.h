@@ -9,7 +9,7 @@
 #include "harness/base/error.h"
 #include "reports/digest.h"
 
-enum { QG_PLOTS = 5 };
+enum { QG_PLOTS = 6 };
 
 enum qg_plot_state {
     QG_PLOT_DRAWN,

@@ -154,12 +154,31 @@ static struct qg_modelled modelled(unsigned i)
     return m;
 }
 
+static struct qg_foretold foretold(unsigned i)
+{
+    struct qg_foretold f;
+    memset(&f, 0xa5, sizeof f);
+    strcpy(f.model, "golden/lm/model");
+    strcpy(f.model_hash, "0123456789abcdef");
+    strcpy(f.text, "heldout.txt");
+    strcpy(f.text_hash, "fedcba9876543210");
+    strcpy(f.what, "scheme");
+    strcpy(f.name, "int4");
+    snprintf(f.params, sizeof f.params, "group=%u", 32 << i);
+    strcpy(f.dtype, "BF16");
+    strcpy(f.inputs, "plain");
+    strcpy(f.measured_in, "");
+    strcpy(f.reason, "");
+    f.documents = 32, f.kl_by_outputs = 0x1p-8, f.kl = NAN;
+    return f;
+}
+
 static void write_file(const char *path, unsigned n)
 {
     struct qg_result_writer *w;
     struct qg_meta m = meta();
     struct qg_gap g = gap();
-    ck_ok(qg_result_create(path, &m, false, false, &w, &err));
+    ck_ok(qg_result_create(path, &m, false, QG_RESULT_NEW, &w, &err));
     for (unsigned i = 0; i < n; i++)
         ck_ok(append(w, i));
     ck_ok(qg_result_append_row(w, QG_TABLE_GAP, &g, &err));
@@ -175,6 +194,8 @@ static void write_file(const char *path, unsigned n)
         ck_assert_ptr_null(qg_result_find_modelled(w, &l));
         ck_ok(qg_result_append_row(w, QG_TABLE_LM, &l, &err));
         ck_assert_str_eq(qg_result_find_modelled(w, &l)->params, l.params);
+        struct qg_foretold f = foretold(i);
+        ck_ok(qg_result_append_row(w, QG_TABLE_PROXY, &f, &err));
     }
     ck_ok(qg_result_close(&w, &err));
     ck_assert_ptr_null(w);
@@ -261,6 +282,8 @@ START_TEST(test_round_trip)
     for (unsigned i = 0; i < 2; i++) {
         struct qg_modelled m = modelled(i);
         same_row(qg_modelled_fields, &m, &r->modelled[i]);
+        struct qg_foretold f = foretold(i);
+        same_row(qg_foretold_fields, &f, &r->foretold[i]);
     }
     qg_result_free(&r);
     ck_assert_ptr_null(r);
@@ -308,20 +331,71 @@ START_TEST(test_refuses_to_overwrite)
     struct qg_result_writer *w = NULL;
     struct qg_meta m = meta();
     write_file("r.h5", 1);
-    ck_assert_int_eq(qg_result_create("r.h5", &m, false, false, &w, &err), QG_EIO);
+    ck_assert_int_eq(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err), QG_EIO);
     ck_assert_ptr_nonnull(strstr(err.message, "exists"));
-    ck_ok(qg_result_create("r.h5", &m, false, true, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_REPLACE, &w, &err));
     ck_ok(qg_result_close(&w, &err));
     struct qg_result *r = open_file("r.h5");
     ck_assert_uint_eq(r->n_cases, 0);
     qg_result_free(&r);
     // A file that appears while we run is not ours to replace.
-    ck_ok(qg_result_create("s.h5", &m, false, false, &w, &err));
+    ck_ok(qg_result_create("s.h5", &m, false, QG_RESULT_NEW, &w, &err));
     ck_ok(append(w, 1));
     spill("s.h5", "x", 1);
     ck_assert_int_eq(qg_result_close(&w, &err), QG_EIO);
     ck_assert_int_eq(access("s.h5.journal", F_OK), 0);
-    ck_assert_int_eq(qg_result_create("no/r.h5", &m, false, false, &w, &err), QG_EIO);
+    ck_assert_int_eq(qg_result_create("no/r.h5", &m, false, QG_RESULT_NEW, &w, &err), QG_EIO);
+    leave_folder();
+}
+END_TEST
+
+START_TEST(test_adds_to_a_file)
+{
+    enter_folder();
+    struct qg_result_writer *w = NULL;
+    struct qg_meta m = meta();
+    struct qg_modelled known = modelled(1), unknown = modelled(2);
+    struct qg_foretold again = foretold(0);
+    write_file("r.h5", 70);
+    qg_meta_set(&m, "suite", "ppl");
+    known.kl = 0x1p-10, again.kl_by_outputs = 0x1p-7;
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_ADD, &w, &err));
+    ck_assert_str_eq(qg_result_journal(w), "r.h5.ppl.journal");
+    ck_ok(qg_result_append_row(w, QG_TABLE_LM, &known, &err));
+    ck_ok(qg_result_append_row(w, QG_TABLE_LM, &unknown, &err));
+    ck_ok(qg_result_append_row(w, QG_TABLE_PROXY, &again, &err));
+    qg_result_abandon(&w);
+    ck_ok(qg_result_create("r.h5", &m, true, QG_RESULT_ADD, &w, &err));
+    ck_ok(qg_result_close(&w, &err));
+    ck_assert_int_ne(access("r.h5.ppl.journal", F_OK), 0);
+    struct qg_result *r = open_file("r.h5");
+    ck_assert_str_eq(qg_meta_get(&r->meta, "suite"), "smoke");
+    ck_assert_uint_eq(r->n_cases, 70);
+    ck_assert(r->samples[8 * 69 + 7] == 69 + 7 / 8.0);
+    ck_assert_uint_eq(r->output[100 * 69 + 99], 69);
+    ck_assert_uint_eq(r->n_atlas, 2);
+    ck_assert_uint_eq(r->n_modelled, 3);
+    struct qg_modelled first = modelled(0);
+    same_row(qg_modelled_fields, &first, &r->modelled[0]);
+    same_row(qg_modelled_fields, &known, &r->modelled[1]);
+    same_row(qg_modelled_fields, &unknown, &r->modelled[2]);
+    struct qg_foretold kept = foretold(1);
+    ck_assert_uint_eq(r->n_foretold, 2);
+    same_row(qg_foretold_fields, &kept, &r->foretold[0]);
+    same_row(qg_foretold_fields, &again, &r->foretold[1]);
+    qg_result_free(&r);
+    // What another build found is not mixed with this one's.
+    qg_meta_set(&m, "binary", "another");
+    ck_assert_int_eq(qg_result_create("r.h5", &m, false, QG_RESULT_ADD, &w, &err), QG_EFORMAT);
+    ck_assert_ptr_nonnull(strstr(err.message, "r.h5: another build of qgauge made it"));
+    spill("s.h5", "x", 1);
+    ck_assert_int_eq(qg_result_create("s.h5", &m, false, QG_RESULT_ADD, &w, &err), QG_EFORMAT);
+    ck_ok(qg_result_create("new.h5", &m, false, QG_RESULT_ADD, &w, &err));
+    ck_ok(qg_result_append_row(w, QG_TABLE_LM, &known, &err));
+    ck_ok(qg_result_close(&w, &err));
+    r = open_file("new.h5");
+    ck_assert_uint_eq(r->n_modelled, 1);
+    qg_result_free(&r);
     leave_folder();
 }
 END_TEST
@@ -335,7 +409,7 @@ START_TEST(test_killed_and_resumed)
     ck_assert_int_eq(pipe(pipe_fd), 0);
     pid_t child = fork();
     if (child == 0) {
-        if (qg_result_create("r.h5", &m, false, false, &w, &err) != QG_OK)
+        if (qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err) != QG_OK)
             _exit(1);
         for (unsigned i = 0;; i++)
             if (append(w, i) != QG_OK || write(pipe_fd[1], "x", 1) != 1)
@@ -346,7 +420,7 @@ START_TEST(test_killed_and_resumed)
     for (int i = 0; i < 20; i++)
         ck_assert_int_eq(read(pipe_fd[0], &c, 1), 1);
     // While it lives, nobody else may go on with its journal.
-    ck_assert_int_eq(qg_result_create("r.h5", &m, true, false, &w, &err), QG_EIO);
+    ck_assert_int_eq(qg_result_create("r.h5", &m, true, QG_RESULT_NEW, &w, &err), QG_EIO);
     ck_assert_ptr_nonnull(strstr(err.message, "another run"));
     unsigned told = 20;
     kill(child, SIGKILL);
@@ -354,9 +428,9 @@ START_TEST(test_killed_and_resumed)
     while (read(pipe_fd[0], &c, 1) == 1)
         told++;
     ck_assert_int_ne(access("r.h5", F_OK), 0);
-    ck_assert_int_eq(qg_result_create("r.h5", &m, false, false, &w, &err), QG_EIO);
+    ck_assert_int_eq(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err), QG_EIO);
     ck_assert_ptr_nonnull(strstr(err.message, "--resume"));
-    ck_ok(qg_result_create("r.h5", &m, true, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, true, QG_RESULT_NEW, &w, &err));
     for (unsigned i = 0; i < told; i++) {
         struct qg_record r = record(i);
         ck_assert(qg_result_has(w, r.spelling));
@@ -385,7 +459,7 @@ START_TEST(test_torn_journal)
     struct qg_result *r;
     struct stat st;
     long whole[4];
-    ck_ok(qg_result_create("r.h5", &m, false, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err));
     for (unsigned i = 0; i < 4; i++) {
         ck_assert_int_eq(stat("r.h5.journal", &st), 0);
         whole[i] = st.st_size;
@@ -397,7 +471,7 @@ START_TEST(test_torn_journal)
     char *journal = slurp("r.h5.journal", &n);
     for (long cut = whole[0]; cut <= whole[3]; cut += cut + 1 < whole[3] && cut % 7 ? 37 : 1) {
         spill("t.h5.journal", journal, (size_t)cut);
-        ck_ok(qg_result_create("t.h5", &m, true, true, &w, &err));
+        ck_ok(qg_result_create("t.h5", &m, true, QG_RESULT_REPLACE, &w, &err));
         unsigned complete = 0;
         while (complete < 3 && cut >= whole[complete + 1])
             complete++;
@@ -414,17 +488,17 @@ START_TEST(test_torn_journal)
     // A flipped byte in the last entry drops it; one before that is no torn tail.
     journal[n - 9] ^= 1;
     spill("t.h5.journal", journal, n);
-    ck_ok(qg_result_create("t.h5", &m, true, true, &w, &err));
+    ck_ok(qg_result_create("t.h5", &m, true, QG_RESULT_REPLACE, &w, &err));
     ck_assert(qg_result_has(w, record(1).spelling) && !qg_result_has(w, record(2).spelling));
     qg_result_abandon(&w);
     journal[whole[1] + 100] ^= 1;
     spill("t.h5.journal", journal, n);
-    ck_assert_int_eq(qg_result_create("t.h5", &m, true, true, &w, &err), QG_EFORMAT);
+    ck_assert_int_eq(qg_result_create("t.h5", &m, true, QG_RESULT_REPLACE, &w, &err), QG_EFORMAT);
     ck_assert_ptr_nonnull(strstr(err.message, "damaged"));
     spill("t.h5.journal", "QGJR", 4);
-    ck_assert_int_eq(qg_result_create("t.h5", &m, true, true, &w, &err), QG_EFORMAT);
+    ck_assert_int_eq(qg_result_create("t.h5", &m, true, QG_RESULT_REPLACE, &w, &err), QG_EFORMAT);
     spill("t.h5.journal", journal, 8);
-    ck_assert_int_eq(qg_result_create("t.h5", &m, true, true, &w, &err), QG_EFORMAT);
+    ck_assert_int_eq(qg_result_create("t.h5", &m, true, QG_RESULT_REPLACE, &w, &err), QG_EFORMAT);
     free(journal);
     leave_folder();
 }
@@ -436,17 +510,18 @@ START_TEST(test_resume_checks_the_run)
     static const char *const keys[] = {"suite", "seed", "binary"};
     struct qg_result_writer *w = NULL;
     struct qg_meta m = meta();
-    ck_ok(qg_result_create("r.h5", &m, false, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err));
     ck_ok(append(w, 1));
     qg_result_abandon(&w);
     for (int i = 0; i < 3; i++) {
         struct qg_meta other = meta();
         qg_meta_set(&other, keys[i], "other");
-        ck_assert_int_eq(qg_result_create("r.h5", &other, true, false, &w, &err), QG_EFORMAT);
+        ck_assert_int_eq(qg_result_create("r.h5", &other, true, QG_RESULT_NEW, &w, &err),
+                         QG_EFORMAT);
         ck_assert_ptr_nonnull(strstr(err.message, keys[i]));
     }
     qg_meta_set(&m, "cpu", "faster");
-    ck_ok(qg_result_create("r.h5", &m, true, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, true, QG_RESULT_NEW, &w, &err));
     qg_result_abandon(&w);
     leave_folder();
 }
@@ -459,7 +534,7 @@ START_TEST(test_limits_of_a_record)
     struct qg_meta m = meta();
     struct qg_record r = record(0);
     uint8_t *large = calloc(1, QG_OUTPUT_LIMIT + 1);
-    ck_ok(qg_result_create("r.h5", &m, false, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err));
     ck_assert_int_eq(qg_result_append(w, &r, NULL, 0, NULL, 0, &err), QG_EINVAL);
     r.warm.samples = r.cold.samples = 0;
     ck_ok(qg_result_append(w, &r, NULL, 0, large, QG_OUTPUT_LIMIT, &err));
@@ -482,7 +557,7 @@ START_TEST(test_limits_of_a_record)
     ck_assert_uint_eq(full.n, 64);
     qg_meta_set(&full, "key3", "y");
     ck_assert_str_eq(qg_meta_get(&full, "key3"), "y");
-    ck_ok(qg_result_create("m.h5", &full, false, false, &w, &err));
+    ck_ok(qg_result_create("m.h5", &full, false, QG_RESULT_NEW, &w, &err));
     ck_ok(qg_result_close(&w, &err));
     read = open_file("m.h5");
     ck_assert_uint_eq(read->meta.n, 64);
@@ -506,7 +581,7 @@ START_TEST(test_full_disk)
     struct qg_meta m = meta();
     struct stat st;
     signal(SIGXFSZ, SIG_IGN);
-    ck_ok(qg_result_create("r.h5", &m, false, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err));
     ck_ok(append(w, 0));
     ck_assert_int_eq(stat("r.h5.journal", &st), 0);
     // In the middle of an entry: it is cut off again, and a later one finds its place.
@@ -522,7 +597,7 @@ START_TEST(test_full_disk)
     limit_file_size(RLIM_INFINITY);
     ck_assert_int_ne(access("r.h5.part", F_OK), 0);
     ck_assert_int_ne(access("r.h5", F_OK), 0);
-    ck_ok(qg_result_create("r.h5", &m, true, false, &w, &err));
+    ck_ok(qg_result_create("r.h5", &m, true, QG_RESULT_NEW, &w, &err));
     ck_assert(qg_result_has(w, record(0).spelling) && !qg_result_has(w, record(1).spelling) &&
               qg_result_has(w, record(2).spelling));
     ck_ok(qg_result_close(&w, &err));
@@ -721,6 +796,7 @@ START_TEST(test_damaged_files)
 END_TEST
 
 QG_SUITE(result, test_round_trip, test_fields_are_complete, test_same_bytes,
-         test_refuses_to_overwrite, test_killed_and_resumed, test_torn_journal,
-         test_resume_checks_the_run, test_limits_of_a_record, test_full_disk, test_older_file,
-         test_foreign_files, test_data_outside_the_file, test_damaged_files)
+         test_refuses_to_overwrite, test_killed_and_resumed, test_torn_journal, test_adds_to_a_file,
+         test_killed_and_resumed, test_torn_journal, test_resume_checks_the_run,
+         test_limits_of_a_record, test_full_disk, test_older_file, test_foreign_files,
+         test_data_outside_the_file, test_damaged_files)

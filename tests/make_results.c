@@ -180,7 +180,7 @@ int main(int argc, char **argv)
     qg_meta_set(&m, "time_utc", "2026-01-02T03:04:05Z");
     if (is_change("incomplete") || is_change("nothing")) // older files do not say
         qg_meta_set(&m, "cases_planned", is_change("incomplete") ? "300" : "280");
-    check(qg_result_create(argv[1], &m, false, true, &w, &err), &err);
+    check(qg_result_create(argv[1], &m, false, QG_RESULT_REPLACE, &w, &err), &err);
     for (size_t s = 0; s < sizeof schemes / sizeof *schemes && !is_change("empty"); s++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
             for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {

@@ -152,7 +152,8 @@ static enum qg_status write_results(const struct session *s, struct qg_error *er
     qg_meta_set(&meta, "suite", "convert");
     qg_meta_set(&meta, "weights", q->model);
     qg_meta_set(&meta, "recipe", q->recipe ? q->recipe : q->scheme);
-    if (qg_result_create(q->results, &meta, false, q->force, &w, err) != QG_OK)
+    if (qg_result_create(q->results, &meta, false, q->force ? QG_RESULT_REPLACE : QG_RESULT_NEW, &w,
+                         err) != QG_OK)
         return err->status;
     enum qg_status status = QG_OK;
     for (size_t i = 0; i < s->n_kept && status == QG_OK; i++)

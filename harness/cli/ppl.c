@@ -33,7 +33,8 @@ struct request {
     struct candidate *candidate;
     size_t n;
     bool side[QG_GAP]; /* that are wanted */
-    bool no_separator, has_separator, no_cache, resume, force, json, verbose;
+    enum qg_result_mode mode;
+    bool no_separator, has_separator, no_cache, resume, json, verbose;
     uint32_t separator;
     enum qg_dtype dtype; /* QG_INPUT: the checkpoint's */
     uint64_t context, documents, threads, bytes, words;
@@ -481,6 +482,7 @@ enum {
     OPT_FORMAT,
     OPT_RESUME,
     OPT_FORCE,
+    OPT_ADD,
 };
 
 static const struct option options[] = {
@@ -505,6 +507,7 @@ static const struct option options[] = {
     {"format", required_argument, NULL, OPT_FORMAT},
     {"resume", no_argument, NULL, OPT_RESUME},
     {"force", no_argument, NULL, OPT_FORCE},
+    {"add", no_argument, NULL, OPT_ADD},
     {"output", required_argument, NULL, 'o'},
     {"verbose", no_argument, NULL, 'v'},
     {NULL, 0, NULL, 0},
@@ -660,7 +663,10 @@ static int take(struct request *q, int option)
         q->resume = true;
         return QG_EXIT_OK;
     case OPT_FORCE:
-        q->force = true;
+        q->mode = QG_RESULT_REPLACE;
+        return QG_EXIT_OK;
+    case OPT_ADD:
+        q->mode = QG_RESULT_ADD;
         return QG_EXIT_OK;
     case 'o':
         q->out = optarg;
@@ -720,8 +726,11 @@ static int parse(struct request *q, int argc, char **argv)
         q->model = argv[optind++];
     if (optind < argc)
         return qg_usage_error(&qg_command_ppl, "'%s' is one word too many", argv[optind]);
-    if (q->resume && !q->out)
-        return qg_usage_error(&qg_command_ppl, "--resume goes on with the file of -o");
+    if ((q->resume || q->mode != QG_RESULT_NEW) && !q->out)
+        return qg_usage_error(&qg_command_ppl, "--%s the file of -o",
+                              q->resume                      ? "resume goes on with"
+                              : q->mode == QG_RESULT_REPLACE ? "force replaces"
+                                                             : "add adds to");
     if (q->n == 0 && (code = add_candidate(q, (struct candidate){0})) != QG_EXIT_OK)
         return code;
     code = take_set(q);
@@ -737,7 +746,7 @@ static enum qg_status open_results(struct session *s, struct qg_meta *meta, stru
     qg_meta_set(meta, "weights", s->q->model);
     if (!s->q->out)
         return QG_OK;
-    return qg_result_create(s->q->out, meta, s->q->resume, s->q->force, &s->writer, err);
+    return qg_result_create(s->q->out, meta, s->q->resume, s->q->mode, &s->writer, err);
 }
 
 static enum qg_status run_all(struct session *s, struct qg_error *err)
@@ -759,9 +768,9 @@ static int finish(struct session *s, const struct qg_meta *meta)
         print_rows(s);
         if (s->writer)
             fprintf(stderr,
-                    "qgauge ppl: stopped by a signal; %s.journal holds what is done; the same "
+                    "qgauge ppl: stopped by a signal; %s holds what is done; the same "
                     "command with --resume goes on\n",
-                    s->q->out);
+                    qg_result_journal(s->writer));
         qg_result_abandon(&s->writer);
         return 128 + qg_signal_seen();
     }
@@ -838,7 +847,8 @@ const struct qg_command qg_command_ppl = {
         "  --cache DIR       where base logits are kept: $XDG_CACHE_HOME/qgauge, "
         "~/.cache/qgauge\n"
         "  --no-cache        they are kept in memory\n"
-        "  -o RESULTS.h5     all of it into a result file, table /lm; --force replaces it,\n"
+        "  -o RESULTS.h5     all of it into a result file, table /lm; --force replaces the file,\n"
+        "                    --add puts it beside what a run of this build left there\n"
         "  --resume          goes on where an interrupted run stopped\n"
         "  --format json     all of it as JSON\n"
         "  -v, --verbose     more of each line, and why a scheme has none\n"

@@ -531,7 +531,8 @@ static int execute(struct execution *s, struct qg_error *err)
     struct qg_meta meta;
     int signo = 0;
     set_meta(s, &meta);
-    if (qg_result_create(s->q->out, &meta, s->q->resume, s->q->force, &s->writer, err) != QG_OK)
+    if (qg_result_create(s->q->out, &meta, s->q->resume,
+                         s->q->force ? QG_RESULT_REPLACE : QG_RESULT_NEW, &s->writer, err) != QG_OK)
         return qg_report_error(&qg_command_run, err);
     print_start(s);
     s->start = qg_clock_now();
