@@ -243,22 +243,36 @@ void qg_result_set_rows(struct qg_result *r, enum qg_table_id t, struct qg_rows 
     }
 }
 
-bool qg_modelled_is_same(const struct qg_modelled *a, const struct qg_modelled *b)
+static int order_of(uint64_t a, uint64_t b)
 {
-    return strcmp(a->model_hash, b->model_hash) == 0 && strcmp(a->text_hash, b->text_hash) == 0 &&
-           a->context == b->context && a->documents == b->documents &&
-           strcmp(a->what, b->what) == 0 && strcmp(a->name, b->name) == 0 &&
-           strcmp(a->params, b->params) == 0 && strcmp(a->training, b->training) == 0 &&
-           a->seed == b->seed && strcmp(a->path, b->path) == 0 &&
-           strcmp(a->backend, b->backend) == 0 && strcmp(a->dtype, b->dtype) == 0;
+    return (a > b) - (a < b);
 }
 
-bool qg_foretold_is_same(const struct qg_foretold *a, const struct qg_foretold *b)
+int qg_modelled_order(const struct qg_modelled *a, const struct qg_modelled *b)
 {
-    return strcmp(a->model_hash, b->model_hash) == 0 && strcmp(a->text_hash, b->text_hash) == 0 &&
-           a->documents == b->documents && strcmp(a->what, b->what) == 0 &&
-           strcmp(a->name, b->name) == 0 && strcmp(a->params, b->params) == 0 &&
-           strcmp(a->dtype, b->dtype) == 0;
+    int d = strcmp(a->model_hash, b->model_hash);
+    d = d ? d : strcmp(a->text_hash, b->text_hash);
+    d = d ? d : order_of(a->context, b->context);
+    d = d ? d : order_of(a->documents, b->documents);
+    d = d ? d : strcmp(a->what, b->what);
+    d = d ? d : strcmp(a->name, b->name);
+    d = d ? d : strcmp(a->params, b->params);
+    d = d ? d : strcmp(a->training, b->training);
+    d = d ? d : order_of(a->seed, b->seed);
+    d = d ? d : strcmp(a->path, b->path);
+    d = d ? d : strcmp(a->backend, b->backend);
+    return d ? d : strcmp(a->dtype, b->dtype);
+}
+
+int qg_foretold_order(const struct qg_foretold *a, const struct qg_foretold *b)
+{
+    int d = strcmp(a->model_hash, b->model_hash);
+    d = d ? d : strcmp(a->text_hash, b->text_hash);
+    d = d ? d : order_of(a->documents, b->documents);
+    d = d ? d : strcmp(a->what, b->what);
+    d = d ? d : strcmp(a->name, b->name);
+    d = d ? d : strcmp(a->params, b->params);
+    return d ? d : strcmp(a->dtype, b->dtype);
 }
 
 const char *qg_verdict_name(enum qg_verdict v)

@@ -207,10 +207,11 @@ struct qg_table {
 };
 extern const struct qg_table qg_tables[QG_TABLES];
 
-/* Whether two rows are of the same thing, so that a newer one stands for the older: model, text,
- * context and documents, scheme, parameters, training, path, backend, dtype. */
-bool qg_modelled_is_same(const struct qg_modelled *a, const struct qg_modelled *b);
-bool qg_foretold_is_same(const struct qg_foretold *a, const struct qg_foretold *b);
+/* An order of rows by what they are of: model, text, context and documents, scheme, parameters,
+ * training, path, backend, dtype. 0: of the same thing, so that a newer one stands for the older.
+ */
+int qg_modelled_order(const struct qg_modelled *a, const struct qg_modelled *b);
+int qg_foretold_order(const struct qg_foretold *a, const struct qg_foretold *b);
 
 /* Run-wide facts, as strings: version, commit, compiler, flags, cpu, suite, seed, time_utc, ... */
 struct qg_meta {

@@ -321,7 +321,7 @@ const struct qg_modelled *qg_result_find_modelled(const struct qg_result_writer 
                                                   const struct qg_modelled *like)
 {
     for (size_t i = 0; i < w->all.n_modelled; i++)
-        if (qg_modelled_is_same(&w->all.modelled[i], like))
+        if (qg_modelled_order(&w->all.modelled[i], like) == 0)
             return &w->all.modelled[i];
     return NULL;
 }
@@ -388,8 +388,8 @@ static enum qg_status write_in_place(const char *path, bool overwrite, const voi
 
 static bool is_same(enum qg_table_id t, const void *a, const void *b)
 {
-    return (t == QG_TABLE_LM && qg_modelled_is_same(a, b)) ||
-           (t == QG_TABLE_PROXY && qg_foretold_is_same(a, b));
+    return (t == QG_TABLE_LM && qg_modelled_order(a, b) == 0) ||
+           (t == QG_TABLE_PROXY && qg_foretold_order(a, b) == 0);
 }
 
 static bool has_row(const struct qg_result *r, enum qg_table_id t, const void *like)

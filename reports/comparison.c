@@ -412,7 +412,7 @@ enum qg_status qg_comparison_make(const struct qg_result *base, const struct qg_
         for (size_t i = 0; i < c->n_pairs; i++)
             judge_time(c, &c->pair[i], margin);
         sum_up(c);
-        ok = smallest_visible(c);
+        ok = smallest_visible(c) && qg_comparison_models(c, err) == QG_OK;
     }
     free(b);
     free(h);
@@ -431,6 +431,8 @@ void qg_comparison_free(struct qg_comparison **c)
         return;
     free((*c)->pair);
     free((*c)->group);
+    free((*c)->modelled);
+    free((*c)->foretold);
     free(*c);
     *c = NULL;
 }
@@ -454,6 +456,10 @@ static bool says_something(const struct qg_pair *p)
 
 const char *qg_comparison_void(const struct qg_comparison *c)
 {
+    size_t modelled =
+        c->n_modelled - c->drift[QG_DRIFT_NONE] - c->modelled_only_base - c->modelled_only_head;
+    if (modelled || c->n_foretold - c->foretold_only_base - c->foretold_only_head)
+        return NULL;
     if (c->total.only_base + c->total.only_head == c->n_pairs)
         return "the files have no case in common";
     for (size_t i = 0; i < c->n_pairs; i++)
@@ -467,6 +473,7 @@ size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on)
     size_t n = 0;
     for (size_t i = 0; i < c->n_pairs; i++)
         n += qg_pair_regressed(&c->pair[i], on);
+    n += qg_model_regressions(c, on);
     // agreement about nothing is no agreement
     return n == 0 && qg_comparison_void(c) ? 1 : n;
 }

@@ -74,6 +74,30 @@ struct qg_fact {
     const char *key, *base, *head; /* "": not recorded */
 };
 
+/* What became of a language model's quality under a scheme. Only intervals are stored, not what
+ * each document gave, so nothing is paired: a row moved when the two intervals of its perplexity,
+ * of its change of ln ppl or of its KL have no point in common. */
+enum qg_drift {
+    QG_DRIFT_NONE, /* evaluated on neither side, or in one file only */
+    QG_DRIFT_SAME, /* every number is what it was */
+    QG_DRIFT_OTHER,
+    QG_DRIFT_BETTER,
+    QG_DRIFT_WORSE, /* by any of the three, or not evaluated any more */
+    QG_DRIFT_COUNT
+};
+
+/* Rows of /lm of the same model, text, scheme and path. */
+struct qg_modelled_pair {
+    const struct qg_modelled *base, *head; /* NULL: the row is only in the other file */
+    enum qg_drift drift;
+};
+
+/* Rows of /proxy; predictions are exact, so that any other number is one. */
+struct qg_foretold_pair {
+    const struct qg_foretold *base, *head;
+    bool changed;
+};
+
 struct qg_comparison {
     const struct qg_result *base, *head;    /* borrowed */
     struct qg_fact fact[2 * QG_META_ITEMS]; /* but for those that only name the run, as commit */
@@ -87,6 +111,10 @@ struct qg_comparison {
     double noise_margin; /* what that noise alone may reach in one of all cases; 0: not known */
     double common_ratio; /* their middle */
     double visible;      /* median of the pairs' .visible; NaN when nothing was timed */
+    struct qg_modelled_pair *modelled;
+    struct qg_foretold_pair *foretold;
+    size_t n_modelled, drift[QG_DRIFT_COUNT], modelled_only_base, modelled_only_head;
+    size_t n_foretold, foretold_changed, foretold_only_base, foretold_only_head;
 };
 
 /* Compares. `margin` (0.05: five percent) is the least change of time that is ever called one. The
@@ -96,13 +124,20 @@ QG_MUST_CHECK enum qg_status qg_comparison_make(const struct qg_result *base,
                                                 struct qg_comparison **ret_c, struct qg_error *err);
 void qg_comparison_free(struct qg_comparison **c);
 
-/* Why the files say nothing about each other, or NULL when at least one case was compared: it is in
- * both files with the same input, and ran in one of them. */
+/* Why the files say nothing about each other, or NULL when at least one case was compared (it is in
+ * both files with the same input, and ran in one of them) or one row of /lm or /proxy. */
 const char *qg_comparison_void(const struct qg_comparison *c);
 
-/* How many cases are regressions of the kinds in `on`; one at least when nothing was compared. */
+/* How many cases and rows are regressions of the kinds in `on`; one at least when nothing was
+ * compared. */
 size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on);
 bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
+
+/* comparison_lm.c: the rows of /lm and /proxy. */
+QG_MUST_CHECK enum qg_status qg_comparison_models(struct qg_comparison *c, struct qg_error *err);
+bool qg_modelled_pair_regressed(const struct qg_modelled_pair *p, unsigned on);
+bool qg_foretold_pair_regressed(const struct qg_foretold_pair *p, unsigned on);
+size_t qg_model_regressions(const struct qg_comparison *c, unsigned on);
 
 /* The three answers to "what did this change do?", and a fourth for "nobody can say". */
 const char *qg_group_class(const struct qg_pair_group *g);
@@ -115,6 +150,7 @@ bool qg_group_is_quiet(const struct qg_pair_group *g);
 unsigned qg_on_parse(const char *word);
 
 /* "same bits", "slower", ... */
+const char *qg_drift_name(enum qg_drift d); /* "same numbers", "worse", ... */
 const char *qg_shift_name(enum qg_shift s);
 const char *qg_pace_name(enum qg_pace p);
 

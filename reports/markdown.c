@@ -115,16 +115,44 @@ static void put_case(FILE *out, const struct qg_pair *p)
     fputs("</code>\n", out);
 }
 
+static void put_models(FILE *out, const struct qg_comparison *c)
+{
+    if (c->n_modelled)
+        qg_put_models(out, c);
+    if (c->n_modelled && c->n_foretold)
+        putc('\n', out);
+    if (c->n_foretold)
+        qg_put_predictions(out, c);
+    if (c->n_modelled || c->n_foretold)
+        putc('\n', out);
+    for (size_t i = 0; i < c->n_modelled; i++) {
+        const struct qg_modelled_pair *p = &c->modelled[i];
+        if (p->drift < QG_DRIFT_BETTER)
+            continue;
+        fputs("- ", out);
+        put_safe(out, p->head->name);
+        putc(' ', out);
+        put_safe(out, p->head->params);
+        fprintf(out, " %s: %s, KL %.6g → %.6g, perplexity %.6g → %.6g\n", p->head->path,
+                qg_drift_name(p->drift), p->base->kl, p->head->kl, p->base->ppl, p->head->ppl);
+    }
+    if (c->drift[QG_DRIFT_BETTER] + c->drift[QG_DRIFT_WORSE])
+        putc('\n', out);
+}
+
 void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out)
 {
     const struct qg_pair_group *t = &c->total;
     size_t common = c->n_pairs - t->only_base - t->only_head, quiet = count_quiet(c);
-    size_t n = qg_comparison_regressions(c, on);
+    size_t n = qg_comparison_regressions(c, on), rows = qg_model_regressions(c, on);
     const char *nothing = qg_comparison_void(c);
     if (nothing)
         fprintf(out, "### qgauge: nothing was compared: %s\n\n", nothing);
     else if (n)
-        fprintf(out, "### qgauge: regression in %zu of %zu cases\n\n", n, c->n_pairs);
+        fprintf(out,
+                rows ? "### qgauge: regression in %zu of %zu cases, %zu of language models\n\n"
+                     : "### qgauge: regression in %zu of %zu cases\n\n",
+                n - rows, c->n_pairs, rows);
     else if (qg_cases_planned(c->head) > c->head->n_cases)
         fputs("### qgauge: no regression so far: HEAD is incomplete\n\n", out);
     else
@@ -141,7 +169,8 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
     put_facts(out, c);
     if (quiet < c->n_groups)
         put_groups(out, c, false);
-    size_t bad = nothing ? 0 : n;
+    put_models(out, c);
+    size_t bad = nothing ? 0 : n - rows;
     if (bad) {
         fprintf(out, "<details><summary>%zu regressed case%s</summary>\n\n", bad,
                 bad == 1 ? "" : "s");

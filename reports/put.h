@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+struct qg_comparison;
 struct qg_record;
 
 /* A place for one formatted number. */
@@ -30,6 +31,10 @@ struct qg_text qg_text_rate(double x, const char *unit);
 /* qgauge repro 'SPELLING', quoted for a POSIX shell. Calls `put` for the text, so that every format
  * escapes it in its own way. */
 void qg_put_repro(FILE *out, const struct qg_record *r, void (*put)(FILE *out, const char *s));
+
+/* What became of rows of /lm and /proxy, counted, in one line each that ends in a newline. */
+void qg_put_models(FILE *out, const struct qg_comparison *c);
+void qg_put_predictions(FILE *out, const struct qg_comparison *c);
 
 /* "int4.convert.c": the part of a case that names the kernel. */
 void qg_kernel_of(const struct qg_record *r, char *text, size_t size);

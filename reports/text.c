@@ -173,6 +173,89 @@ static void put_list(FILE *out, const struct qg_comparison *c, const char *title
         fprintf(out, "  and %zu more (-v)\n", n - shown);
 }
 
+/* "0.0033 [0.0032, 0.0034] -> 0.0041 [0.0040, 0.0042]" */
+static void put_change(FILE *out, const char *what, const double was[3], const double is[3])
+{
+    if (memcmp(was, is, 3 * sizeof *was) != 0)
+        fprintf(out, "; %s %.6g [%.6g, %.6g] -> %.6g [%.6g, %.6g]", what, was[0], was[1], was[2],
+                is[0], is[1], is[2]);
+}
+
+static void put_modelled_pair(FILE *out, const struct qg_modelled_pair *p)
+{
+    const struct qg_modelled *b = p->base, *h = p->head, *any = h ? h : b;
+    fprintf(out, "  %s%s%s, %s: ", any->name, any->params[0] ? " " : "", any->params, any->path);
+    if (!b || !h) {
+        fprintf(out, "only in %s\n", h ? "HEAD" : "BASE");
+        return;
+    }
+    fputs(qg_drift_name(p->drift), out);
+    if (b->reason[0] || h->reason[0]) {
+        fprintf(out, "; %s: %s\n", h->reason[0] ? "not evaluated" : "was not evaluated",
+                h->reason[0] ? h->reason : b->reason);
+        return;
+    }
+    put_change(out, "ppl", (double[]){b->ppl, b->ppl_low, b->ppl_high},
+               (double[]){h->ppl, h->ppl_low, h->ppl_high});
+    put_change(out, "ln ppl", (double[]){b->delta, b->delta_low, b->delta_high},
+               (double[]){h->delta, h->delta_low, h->delta_high});
+    put_change(out, "KL", (double[]){b->kl, b->kl_low, b->kl_high},
+               (double[]){h->kl, h->kl_low, h->kl_high});
+    putc('\n', out);
+}
+
+static void put_foretold_pair(FILE *out, const struct qg_foretold_pair *p)
+{
+    const struct qg_foretold *b = p->base, *h = p->head, *any = h ? h : b;
+    fprintf(out, "  %s%s%s: ", any->name, any->params[0] ? " " : "", any->params);
+    if (!b || !h)
+        fprintf(out, "only in %s\n", h ? "HEAD" : "BASE");
+    else
+        fprintf(out, "KL by weights %.9g -> %.9g, by outputs %.9g -> %.9g\n", b->kl_by_weights,
+                h->kl_by_weights, b->kl_by_outputs, h->kl_by_outputs);
+}
+
+/* Rows that moved or are missing, the worst first; `verbose`: all of them. */
+static void put_modelled(FILE *out, const struct qg_comparison *c, bool verbose)
+{
+    static const enum qg_drift order[] = {QG_DRIFT_WORSE, QG_DRIFT_BETTER, QG_DRIFT_OTHER,
+                                          QG_DRIFT_NONE, QG_DRIFT_SAME};
+    size_t shown = 0, most = verbose ? c->n_modelled : MOST_CASES;
+    size_t loud = c->n_modelled - c->drift[QG_DRIFT_SAME] - c->drift[QG_DRIFT_NONE];
+    if (!c->n_modelled)
+        return;
+    qg_put_models(out, c);
+    for (size_t k = 0; k < sizeof order / sizeof order[0]; k++)
+        for (size_t i = 0; i < c->n_modelled; i++) {
+            const struct qg_modelled_pair *p = &c->modelled[i];
+            bool quiet = p->base && p->head && p->drift <= QG_DRIFT_SAME;
+            if (p->drift != order[k] || (quiet && !verbose) || shown == most)
+                continue;
+            put_modelled_pair(out, p);
+            shown++;
+        }
+    if (shown < loud)
+        fprintf(out, "  and %zu more (-v)\n", loud - shown);
+}
+
+static void put_foretold(FILE *out, const struct qg_comparison *c, bool verbose)
+{
+    size_t shown = 0, most = verbose ? c->n_foretold : MOST_CASES;
+    size_t loud = c->foretold_changed + c->foretold_only_base + c->foretold_only_head;
+    if (!c->n_foretold)
+        return;
+    qg_put_predictions(out, c);
+    for (size_t i = 0; i < c->n_foretold && shown < most; i++) {
+        const struct qg_foretold_pair *p = &c->foretold[i];
+        if (p->changed || !p->base || !p->head) {
+            put_foretold_pair(out, p);
+            shown++;
+        }
+    }
+    if (shown < loud)
+        fprintf(out, "  and %zu more (-v)\n", loud - shown);
+}
+
 static void put_noise(FILE *out, const struct qg_comparison *c)
 {
     const size_t *pace = c->total.pace;
@@ -212,12 +295,18 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
     if (verbose)
         put_list(out, c, "all cases", c->n_pairs, 0, verbose);
     put_noise(out, c);
+    put_modelled(out, c, verbose);
+    put_foretold(out, c, verbose);
+    size_t rows = qg_model_regressions(c, on);
     size_t n = qg_comparison_regressions(c, on);
     const char *nothing = qg_comparison_void(c);
     if (nothing)
         fprintf(out, "\nREGRESSION: nothing was compared: %s\n", nothing);
     else if (n)
-        fprintf(out, "\nREGRESSION: %zu case%s\n", n, n == 1 ? "" : "s");
+        fprintf(out,
+                rows ? "\nREGRESSION: %zu case%s, %zu of language models\n"
+                     : "\nREGRESSION: %zu case%s\n",
+                n - rows, n - rows == 1 ? "" : "s", rows);
     else if (qg_cases_planned(c->head) > c->head->n_cases)
         fputs("\nno regression so far: HEAD is incomplete\n", out);
     else

@@ -44,6 +44,35 @@ done
 expect 0 'no regression' compare nothing.h5 nothing.h5 -v
 [ "$(grep -c 'qgauge repro' out.txt)" = 280 ] || fail '-v does not show every case'
 
+# Language models and what was foretold of them: worse only when intervals have no point in common.
+for change in models models-worse models-other models-better models-gone models-failed models-foretold; do
+    "$make_results" $change.h5 $change || exit 99
+done
+expect 0 'language models: 16 rows in both; 16 same numbers' compare models.h5 models.h5
+has out.txt '^predictions: 8 in both; same numbers$'
+has out.txt '^no regression$'
+expect 1 '; 2 worse; 14 same numbers (better, worse: the two intervals' compare models.h5 models-worse.h5
+has out.txt '^  int4, converted: worse; ppl .*; ln ppl .*; KL 0.001 \[0.0009, 0.0011\] -> 0.0013 '
+has out.txt '^REGRESSION: 0 cases, 2 of language models$'
+expect 0 '; 2 worse' compare models.h5 models-worse.h5 --fail-on verdict,slower
+expect 0 '; 2 better; 14 same' compare models.h5 models-better.h5
+expect 0 '; 2 other numbers; 14 same' compare models.h5 models-other.h5
+expect 1 'REGRESSION: 0 cases, 2 of' compare models.h5 models-other.h5 --fail-on bits
+expect 0 'language models: 15 rows in both, 1 only in BASE, 0 only in HEAD; 15 same' compare models.h5 models-gone.h5
+has out.txt '^  int4-old, converted: only in BASE$'
+expect 0 '15 rows in both, 0 only in BASE, 1 only in HEAD' compare models-gone.h5 models.h5
+expect 1 'REGRESSION: 0 cases, 1 of' compare models.h5 models-gone.h5 --fail-on missing
+expect 1 'int4, prepared: worse; not evaluated: document 0, token 3' compare models.h5 models-failed.h5
+expect 0 'int4, prepared: better; was not evaluated' compare models-failed.h5 models.h5
+expect 0 '14 same numbers; 2 not compared' compare models-failed.h5 models-failed.h5
+expect 0 'predictions: 8 in both; 1 are other numbers' compare models.h5 models-foretold.h5
+has out.txt '^  fp8-int4: KL by weights 0.003 -> 0.003, by outputs '
+expect 1 'REGRESSION: 0 cases, 1 of' compare models.h5 models-foretold.h5 --fail-on bits
+expect 1 '### qgauge: regression in 0 of 0 cases, 2 of language models' compare models.h5 models-worse.h5 --format markdown
+has out.txt '^- int4  converted: worse, KL 0.001 → 0.0013'
+expect 1 'no case in common' compare nothing.h5 models.h5
+has out.txt '0 rows in both, 0 only in BASE, 16 only in HEAD'
+
 expect 1 '### qgauge: regression in 1 of' compare nothing.h5 fail.h5 --format markdown
 has out.txt '<code>qgauge repro'
 expect 1 '### qgauge: regression in 1 of 281 cases' compare nothing.h5 hostile.h5 --format markdown

@@ -2,7 +2,8 @@
  *
  * make_results OUT.h5 [CHANGE]: a result file for the tests of what reads one, as a run would write
  * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, inputs,
- * incomplete, nothing.
+ * incomplete, nothing; or a file of language models alone: models, and with one thing changed
+ * there, models-worse, -other, -better, -gone, -failed, -foretold.
  */
 #include <math.h>
 #include <stdio.h>
@@ -162,6 +163,47 @@ static void append_gaps(struct qg_result_writer *w)
     }
 }
 
+/* What one scheme did to a model; KL and ln ppl with intervals of a tenth of them. */
+static void append_modelled(struct qg_result_writer *w, size_t s, const char *path)
+{
+    struct qg_error err;
+    struct qg_modelled m = {.context = 256, .documents = 8, .tokens = 4096, .level = 0.95};
+    double factor = s != 0                       ? 1
+                    : is_change("models-worse")  ? 1.3
+                    : is_change("models-better") ? 0.7
+                    : is_change("models-other")  ? 1.05
+                                                 : 1;
+    snprintf(m.model_hash, sizeof m.model_hash, "0123456789abcdef");
+    snprintf(m.what, sizeof m.what, "scheme");
+    snprintf(m.name, sizeof m.name, "%s", schemes[s]);
+    snprintf(m.path, sizeof m.path, "%s", path);
+    snprintf(m.dtype, sizeof m.dtype, "BF16");
+    m.kl = 1e-3 * (double)(s + 1) * factor, m.kl_low = 0.9 * m.kl, m.kl_high = 1.1 * m.kl;
+    m.delta = m.kl, m.delta_low = m.kl - 2e-3, m.delta_high = m.kl + 2e-3;
+    m.ppl = 3.5 * exp(m.delta), m.ppl_low = m.ppl - 0.1, m.ppl_high = m.ppl + 0.1;
+    if (is_change("models-failed") && s == 0)
+        snprintf(m.reason, sizeof m.reason, "document 0, token 3: logits are not finite");
+    check(qg_result_append_row(w, QG_TABLE_LM, &m, &err), &err);
+}
+
+static void append_models(struct qg_result_writer *w)
+{
+    for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+        struct qg_error err;
+        struct qg_foretold f = {.documents = 8, .bits_per_weight = 4.5};
+        snprintf(f.model_hash, sizeof f.model_hash, "0123456789abcdef");
+        snprintf(f.what, sizeof f.what, "scheme");
+        snprintf(f.name, sizeof f.name, "%s", schemes[s]);
+        f.kl_by_weights = f.kl_by_outputs = 1e-3 * (double)(s + 1);
+        if (is_change("models-foretold") && s == 2)
+            f.kl_by_outputs = nextafter(f.kl_by_outputs, 1);
+        append_modelled(w, s, "prepared");
+        if (!(is_change("models-gone") && s == 1))
+            append_modelled(w, s, "converted");
+        check(qg_result_append_row(w, QG_TABLE_PROXY, &f, &err), &err);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct qg_result_writer *w;
@@ -181,15 +223,18 @@ int main(int argc, char **argv)
     if (is_change("incomplete") || is_change("nothing")) // older files do not say
         qg_meta_set(&m, "cases_planned", is_change("incomplete") ? "300" : "280");
     check(qg_result_create(argv[1], &m, false, QG_RESULT_REPLACE, &w, &err), &err);
-    for (size_t s = 0; s < sizeof schemes / sizeof *schemes && !is_change("empty"); s++)
+    bool models = strncmp(change, "models", 6) == 0, cases = !models && !is_change("empty");
+    for (size_t s = 0; s < sizeof schemes / sizeof *schemes && cases; s++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
             for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {
                 append_case(w, s, o, "c", f);
                 if (strcmp(ops[o], "matmul") == 0)
                     append_case(w, s, o, "blas", f);
             }
-    if (!is_change("empty"))
+    if (cases)
         append_gaps(w);
+    if (models)
+        append_models(w);
     check(qg_result_close(&w, &err), &err);
     return 0;
 }

@@ -66,7 +66,7 @@ static enum qg_status add_row(struct qg_measured_table *t, char *line, const siz
 enum qg_status qg_measured_read(const char *path, struct qg_measured_table *ret_t,
                                 struct qg_error *err)
 {
-    size_t at[COLUMNS], size = 0;
+    size_t at[COLUMNS] = {0}, size = 0;
     char *line = NULL;
     FILE *in = fopen(path, "r");
     *ret_t = (struct qg_measured_table){0};
