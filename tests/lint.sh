@@ -45,11 +45,11 @@ only() { # only HEADER PATTERN: files outside PATTERN must not include HEADER
 }
 only hdf5.h '^(golden/[a-z_]*\.c|harness/(result\.c|io/quiet_hdf5\.h|lm/logits\.c)|tests/)'
 only immintrin.h '^kernels/(avx2|avx512|amx)/'
-only cuda_runtime.h '^kernels/cuda/'
+only cuda_runtime.h '^(kernels/cuda|tests/simt)/'
 
 # --- every header alone (HDF5 may lie where the compiler does not look by itself)
 hdf5=$(pkg-config --cflags hdf5 2>/dev/null)
-for header in $(git ls-files -- '*.h' ':!tests/suite.h'); do
+for header in $(git ls-files -- '*.h' ':!tests/suite.h' ':!tests/simt/in*'); do
     echo "#include \"$header\"" | ${CC:-cc} -std=c17 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Werror \
         -Wno-unused-function -I. -I"$build" $hdf5 -x c -fsyntax-only - || complain "$header does not compile alone"
 done
@@ -69,7 +69,7 @@ done
 
 # --- the sources as clang-format writes them
 if command -v clang-format >/dev/null 2>&1; then
-    git ls-files -- '*.c' '*.h' | xargs clang-format --dry-run --Werror 2>"$build/lint.format" ||
+    git ls-files -- '*.c' '*.h' '*.cc' '*.cu' | xargs clang-format --dry-run --Werror 2>"$build/lint.format" ||
         { grep -E 'error:' "$build/lint.format" | head -5; complain 'clang-format -i is needed'; }
 else
     echo 'clang-format is not installed: layout not looked at'

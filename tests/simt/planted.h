@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What planted.cu gives check_simt.c: each function launches a kernel on device memory and returns
+ * the launch's cudaError_t.
+ */
+#ifndef QG_SIMT_PLANTED_H
+#define QG_SIMT_PLANTED_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int simt_add_one(const unsigned *in, unsigned *out, size_t n);
+int simt_block_sums(const float *in, float *out, unsigned blocks); /* of 1024 numbers each */
+int simt_block_scan(const unsigned *in, unsigned *out, unsigned blocks, unsigned threads);
+int simt_histogram(const unsigned *in, unsigned *counts, unsigned blocks); /* of 512; modulo 16 */
+int simt_warp_operations(unsigned *out, unsigned blocks); /* 96 threads each write 1 when right */
+
+/* Device memory of n bytes with a copy of from (NULL: without); NULL when there is none. */
+void *simt_to_device(const void *from, size_t n);
+int simt_from_device(void *to, const void *from, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a test tells the stand-in for the CUDA runtime and asks it. C and C++.
+ */
+#ifndef QG_SIMT_H
+#define QG_SIMT_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The order of blocks and threads in launches from now on: 0 is first to last, any other a random
+ * order of its own. Starts as QG_SIMT_SEED of the environment, or 0. */
+void simt_set_seed(uint64_t seed);
+
+/* The first mistake found in a kernel since the start or the last simt_reset: one sentence with
+ * kernel, block, thread and place, valid until simt_reset; NULL when there was none. */
+const char *simt_finding(void);
+
+/* Forgets the finding and the error of the device that came of it; allocations stay. */
+void simt_reset(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
