@@ -348,7 +348,7 @@ cudaError_t cudaStreamCreate(cudaStream_t *s)
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
-    if (!s)
+    if (!s || s == cudaStreamLegacy || s == cudaStreamPerThread)
         return fail(cudaErrorInvalidResourceHandle);
     free(s);
     return done();

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A stand-in for the CUDA runtime, so that kernels/cuda compiles unmodified as host C++17 and runs
+ * A stand-in for the CUDA runtime, so that kernels/cuda compiles unmodified as host C++20 and runs
  * on the CPU: see tests/simt/README.md. Names, signatures and layouts are those of CUDA 13; what a
  * function does and when it fails is in NVIDIA's documentation of the function of that name, and
  * only differences are said here. __CUDACC__ and __CUDA_ARCH__ stay undefined: schemes/num takes
@@ -551,6 +551,8 @@ typedef enum cudaError cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
+#define cudaStreamLegacy    ((cudaStream_t)1)
+#define cudaStreamPerThread ((cudaStream_t)2)
 
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost = 0,
