@@ -26,11 +26,11 @@ static bool describe(char *text, size_t size)
     } else if (e != cudaSuccess || (e = cudaGetDeviceProperties(&p, 0)) != cudaSuccess) {
         snprintf(text, size, "%s", cudaGetErrorString(e));
     } else if (p.major < 8) {
-        snprintf(text, size, "%s is sm_%d%d, too old: sm_80 is the least", p.name, p.major,
+        snprintf(text, size, "%.100s is sm_%d%d, too old: sm_80 is the least", p.name, p.major,
                  p.minor);
     } else {
-        snprintf(text, size, "%s, sm_%d%d, CUDA %d.%d, driver for %d.%d", p.name, p.major, p.minor,
-                 runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
+        snprintf(text, size, "%.100s, sm_%d%d, CUDA %d.%d, driver for %d.%d", p.name, p.major,
+                 p.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
         return true;
     }
     return false;
