@@ -9,7 +9,7 @@
 #include "kernels/kernel.h"
 
 #ifdef QG_CUDA
-#include "kernels/cuda/backend.h"
+#include "kernels/cuda/cublas.h"
 #endif
 
 #define QG_KERNELS(file) extern const struct qg_kernel qg_kernels_##file[];
@@ -51,19 +51,22 @@ static bool probe_blas(char *text, size_t size)
 }
 
 #ifndef QG_CUDA
-static bool qg_cuda_probe(char *text, size_t size)
+static bool probe_nothing(char *text, size_t size)
 {
     snprintf(text, size,
              "built without the CUDA toolkit: install nvcc 12.9 or later and configure "
              "with -Dcuda=enabled");
     return false;
 }
+#define qg_cuda_probe   probe_nothing
+#define qg_cublas_probe probe_nothing
 #endif
 
 static const struct qg_backend backends[] = {
     {"c", "plain C that the compiler may vectorise", probe_c},
     {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas},
     {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe},
+    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe},
 };
 
 const struct qg_backend *qg_backend_at(size_t i)

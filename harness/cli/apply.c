@@ -353,8 +353,13 @@ static enum qg_status apply(const struct qg_request *q, struct qg_error *err)
         return err->status;
     enum qg_status status = prepare(q, f, &c, err);
     if (status == QG_OK) {
+        struct qg_failure failure = {0};
+        c.args.failure = &failure;
         fn(&c.args);
-        status = qg_safetensors_write(q->out, c.args.out, (size_t)c.args.n_out, q->overwrite, err);
+        status =
+            failure.text[0]
+                ? qg_fail(err, QG_EABSENT, "backend '%s': %s", q->backend, failure.text)
+                : qg_safetensors_write(q->out, c.args.out, (size_t)c.args.n_out, q->overwrite, err);
         qg_call_free(&c);
     }
     qg_safetensors_close(&f);

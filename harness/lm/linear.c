@@ -127,6 +127,10 @@ static enum qg_status pick_matmul(struct qg_linear *l, struct qg_error *err)
     if (!k && o->backend)
         return qg_fail(err, QG_EABSENT, "there is no kernel %s.matmul.%s here",
                        o->choice.scheme->name, o->backend);
+    if (k && k->launch)
+        return qg_fail(err, QG_EABSENT,
+                       "backend '%s': a model's layers run on host memory alone; use c or blas",
+                       o->backend);
     l->matmul = k ? k->fn : o->choice.scheme->matmul;
     if (k)
         qg_kernel_name(k, l->kernel, sizeof l->kernel);

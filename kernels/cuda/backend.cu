@@ -122,7 +122,7 @@ static void free_all(const struct qg_args *a, struct qg_args *d)
 
 static void fail(const struct qg_args *a, bool no_room, cudaError_t e)
 {
-    if (!a->failure)
+    if (!a->failure || a->failure->text[0]) // the launch has said why
         return;
     a->failure->no_room = no_room;
     snprintf(a->failure->text, sizeof a->failure->text, "%s: %s",

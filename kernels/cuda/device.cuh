@@ -66,16 +66,14 @@ template <qg_op_fn *launch> static void qg_on_device(const struct qg_args *a)
     qg_cuda_run(launch, a);
 }
 
-#define QG_CUDA_BOUNDED(s, what, o, v, t, d, f)                                               \
-    {                                                                                         \
-        .scheme = s, .backend = "cuda", .variant = v, .op = o, .operand = what,               \
-        .claim = QG_WITHIN_BOUND, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f \
+#define QG_DEVICE_ROW(s, what, o, where, c, t, d, f)                                        \
+    {                                                                                       \
+        .scheme = s, .backend = where, .variant = "", .op = o, .operand = what, .claim = c, \
+        .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f                         \
     }
-#define QG_CUDA_ROW(s, what, o, f)                                                            \
-    {                                                                                         \
-        .scheme = s, .backend = "cuda", .variant = "", .op = o, .operand = what,              \
-        .claim = QG_BIT_EXACT, .traits = 0, .depth = NULL, .fn = qg_on_device<f>, .launch = f \
-    }
+#define QG_CUDA_ROW(s, what, o, f) QG_DEVICE_ROW(s, what, o, "cuda", QG_BIT_EXACT, 0, NULL, f)
+#define QG_CUDA_BOUNDED(s, what, o, t, d, f) \
+    QG_DEVICE_ROW(s, what, o, "cuda", QG_WITHIN_BOUND, t, d, f)
 #define QG_CUDA_END    \
     {                  \
         .scheme = NULL \

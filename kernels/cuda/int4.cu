@@ -190,6 +190,7 @@ void dequant(const struct qg_args *a)
 }
 
 struct product {
+    static constexpr bool halves = true;
     struct stored w;
     struct qg_tensor x, y;
 
@@ -207,9 +208,9 @@ struct product {
     }
 };
 
-void matmul(const struct qg_args *a)
+struct product product_of(const struct qg_args *a)
 {
-    qg_multiply(product{stored_of(a, a->in + 1), a->in[0], a->out[0]}, a);
+    return {stored_of(a, a->in + 1), a->in[0], a->out[0]};
 }
 
 } // namespace
@@ -220,7 +221,7 @@ extern "C" const struct qg_kernel qg_kernels_int4_cuda[] = {
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_DEQUANT, dequant),
-    QG_CUDA_MATMUL("int4", matmul),
-    QG_CUDA_MATMUL("int4-old", matmul),
+    QG_CUDA_PRODUCT("int4", product_of),
+    QG_CUDA_PRODUCT("int4-old", product_of),
     QG_CUDA_END,
 };

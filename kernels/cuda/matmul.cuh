@@ -10,11 +10,13 @@
  *     qg_piece inputs(m, at, n) const;       the same of x; zeros behind n in both
  *     float finish(m, row, sum) const;       what becomes of a sum before the store
  *     struct qg_tensor y;                    [M, N]
+ *     static constexpr bool halves;          weights and inputs are values of the call's dtype
  */
 #ifndef QG_MATMUL_CUH
 #define QG_MATMUL_CUH
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/units.cuh"
 
 enum { QG_M_TILE = 8 };
 
@@ -67,8 +69,73 @@ template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
     qg_launch(qg_multiply_rows<P>, warps * QG_WARP, p, a->m, a->rows, a->cols);
 }
 
+/* --- the same by cuBLASLt -------------------------------------------------------------------- */
+
+/* Weights or inputs as a matrix that cuBLASLt takes. */
+template <class P, bool weights> struct qg_spreading {
+    P p;
+    struct qg_tensor to;
+
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        const struct qg_piece v = weights ? p.weights(row, at, n) : p.inputs(row, at, n);
+        qg_store_piece(&to, row * to.shape[1] + at, n, &v);
+    }
+};
+
+template <class P> struct qg_finishing {
+    P p;
+    const float *sums;
+    size_t rows;
+
+    __device__ void piece(size_t m, size_t at, size_t n) const
+    {
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            if (i < n)
+                qg_put_float(&p.y, m * rows + at + i, p.finish(m, at + i, sums[m * rows + at + i]));
+    }
+};
+
+/* A matrix at *at, which moves behind it to the next 16 bytes. */
+static inline struct qg_tensor qg_scratch(enum qg_dtype t, size_t rows, size_t cols, float **at)
+{
+    struct qg_tensor s = {NULL, t, 2, {rows, cols}, *at};
+    *at += qg_ceil_div(qg_bytes(&s), 16) * 4;
+    return s;
+}
+
+/* y of a call of matmul. The scratch holds x, w and the sums in binary32; where P says that weights
+ * and inputs are values of the call's dtype (P::halves), x and w are multiplied as that. */
+template <class P>
+static void qg_multiply_cublas(const P &p, const struct qg_args *a, float *scratch)
+{
+    const enum qg_dtype t = P::halves ? a->dtype : QG_F32;
+    const struct qg_tensor w = qg_scratch(t, a->rows, a->cols, &scratch),
+                           x = qg_scratch(t, a->m, a->cols, &scratch),
+                           y = qg_scratch(QG_F32, a->m, a->rows, &scratch);
+    qg_pieces(qg_spreading<P, true>{p, w}, a->rows, a->cols);
+    qg_pieces(qg_spreading<P, false>{p, x}, a->m, a->cols);
+    qg_cublas_product(a, &x, &w, &y);
+    qg_pieces(qg_finishing<P>{p, (const float *)y.data, a->rows}, a->m, a->rows);
+}
+
+/* Rows of both kinds for a product whose inputs need no preparation: of(a) makes it. */
+template <auto of> static void qg_matmul(const struct qg_args *a)
+{
+    qg_multiply(of(a), a);
+}
+template <auto of> static void qg_matmul_cublas(const struct qg_args *a)
+{
+    qg_multiply_cublas(of(a), a, a->work);
+}
+
+#define QG_CUDA_PRODUCT(s, of)                                                                    \
+    QG_CUDA_MATMUL(s, qg_matmul<of>),                                                             \
+        QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS, \
+                      NULL, qg_matmul_cublas<of>)
+
 /* A row of a table: depth as above. */
 #define QG_CUDA_MATMUL(s, f) \
-    QG_CUDA_BOUNDED(s, QG_WEIGHT, QG_MATMUL, "", QG_FUSES | QG_REORDERS, qg_warp_depth, f)
+    QG_CUDA_BOUNDED(s, QG_WEIGHT, QG_MATMUL, QG_FUSES | QG_REORDERS, qg_warp_depth, f)
 
 #endif
