@@ -56,9 +56,24 @@ done
 expect 0 'int4-old group=32' lm qat model --text text --holdout holdout $short --scheme 'int8,int4-old group=32' --threads 3 \
     -o three.tsv
 cmp one.tsv three.tsv || fail 'threads change the table'
-[ "$(awk -F '\t' '{ print NF }' one.tsv | sort -u)" = 39 ] || fail "columns: $(cat one.tsv)"
+[ "$(awk -F '\t' '{ print NF }' one.tsv | sort -u)" = 46 ] || fail "columns: $(cat one.tsv)"
 expect 0 'int8 is done already' lm qat model --text text --holdout holdout $short --scheme 'int8,int4 group=32' --resume -o one.tsv
 [ "$(cut -f 1 one.tsv | tr '\n' '|')" = 'scheme|int8|int4-old group=32|int4 group=32|' ] || fail "rows: $(cat one.tsv)"
+# A row is of its options: another lr, length or text is another row, with a word.
+cp one.tsv again.tsv
+expect 0 'there is a row of int8 with lr 0.001 in place of 0.002: it is done anew' lm qat model --text text --holdout holdout \
+    --steps 3 --batch 2 --seeds 2 --lr 2e-3 --scheme int8 --resume -o again.tsv
+[ "$(cut -f 1,9 again.tsv | grep int8 | tr '\t\n' ' |')" = 'int8 0.001|int8 0.002|' ] || fail "rows: $(cat again.tsv)"
+expect 0 'int8 is done already' lm qat model --text text --holdout holdout $short --scheme int8 --resume -o again.tsv
+expect 0 'with batch 2 in place of 3, length 32 in place of 16: it is' lm qat model --text text --holdout holdout $short \
+    --batch 3 --length 16 --scheme 'int4 group=32' --resume -o again.tsv
+head -c 2000 text >less
+expect 0 'there is a row of int8 with text ' lm qat model --text less --holdout holdout $short --scheme int8 --resume -o again.tsv
+expect 0 'there is a row of int8 with ' lm qat model --text text --holdout holdout $short --documents 1 --scheme int8 --resume -o again.tsv
+has out.txt 'holdout [0-9a-f]* in place of [0-9a-f]*: it is done anew'
+printf 'scheme\trank\n' >foreign.tsv
+expect 1 'foreign.tsv: its columns are not those' lm qat model --text text --holdout holdout $short --scheme int8 --resume -o foreign.tsv
+
 expect 0 'int4 group=32, adapters of rank 2: 2 seeds' lm qat model --text text --holdout holdout $short --scheme 'int4 group=32' --lora 2
 grep -q prepared out.txt && fail "adapters are trained on what is shipped: $(cat out.txt)"
 expect 2 'exists: --resume appends' lm qat model --text text --holdout holdout $short --scheme int8 -o one.tsv
@@ -75,6 +90,12 @@ expect 2 'holds a model: --force begins anew' lm train --text text -o one $tiny
 expect 2 'there is no one/checkpoint.safetensors' lm train --text text -o one $tiny --resume
 expect 2 'what? give train or qat' lm
 expect 2 "there is no 'learn'" lm learn
+expect 0 'usage: qgauge lm train' lm train --help
+grep -q 'lm qat' out.txt && fail 'the help of train is that of qat, too'
+expect 0 'usage: qgauge lm qat' lm qat --help
+grep -q 'lm train' out.txt && fail 'the help of qat is that of train, too'
+expect 0 'Exit codes' lm --help
+has out.txt 'usage: qgauge lm qat'
 expect 2 'give --text FILE and -o FOLDER' lm train -o new
 expect 2 "--steps is a whole number of 1 to 1000000000, not 'many'" lm train --text text -o new --steps many
 expect 2 "--lr is a number of" lm train --text text -o new --lr nan

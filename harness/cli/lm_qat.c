@@ -18,6 +18,7 @@
 #include "harness/lm/evaluate.h"
 #include "harness/lm/parallel.h"
 #include "harness/lm/qat.h"
+#include "reports/put.h"
 
 enum { MOST_CHOICES = 32, MOST_SEEDS = 32, MOST_PREDICTED = 4096 };
 
@@ -59,6 +60,9 @@ struct session {
     const char *what; /* clusters are: "documents" */
     struct qg_lm *base;
     double *base_nll;
+    struct {
+        uint64_t model, text, holdout;
+    } hash;
     struct {
         struct qg_lm *lm;
         double *nll;
@@ -289,10 +293,78 @@ static void print_outcome(const struct session *s, const struct candidate *c, co
     fflush(stdout);
 }
 
+/* What decides every number of a row: its first columns. */
+enum {
+    KEY_SCHEME,
+    KEY_RANK,
+    KEY_ALPHA,
+    KEY_SEEDS,
+    KEY_FIRST_SEED,
+    KEY_STEPS,
+    KEY_BATCH,
+    KEY_LENGTH,
+    KEY_LR,
+    KEY_WARMUP,
+    KEY_DTYPE,
+    KEY_BACKEND,
+    KEY_MODEL,
+    KEY_TEXT,
+    KEY_HOLDOUT,
+    KEYS
+};
+static const char *const key_names[KEYS] = {"scheme", "rank",    "alpha",  "seeds", "first_seed",
+                                            "steps",  "batch",   "length", "lr",    "warmup",
+                                            "dtype",  "backend", "model",  "text",  "holdout"};
+
+struct key {
+    char value[KEYS][160];
+};
+
+static void set_key(struct key *k, int i, const char *value)
+{
+    snprintf(k->value[i], sizeof k->value[i], "%s", value);
+}
+
+static void set_whole(struct key *k, int i, uint64_t value)
+{
+    snprintf(k->value[i], sizeof k->value[i], "%" PRIu64, value);
+}
+
+static void set_hash(struct key *k, int i, uint64_t hash)
+{
+    snprintf(k->value[i], sizeof k->value[i], "%016" PRIx64, hash);
+}
+
+/* Model and texts by their hashes: the held-out one as far as it is measured. */
+static struct key make_key(const struct session *s, const struct candidate *c)
+{
+    const struct request *q = s->q;
+    const struct qg_train_options *o = &q->common.train;
+    struct key k;
+    set_key(&k, KEY_SCHEME, c->word);
+    set_whole(&k, KEY_RANK, q->rank);
+    set_key(&k, KEY_ALPHA, is_adapted(q) ? qg_text_exact(q->alpha).s : "-");
+    set_whole(&k, KEY_SEEDS, q->seeds);
+    set_whole(&k, KEY_FIRST_SEED, o->seed);
+    set_whole(&k, KEY_STEPS, o->steps);
+    set_whole(&k, KEY_BATCH, o->batch);
+    set_whole(&k, KEY_LENGTH, o->length);
+    set_key(&k, KEY_LR, qg_text_exact(o->lr).s);
+    set_whole(&k, KEY_WARMUP, o->warmup);
+    set_key(&k, KEY_DTYPE, q->common.dtype == QG_INPUT ? "-" : qg_dtype_name(q->common.dtype));
+    set_key(&k, KEY_BACKEND, q->backend ? q->backend : "-");
+    set_hash(&k, KEY_MODEL, s->hash.model);
+    set_hash(&k, KEY_TEXT, s->hash.text);
+    set_hash(&k, KEY_HOLDOUT, s->hash.holdout);
+    return k;
+}
+
 /* Columns of the table that -o writes; estimates in bits per token, the share as such. */
 static void write_head(FILE *f)
 {
-    fputs("scheme\trank\tseeds\tfirst_seed\tsteps\tleast_steps\tbatch\tlength\tlr\ttokens", f);
+    for (int i = 0; i < KEYS; i++)
+        fprintf(f, "%s\t", key_names[i]);
+    fputs("least_steps\ttokens", f);
     for (int i = 0; i < QG_QAT_SIDES; i++)
         fprintf(f, "\t%s", side_names[i]);
     static const char *const what[] = {"cost", "gain", "gap", "recovered"};
@@ -308,22 +380,13 @@ static void write_estimate(FILE *f, const struct qg_qat_estimate *e, double unit
             e->seeds.high / unit, e->text.low / unit, e->text.high / unit);
 }
 
-/* The first columns, by which a row of an earlier run is known. */
-static void write_key(const struct session *s, const struct candidate *c, char *text, size_t size)
-{
-    const struct request *q = s->q;
-    snprintf(text, size, "%s\t%zu\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t", c->word, q->rank,
-             q->seeds, q->common.train.seed, q->common.train.steps);
-}
-
 static void write_row(const struct session *s, const struct candidate *c, const struct runs *r,
                       const struct qg_qat_outcome *o)
 {
-    const struct request *q = s->q;
-    char key[512];
-    write_key(s, c, key, sizeof key);
-    fprintf(s->out, "%s%" PRIu64 "\t%zu\t%zu\t%g\t%zu", key, r->least_steps, q->common.train.batch,
-            q->common.train.length, q->common.train.lr, s->windows.scored);
+    const struct key k = make_key(s, c);
+    for (int i = 0; i < KEYS; i++)
+        fprintf(s->out, "%s\t", k.value[i]);
+    fprintf(s->out, "%" PRIu64 "\t%zu", r->least_steps, s->windows.scored);
     for (int i = 0; i < QG_QAT_SIDES; i++)
         fprintf(s->out, "\t%.6g", bits(o->loss[i].seeds.value));
     write_estimate(s->out, &o->cost, log(2));
@@ -380,14 +443,53 @@ static enum qg_status converse(struct session *s, const struct candidate *c, str
 
 /* --- all of it ------------------------------------------------------------------------------- */
 
+/* Says that a row of the same scheme is of another run. */
+static void tell_difference(const struct key *was, const struct key *is)
+{
+    fprintf(stderr, "qgauge lm: there is a row of %s with", is->value[KEY_SCHEME]);
+    const char *separator = " ";
+    for (int i = 0; i < KEYS; i++)
+        if (strcmp(was->value[i], is->value[i]) != 0) {
+            fprintf(stderr, "%s%s %s in place of %s", separator, key_names[i], was->value[i],
+                    is->value[i]);
+            separator = ", ";
+        }
+    fputs(": it is done anew\n", stderr);
+}
+
+/* Reads the key of the row that begins at *rest, which goes to the next one; false at the end. */
+static bool next_key(const char **rest, struct key *ret_k)
+{
+    size_t end = strcspn(*rest, "\n");
+    const char *at = *rest, *behind = *rest + end;
+    for (int i = 0; i < KEYS; i++) {
+        size_t n = strcspn(at, "\t\n");
+        snprintf(ret_k->value[i], sizeof ret_k->value[i], "%.*s", (int)n, at);
+        at += n + (at + n < behind);
+    }
+    *rest = behind + (*behind == '\n');
+    return end != 0;
+}
+
 static bool is_done(const struct session *s, const struct candidate *c)
 {
-    char key[512];
-    write_key(s, c, key, sizeof key);
-    const char *found = s->done ? strstr(s->done, key) : NULL;
-    while (found && found != s->done && found[-1] != '\n')
-        found = strstr(found + 1, key);
-    return found;
+    const struct key k = make_key(s, c);
+    struct key row, nearest;
+    int most = 0; // fields that a row of the same scheme shares
+    for (const char *rest = s->done ? s->done : ""; next_key(&rest, &row);) {
+        int same = 0;
+        for (int i = 0; i < KEYS; i++)
+            same += strcmp(row.value[i], k.value[i]) == 0;
+        if (same == KEYS)
+            return true;
+        if (same > most && strcmp(row.value[KEY_SCHEME], k.value[KEY_SCHEME]) == 0) {
+            most = same;
+            nearest = row;
+        }
+    }
+    if (most)
+        tell_difference(&nearest, &k);
+    return false;
 }
 
 static enum qg_status run_candidate(struct session *s, struct candidate *c, struct qg_error *err)
@@ -479,6 +581,20 @@ static enum qg_status open_texts(struct session *s, struct qg_error *err)
     return qg_logits_create(NULL, "", &shape, &s->logits, err);
 }
 
+/* Whether a table begins with our columns. */
+static bool has_columns(const char *table)
+{
+    char *head = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&head, &n);
+    if (!f)
+        return false;
+    write_head(f);
+    bool same = fclose(f) == 0 && strncmp(table, head, n) == 0;
+    free(head);
+    return same;
+}
+
 static enum qg_status read_table(struct session *s, struct qg_error *err)
 {
     const char *path = s->q->common.out;
@@ -494,9 +610,12 @@ static enum qg_status read_table(struct session *s, struct qg_error *err)
             fclose(f);
         return qg_fail(err, QG_EIO, "%s: %s", path, strerror(errno));
     }
+    s->out = f;
     if (!s->done || !*s->done)
         write_head(f);
-    s->out = f;
+    else if (!has_columns(s->done))
+        return qg_fail(err, QG_EFORMAT,
+                       "%s: its columns are not those of this table; give another file", path);
     return QG_OK;
 }
 
@@ -517,6 +636,9 @@ static enum qg_status begin(struct session *s, struct request *q, struct qg_erro
     if (qg_lm_put(s->base, NULL, QG_LINEAR_PLAIN, NULL, q->common.dtype, false,
                   (int)q->common.threads, err) != QG_OK)
         return err->status;
+    s->hash.model = qg_lm_hash(s->base);
+    s->hash.text = qg_text_hash(&s->text);
+    s->hash.holdout = qg_text_hash(&s->holdout);
     return read_table(s, err);
 }
 
