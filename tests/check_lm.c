@@ -225,6 +225,20 @@ START_TEST(as_peft)
 }
 END_TEST
 
+/* Adapters on a base that stays as it is under fake-quant: their gradients are those through the
+ * quantized base. */
+START_TEST(as_peft_on_prepared_by_torchao)
+{
+    open_golden("quantized");
+    put_adapters();
+    put_scheme("int4", "group=32", QG_LINEAR_PREPARED, true);
+    expect_golden("int4-lora.");
+    put_scheme("int8-int4", "group=32", QG_LINEAR_PREPARED, true);
+    expect_golden("int8-int4-lora.");
+    close_golden();
+}
+END_TEST
+
 /* --- positions ------------------------------------------------------------------------------- */
 
 /* The logits of all rows, to be freed. */
@@ -419,6 +433,38 @@ START_TEST(slopes_on_a_quantized_base)
         expect_slopes();
         close_golden();
     }
+}
+END_TEST
+
+/* Under a recipe that trains adapters on a frozen base, prepared is what is shipped: the same
+ * logits, and gradients through it. */
+START_TEST(slopes_on_a_frozen_base)
+{
+    struct qg_recipe *recipe;
+    struct qg_recipe_plan plan;
+    open_golden("quantized");
+    put_adapters();
+    OK(qg_recipe_open("axolotl-nf4", &recipe, &err));
+    OK(qg_recipe_apply(recipe, file, NULL, NULL, &plan, &err));
+    ck_assert_int_eq(qg_recipe_training(recipe), QG_TRAINING_FROZEN_BASE);
+    size_t n = batch * length * lm->config.vocab, quantized = 0;
+    float *plain = logits_of(tokens, batch, length);
+    OK(qg_lm_put(lm, &plan, QG_LINEAR_CONVERTED, NULL, QG_F32, true, 1, &err));
+    float *converted = logits_of(tokens, batch, length);
+    OK(qg_lm_put(lm, &plan, QG_LINEAR_PREPARED, NULL, QG_F32, true, 1, &err));
+    float *prepared = logits_of(tokens, batch, length);
+    ck_assert_mem_eq(prepared, converted, n * sizeof *prepared);
+    ck_assert_mem_ne(prepared, plain, n * sizeof *prepared);
+    for (size_t i = 0; i < lm->n_tensors; i++)
+        quantized += qg_lm_is_matrix(&lm->tensor[i]) && lm->linear[i].order.choice.scheme;
+    ck_assert_uint_eq(quantized, 7);
+    expect_slopes();
+    free(plain);
+    free(converted);
+    free(prepared);
+    qg_recipe_plan_free(&plan);
+    qg_recipe_close(&recipe);
+    close_golden();
 }
 END_TEST
 
@@ -1018,7 +1064,8 @@ START_TEST(mutated_configs)
 }
 END_TEST
 
-QG_SUITE(lm, as_transformers, as_prepared_by_torchao, as_peft, causal, alone_and_together,
-         gradients_add_up, slopes, slopes_on_a_quantized_base, every_product_of_every_scheme,
-         other_activation, backward_of_prepared, plain_products, exponential, bad_configs,
-         bad_tensors, mutated_configs)
+QG_SUITE(lm, as_transformers, as_prepared_by_torchao, as_peft, as_peft_on_prepared_by_torchao,
+         causal, alone_and_together, gradients_add_up, slopes, slopes_on_a_quantized_base,
+         slopes_on_a_frozen_base, every_product_of_every_scheme, other_activation,
+         backward_of_prepared, plain_products, exponential, bad_configs, bad_tensors,
+         mutated_configs)
