@@ -12,14 +12,18 @@ namespace
 
 /* --- the library ----------------------------------------------------------------------------- */
 
-#define FUNCTIONS(F)                                                                              \
-    F(cublasLtCreate)                                                                             \
-    F(cublasLtGetVersion)                                                                         \
-    F(cublasLtGetStatusString) F(cublasLtMatmulDescCreate) F(cublasLtMatmulDescSetAttribute)      \
-        F(cublasLtMatmulDescDestroy) F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) \
-            F(cublasLtMatmulPreferenceCreate) F(cublasLtMatmulPreferenceSetAttribute)             \
-                F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulAlgoGetHeuristic)              \
-                    F(cublasLtMatmul)
+#define FUNCTIONS(F)                        \
+    F(cublasLtCreate)                       \
+    F(cublasLtGetVersion)                   \
+    F(cublasLtGetStatusString)              \
+    F(cublasLtMatmulDescCreate)             \
+    F(cublasLtMatmulDescSetAttribute)       \
+    F(cublasLtMatmulDescDestroy)            \
+    F(cublasLtMatrixLayoutCreate)           \
+    F(cublasLtMatrixLayoutDestroy)          \
+    F(cublasLtMatmulPreferenceCreate)       \
+    F(cublasLtMatmulPreferenceSetAttribute) \
+    F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulAlgoGetHeuristic) F(cublasLtMatmul)
 
 struct library {
     char why[200]; /* empty: it is there */
