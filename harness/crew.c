@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE /* prctl, sched_getaffinity */
+#define _GNU_SOURCE /* prctl */
 #include "harness/crew.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 
 #include "harness/journal.h"
 #include "harness/judge.h"
+#include "harness/lm/parallel.h"
 
 enum { MOST_WORKERS = 15 };
 
@@ -87,18 +87,12 @@ static bool hire(struct qg_crew *c, int worker)
     return c->fd[worker] >= 0;
 }
 
-static int processors(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 struct qg_crew *qg_crew_start(const struct qg_planned *const *list, size_t n, double timeout_s)
 {
     struct qg_crew *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
-    int most = processors() - 1;
+    int most = qg_processors() - 1;
     c->list = list;
     c->n = n;
     c->timeout_s = timeout_s;

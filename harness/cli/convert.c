@@ -16,6 +16,7 @@
 #include "harness/cli/version.h"
 #include "harness/convert/convert.h"
 #include "harness/io/writer.h"
+#include "harness/lm/parallel.h"
 #include "harness/result.h"
 
 const struct qg_command qg_command_convert;
@@ -311,8 +312,7 @@ static int parse(struct request *q, int argc, char **argv)
 {
     const struct qg_command *c = &qg_command_convert;
     int option;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    *q = (struct request){.shard = 5000000000u, .threads = cores > 0 ? (uint64_t)cores : 1};
+    *q = (struct request){.shard = 5000000000u, .threads = (uint64_t)qg_processors()};
     optind = 1;
     while ((option = getopt_long(argc, argv, "o:", options, NULL)) != -1) {
         int code = take(q, option);

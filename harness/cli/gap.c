@@ -11,13 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "harness/case.h"
 #include "harness/call.h"
 #include "harness/checkpoint.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
+#include "harness/lm/parallel.h"
 #include "harness/recipe/agree.h"
 
 enum { MAX_SEEDS = 1000, MAX_THREADS = 256 };
@@ -437,8 +437,7 @@ static int print_agreed(const struct qg_recipe_plan *p, const struct agreed *a)
 static int gap_of_recipe(const struct qg_command *c, const struct options *o)
 {
     struct agreed a = {.verbose = o->verbose, .worst = INFINITY};
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    int threads = o->threads ? (int)o->threads : processors > 0 ? (int)processors : 1;
+    int threads = o->threads ? (int)o->threads : qg_processors();
     struct qg_error err;
     struct qg_prescription p;
     int code;

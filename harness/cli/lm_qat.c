@@ -15,7 +15,7 @@
 
 #include "harness/bench.h"
 #include "harness/cli/lm.h"
-#include "harness/lm/evaluate.h"
+#include "harness/lm/heldout.h"
 #include "harness/lm/parallel.h"
 #include "harness/lm/qat.h"
 #include "reports/put.h"
@@ -52,12 +52,9 @@ struct session {
     const struct request *q;
     struct qg_model *model;
     struct candidate of[MOST_CHOICES];
-    struct qg_tokens text, holdout;
-    struct qg_windows windows;
+    struct qg_tokens text;
+    struct qg_heldout holdout;
     struct qg_logits *logits; /* of the base, of the held-out text */
-    uint32_t *cluster;
-    size_t clusters;
-    const char *what; /* clusters are: "documents" */
     struct qg_lm *base;
     double *base_nll;
     struct {
@@ -112,8 +109,8 @@ static bool on_tokens(void *user, size_t done, size_t total)
 
 static struct qg_evaluation evaluation(struct session *s)
 {
-    return (struct qg_evaluation){.tokens = &s->holdout,
-                                  .windows = &s->windows,
+    return (struct qg_evaluation){.tokens = &s->holdout.tokens,
+                                  .windows = &s->holdout.windows,
                                   .threads = (int)s->q->common.threads,
                                   .progress = on_tokens,
                                   .user = s};
@@ -126,10 +123,10 @@ static enum qg_status score(struct session *s, const struct qg_lm *m, double **r
     const struct qg_evaluation e = evaluation(s);
     struct qg_trial t = {.model = {[QG_CONVERTED] = m}};
     enum qg_status status = qg_trial_run(&e, s->logits, &t, err);
-    double *nll = status == QG_OK ? malloc(s->windows.scored * sizeof *nll) : NULL;
+    double *nll = status == QG_OK ? malloc(s->holdout.windows.scored * sizeof *nll) : NULL;
     if (status == QG_OK && !nll)
         status = qg_fail(err, QG_ENOMEM, "no memory for scores");
-    for (size_t i = 0; nll && !t.stopped && i < s->windows.scored; i++)
+    for (size_t i = 0; nll && !t.stopped && i < s->holdout.windows.scored; i++)
         nll[i] = t.fault[QG_CONVERTED][0] ? (double)INFINITY : t.score[QG_CONVERTED][i].nll;
     qg_trial_free(&t);
     if (status == QG_OK)
@@ -386,7 +383,7 @@ static void write_row(const struct session *s, const struct candidate *c, const 
     const struct key k = make_key(s, c);
     for (int i = 0; i < KEYS; i++)
         fprintf(s->out, "%s\t", k.value[i]);
-    fprintf(s->out, "%" PRIu64 "\t%zu", r->least_steps, s->windows.scored);
+    fprintf(s->out, "%" PRIu64 "\t%zu", r->least_steps, s->holdout.windows.scored);
     for (int i = 0; i < QG_QAT_SIDES; i++)
         fprintf(s->out, "\t%.6g", bits(o->loss[i].seeds.value));
     write_estimate(s->out, &o->cost, log(2));
@@ -502,8 +499,9 @@ static enum qg_status run_candidate(struct session *s, struct candidate *c, stru
     for (uint64_t k = 0; k < s->q->seeds && status == QG_OK && !qg_signal_seen(); k++)
         status = run_seed(s, c, k, &r, err);
     if (status == QG_OK && !qg_signal_seen())
-        status = qg_qat_compare((double *const(*)[QG_QAT_SIDES])r.nll, s->q->seeds, s->cluster,
-                                s->windows.scored, s->clusters, 0.95, &o, err);
+        status =
+            qg_qat_compare((double *const(*)[QG_QAT_SIDES])r.nll, s->q->seeds, s->holdout.cluster,
+                           s->holdout.windows.scored, s->holdout.clusters, 0.95, &o, err);
     if (status == QG_OK && !qg_signal_seen()) {
         print_outcome(s, c, &r, &o);
         if (s->out) {
@@ -567,17 +565,13 @@ static enum qg_status open_texts(struct session *s, struct qg_error *err)
 {
     const struct request *q = s->q;
     const struct qg_lm_config *c = &s->base->config;
-    const uint32_t *separator = c->has_separator ? &c->separator : NULL;
+    const uint32_t *separator = qg_lm_separator(c);
     if (qg_tokens_read(q->common.text, c->vocab, separator, 0, &s->text, err) != QG_OK ||
-        qg_tokens_read(q->common.holdout, c->vocab, separator, (size_t)q->documents, &s->holdout,
-                       err) != QG_OK ||
-        qg_windows_make(&s->holdout, c->context, &s->windows, err) != QG_OK)
+        qg_heldout_read(q->common.holdout, c, separator, (size_t)q->documents, c->context,
+                        &s->holdout, err) != QG_OK)
         return err->status;
-    const struct qg_logits_shape shape = {s->windows.n, s->windows.context, c->vocab};
-    s->cluster = calloc(s->windows.scored, sizeof *s->cluster);
-    if (!s->cluster)
-        return qg_fail(err, QG_ENOMEM, "no memory for %zu tokens", s->windows.scored);
-    s->clusters = qg_clusters(&s->holdout, &s->windows, s->cluster, &s->what);
+    const struct qg_logits_shape shape = {s->holdout.windows.n, s->holdout.windows.context,
+                                          c->vocab};
     return qg_logits_create(NULL, "", &shape, &s->logits, err);
 }
 
@@ -638,7 +632,7 @@ static enum qg_status begin(struct session *s, struct request *q, struct qg_erro
         return err->status;
     s->hash.model = qg_lm_hash(s->base);
     s->hash.text = qg_text_hash(&s->text);
-    s->hash.holdout = qg_text_hash(&s->holdout);
+    s->hash.holdout = qg_text_hash(&s->holdout.tokens);
     return read_table(s, err);
 }
 
@@ -656,11 +650,9 @@ static void end(struct session *s)
         fclose(s->out);
     free(s->done);
     free(s->base_nll);
-    free(s->cluster);
     qg_logits_close(&s->logits);
-    qg_windows_free(&s->windows);
     qg_tokens_free(&s->text);
-    qg_tokens_free(&s->holdout);
+    qg_heldout_free(&s->holdout);
     qg_lm_free(&s->base);
     qg_model_close(&s->model);
 }

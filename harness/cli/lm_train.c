@@ -221,7 +221,7 @@ static enum qg_status begin(struct session *s, struct qg_error *err)
     char *earlier = NULL;
     if (check_folder(q, err) != QG_OK || read_config(q, &c, err) != QG_OK)
         return err->status;
-    const uint32_t *separator = c.has_separator ? &c.separator : NULL;
+    const uint32_t *separator = qg_lm_separator(&c);
     o.length = o.length ? o.length : c.context;
     if (qg_tokens_read(q->common.text, c.vocab, separator, 0, &s->text, err) != QG_OK ||
         (q->common.holdout &&

@@ -13,6 +13,7 @@
 #include "harness/case.h"
 #include "harness/cli/ppl.h"
 #include "harness/lm/base.h"
+#include "harness/lm/heldout.h"
 #include "harness/lm/parallel.h"
 #include "reports/report.h"
 
@@ -51,13 +52,9 @@ struct session {
     const struct request *q;
     struct qg_model *model;
     struct side side[QG_GAP];
-    struct qg_tokens tokens;
-    struct qg_windows windows;
+    struct qg_heldout held;
     struct qg_evaluation e;
     struct qg_logits *base;
-    uint32_t *cluster; /* of every scored token */
-    size_t clusters;
-    const char *clusters_of;
     struct qg_ppl_text text;
     double params, base_bytes;
     struct qg_modelled common; /* what all rows share */
@@ -130,27 +127,21 @@ static enum qg_status read_text(struct session *s, const struct qg_lm_config *c,
     if (has && separator >= c->vocab)
         return qg_fail(err, QG_EINVAL, "separator %u: the model's vocabulary ends at %zu",
                        separator, c->vocab - 1);
-    if (qg_tokens_read(q->tokens, c->vocab, has ? &separator : NULL, (size_t)q->documents,
-                       &s->tokens, err) != QG_OK ||
-        qg_windows_make(&s->tokens, context, &s->windows, err) != QG_OK)
-        return err->status;
-    s->cluster = malloc(s->windows.scored * sizeof *s->cluster);
-    if (!s->cluster)
-        return qg_fail(err, QG_ENOMEM, "no memory for %zu tokens", s->windows.scored);
-    s->clusters = qg_clusters(&s->tokens, &s->windows, s->cluster, &s->clusters_of);
-    return QG_OK;
+    return qg_heldout_read(q->tokens, c, has ? &separator : NULL, (size_t)q->documents, context,
+                           &s->held, err);
 }
 
 static void describe_text(struct session *s)
 {
     const struct request *q = s->q;
     struct qg_ppl_text *t = &s->text;
-    *t = (struct qg_ppl_text){(double)s->windows.scored, (double)s->tokens.n_documents, 0, 0};
-    for (size_t d = 0; d < s->tokens.n_documents; d++) {
-        t->bytes += (double)s->tokens.document[d].bytes;
-        t->words += (double)s->tokens.document[d].words;
+    *t = (struct qg_ppl_text){(double)s->held.windows.scored, (double)s->held.tokens.n_documents, 0,
+                              0};
+    for (size_t d = 0; d < s->held.tokens.n_documents; d++) {
+        t->bytes += (double)s->held.tokens.document[d].bytes;
+        t->words += (double)s->held.tokens.document[d].words;
     }
-    if (!s->tokens.text) {
+    if (!s->held.tokens.text) {
         t->bytes = q->bytes ? (double)q->bytes : (double)NAN;
         t->words = q->words ? (double)q->words : (double)NAN;
     }
@@ -160,10 +151,10 @@ static void describe_rows(struct session *s)
 {
     const struct qg_lm *m = s->side[QG_CONVERTED].m;
     struct qg_modelled *r = &s->common;
-    *r = (struct qg_modelled){.context = s->windows.context,
-                              .documents = s->tokens.n_documents,
-                              .tokens = s->windows.scored,
-                              .clusters = s->clusters,
+    *r = (struct qg_modelled){.context = s->held.windows.context,
+                              .documents = s->held.tokens.n_documents,
+                              .tokens = s->held.windows.scored,
+                              .clusters = s->held.clusters,
                               .level = s->q->level};
     for (const struct qg_field *f = qg_modelled_fields; f->name; f++)
         if (f->kind == QG_FIELD_F64 && f->offset != offsetof(struct qg_modelled, level))
@@ -171,8 +162,8 @@ static void describe_rows(struct session *s)
     snprintf(r->model, sizeof r->model, "%s", s->q->model);
     snprintf(r->text, sizeof r->text, "%s", s->q->tokens);
     snprintf(r->model_hash, sizeof r->model_hash, "%016" PRIx64, qg_lm_hash(m));
-    snprintf(r->text_hash, sizeof r->text_hash, "%016" PRIx64, qg_text_hash(&s->tokens));
-    snprintf(r->clusters_of, sizeof r->clusters_of, "%s", s->clusters_of);
+    snprintf(r->text_hash, sizeof r->text_hash, "%016" PRIx64, qg_text_hash(&s->held.tokens));
+    snprintf(r->clusters_of, sizeof r->clusters_of, "%s", s->held.clusters_of);
     snprintf(r->backend, sizeof r->backend, "%s", s->q->backend ? s->q->backend : "");
     snprintf(r->dtype, sizeof r->dtype, "%s", qg_dtype_name(m->linear[qg_lm_head(m)].order.dtype));
 }
@@ -193,7 +184,7 @@ static enum qg_status open_all(struct session *s, struct qg_error *err)
     describe_rows(s);
     s->params = (double)m->n_params;
     s->base_bytes = (double)qg_lm_bytes(m);
-    s->e = (struct qg_evaluation){&s->tokens, &s->windows, (int)q->threads, progress, s};
+    s->e = (struct qg_evaluation){&s->held.tokens, &s->held.windows, (int)q->threads, progress, s};
     begin(s, "the model as it is");
     return qg_base_logits(&s->e, m, kept ? (q->cache ? q->cache : folder) : NULL, note, s, &s->base,
                           &s->stopped, err);
@@ -202,12 +193,10 @@ static enum qg_status open_all(struct session *s, struct qg_error *err)
 static void close_all(struct session *s)
 {
     qg_logits_close(&s->base);
-    qg_windows_free(&s->windows);
-    qg_tokens_free(&s->tokens);
+    qg_heldout_free(&s->held);
     for (int i = 0; i < QG_GAP; i++)
         qg_lm_free(&s->side[i].m);
     qg_model_close(&s->model);
-    free(s->cluster);
     free(s->row);
 }
 
@@ -297,7 +286,8 @@ static void fill_row(const struct session *s, const struct qg_quality *q, struct
 static enum qg_status sum_up(const struct session *s, const struct qg_score *score,
                              struct qg_quality *ret_q, struct qg_error *err)
 {
-    return qg_score_sum(score, s->cluster, s->windows.scored, s->clusters, s->q->level, ret_q, err);
+    return qg_score_sum(score, s->held.cluster, s->held.windows.scored, s->held.clusters,
+                        s->q->level, ret_q, err);
 }
 
 /* Prints what is not printed yet; under the head, which comes with the first that was evaluated. */
@@ -337,7 +327,7 @@ static void print_head(struct session *s, const struct qg_quality *q)
         return;
     s->headed = true;
     clear_bar(s);
-    qg_ppl_print_head(&s->text, q, s->clusters_of, s->q->level, s->base_bytes * 8 / s->params,
+    qg_ppl_print_head(&s->text, q, s->held.clusters_of, s->q->level, s->base_bytes * 8 / s->params,
                       s->base_bytes);
 }
 

@@ -14,6 +14,7 @@
 #include "harness/bench.h"
 #include "harness/cli/proxy.h"
 #include "harness/lm/base.h"
+#include "harness/lm/heldout.h"
 #include "harness/lm/parallel.h"
 #include "harness/lm/proxy.h"
 
@@ -34,16 +35,12 @@ struct session {
     const struct request *q;
     struct qg_model *model;
     struct qg_lm *lm;
-    struct qg_tokens tokens;
-    struct qg_windows windows;
+    struct qg_heldout text;
     struct qg_logits *base;
     struct qg_proxy_inputs *inputs;
     struct qg_proxy proxy;
     struct qg_measured_table measured;
     struct qg_result_writer *writer;
-    uint32_t *cluster;
-    size_t clusters;
-    const char *what; /* clusters are */
     double started;
     bool bar;
 };
@@ -51,7 +48,7 @@ struct session {
 static struct qg_evaluation evaluation(const struct session *s)
 {
     return (struct qg_evaluation){
-        .tokens = &s->tokens, .windows = &s->windows, .threads = (int)s->q->threads};
+        .tokens = &s->text.tokens, .windows = &s->text.windows, .threads = (int)s->q->threads};
 }
 
 /* --- what it needs --------------------------------------------------------------------------- */
@@ -63,15 +60,9 @@ static enum qg_status open_all(struct session *s, struct qg_error *err)
         qg_lm_load(s->model, false, &s->lm, err) != QG_OK)
         return err->status;
     const struct qg_lm_config *c = &s->lm->config;
-    if (qg_tokens_read(q->tokens, c->vocab, c->has_separator ? &c->separator : NULL, q->documents,
-                       &s->tokens, err) != QG_OK)
-        return qg_context(err, "'%s'", q->tokens);
-    if (qg_windows_make(&s->tokens, c->context, &s->windows, err) != QG_OK)
+    if (qg_heldout_read(q->tokens, c, qg_lm_separator(c), q->documents, c->context, &s->text,
+                        err) != QG_OK)
         return err->status;
-    s->cluster = malloc(s->windows.scored * sizeof *s->cluster);
-    if (!s->cluster)
-        return qg_fail(err, QG_ENOMEM, "no memory for %zu tokens", s->windows.scored);
-    s->clusters = qg_clusters(&s->tokens, &s->windows, s->cluster, &s->what);
     return qg_lm_put(s->lm, NULL, QG_LINEAR_PLAIN, NULL, QG_F32, false, (int)q->threads, err);
 }
 
@@ -85,14 +76,15 @@ static enum qg_status compute_base(struct session *s, struct qg_error *err)
 /* What goes into the matrices: of the first batch of windows. */
 static enum qg_status make_inputs(struct session *s, struct qg_error *err)
 {
-    const struct qg_batch *b = &s->windows.batch[0];
-    const struct qg_window *w = &s->windows.of[b->first];
+    const struct qg_batch *b = &s->text.windows.batch[0];
+    const struct qg_window *w = &s->text.windows.of[b->first];
     size_t n = b->n < INPUT_WINDOWS ? b->n : INPUT_WINDOWS;
     uint32_t *tokens = malloc(n * w->length * sizeof *tokens);
     if (!tokens)
         return qg_fail(err, QG_ENOMEM, "no memory for %zu windows", n);
     for (size_t i = 0; i < n; i++)
-        memcpy(tokens + i * w->length, s->tokens.id + w[i].first - 1, w->length * sizeof *tokens);
+        memcpy(tokens + i * w->length, s->text.tokens.id + w[i].first - 1,
+               w->length * sizeof *tokens);
     enum qg_status status = qg_proxy_inputs_make(s->lm, tokens, n, w->length, &s->inputs, err);
     free(tokens);
     return status;
@@ -108,8 +100,8 @@ static enum qg_status measure(struct session *s, struct qg_quality *ret_q, struc
     if (status == QG_OK && t.fault[QG_CONVERTED][0])
         status = qg_fail(err, QG_EFORMAT, "%s", t.fault[QG_CONVERTED]);
     if (status == QG_OK)
-        status = qg_score_sum(t.score[QG_CONVERTED], s->cluster, s->windows.scored, s->clusters,
-                              0.95, ret_q, err);
+        status = qg_score_sum(t.score[QG_CONVERTED], s->text.cluster, s->text.windows.scored,
+                              s->text.clusters, 0.95, ret_q, err);
     qg_trial_free(&t);
     return status;
 }
@@ -205,14 +197,14 @@ static bool quantizes_inputs(const struct qg_lm *m)
 static void name_row(const struct session *s, const char *choice, struct qg_foretold *r)
 {
     size_t n = strcspn(choice, " ");
-    *r = (struct qg_foretold){.documents = s->tokens.n_documents};
+    *r = (struct qg_foretold){.documents = s->text.tokens.n_documents};
     for (const struct qg_field *f = qg_foretold_fields; f->name; f++)
         if (f->kind == QG_FIELD_F64)
             *(double *)(void *)((char *)r + f->offset) = (double)NAN;
     snprintf(r->model, sizeof r->model, "%s", s->q->model);
     snprintf(r->model_hash, sizeof r->model_hash, "%016" PRIx64, s->proxy.model);
     snprintf(r->text, sizeof r->text, "%s", s->q->tokens);
-    snprintf(r->text_hash, sizeof r->text_hash, "%016" PRIx64, qg_text_hash(&s->tokens));
+    snprintf(r->text_hash, sizeof r->text_hash, "%016" PRIx64, qg_text_hash(&s->text.tokens));
     snprintf(r->what, sizeof r->what, "scheme");
     snprintf(r->name, sizeof r->name, "%.*s", (int)n, choice);
     snprintf(r->params, sizeof r->params, "%s", choice[n] ? choice + n + 1 : "");
@@ -279,7 +271,7 @@ static void print_head(const struct session *s)
 {
     bool measured = s->q->check || s->q->measured;
     printf("rise of ln PPL and KL per token, foretold; %zu documents, %zu tokens\n\n",
-           s->tokens.n_documents, s->windows.scored);
+           s->text.tokens.n_documents, s->text.windows.scored);
     if (s->q->verbose)
         print_factors(s);
     printf("%-31s  %10s %10s  %10s %10s", "", "ln PPL by", "ln PPL by", "KL by", "KL by");
@@ -350,9 +342,7 @@ static void clean(struct session *s)
     qg_proxy_free(&s->proxy);
     qg_proxy_inputs_free(&s->inputs);
     qg_logits_close(&s->base);
-    qg_windows_free(&s->windows);
-    qg_tokens_free(&s->tokens);
-    free(s->cluster);
+    qg_heldout_free(&s->text);
     qg_lm_free(&s->lm);
     if (s->model)
         qg_model_close(&s->model);

@@ -162,3 +162,8 @@ enum qg_status qg_lm_config_read(const cJSON *json, const char *path, struct qg_
     *ret_c = c;
     return QG_OK;
 }
+
+const uint32_t *qg_lm_separator(const struct qg_lm_config *c)
+{
+    return c->has_separator ? &c->separator : NULL;
+}

@@ -41,6 +41,9 @@ struct qg_lm_config {
 QG_MUST_CHECK enum qg_status qg_lm_config_read(const cJSON *json, const char *path,
                                                struct qg_lm_config *ret_c, struct qg_error *err);
 
+/* The token that stands before a text, and between texts: in *c, or NULL when config has none. */
+const uint32_t *qg_lm_separator(const struct qg_lm_config *c);
+
 /* What a parameter tensor is, in the order of the parameters: embedding, layer after layer, norm,
  * head, then adapters. */
 enum qg_lm_part {

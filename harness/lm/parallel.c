@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "harness/lm/parallel.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
-#include <unistd.h>
 
 enum { MOST = 64 };
 
@@ -49,6 +50,7 @@ void qg_parallel(int threads, size_t n, void (*work)(void *user, size_t item, in
 
 int qg_processors(void)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n < MOST ? (int)n : MOST;
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n < MOST ? n : MOST;
 }
