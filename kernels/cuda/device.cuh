@@ -104,7 +104,13 @@ static __device__ __forceinline__ uint32_t qg_half_bits(enum qg_dtype t, float x
     return t == QG_BF16 ? qg_bf16_encode(x).v : qg_fp16_encode(x).v;
 }
 
-/* qg_get and qg_put where the dtype is known to be F32, BF16 or F16: a tenth of the code. */
+/* qg_round, qg_get and qg_put where the dtype is known to be F32, BF16 or F16: a tenth of the code.
+ */
+static __device__ __forceinline__ float qg_round_float(enum qg_dtype t, float x)
+{
+    return t == QG_F32 ? x : qg_half_value(t, qg_half_bits(t, x));
+}
+
 static __device__ __forceinline__ float qg_get_float(const struct qg_tensor *t, size_t i)
 {
     return t->dtype == QG_F32 ? ((const float *)t->data)[i]

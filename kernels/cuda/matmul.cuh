@@ -69,6 +69,58 @@ template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
     qg_launch(qg_multiply_rows<P>, warps * QG_WARP, p, a->m, a->rows, a->cols);
 }
 
+/* --- operands that only need to be unpacked -------------------------------------------------- */
+
+/* W is a struct of plain values that unpacks an operand: `weights` as above, of any rows. */
+
+template <class W> struct qg_unpacking {
+    W w;
+    struct qg_tensor y;
+    size_t cols;
+
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        const struct qg_piece p = w.weights(row, at, n);
+        qg_store_piece(&y, row * cols + at, n, &p);
+    }
+};
+
+/* Dequant: the operand w as out[0]. */
+template <class W> static void qg_unpack(const W &w, const struct qg_args *a)
+{
+    qg_pieces(qg_unpacking<W>{w, a->out[0], a->cols}, a->rows, a->cols);
+}
+
+/* The product of w and the numbers of x [M, K], which is that of the call, or made from it in
+ * scratch (qg_made_x); x has the call's dtype, and w's numbers are values of it. */
+template <class W> struct qg_plain_product {
+    static constexpr bool halves = true, plain = true;
+    W w;
+    struct qg_tensor x, y;
+    size_t cols;
+
+    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
+    {
+        return w.weights(row, at, n);
+    }
+    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
+    {
+        return qg_load_piece(&x, m * cols + at, n);
+    }
+    __device__ float finish(size_t, size_t, float sum) const
+    {
+        return sum;
+    }
+};
+
+/* Room for x as a launch makes it; a->work[0 .. 4) lies before it and is free. */
+static inline struct qg_tensor qg_made_x(const struct qg_args *a)
+{
+    struct qg_tensor x = a->in[0];
+    x.data = a->work + 4;
+    return x;
+}
+
 /* --- the same by cuBLASLt -------------------------------------------------------------------- */
 
 /* Weights or inputs as a matrix that cuBLASLt takes. */
@@ -105,21 +157,31 @@ static inline struct qg_tensor qg_scratch(enum qg_dtype t, size_t rows, size_t c
 }
 
 /* y of a call of matmul. The scratch holds x, w and the sums in binary32; where P says that weights
- * and inputs are values of the call's dtype (P::halves), x and w are multiplied as that. */
+ * and inputs are values of the call's dtype (P::halves), x and w are multiplied as that. A plain
+ * product has its x, in scratch or not. */
 template <class P>
 static void qg_multiply_cublas(const P &p, const struct qg_args *a, float *scratch)
 {
     const enum qg_dtype t = P::halves ? a->dtype : QG_F32;
+    struct qg_tensor x;
+    if constexpr (requires { P::plain; }) {
+        x = p.x;
+        if (x.data != a->in[0].data) {
+            scratch = (float *)x.data;
+            (void)qg_scratch(t, a->m, a->cols, &scratch); // goes on behind it
+        }
+    } else {
+        x = qg_scratch(t, a->m, a->cols, &scratch);
+        qg_pieces(qg_spreading<P, false>{p, x}, a->m, a->cols);
+    }
     const struct qg_tensor w = qg_scratch(t, a->rows, a->cols, &scratch),
-                           x = qg_scratch(t, a->m, a->cols, &scratch),
                            y = qg_scratch(QG_F32, a->m, a->rows, &scratch);
     qg_pieces(qg_spreading<P, true>{p, w}, a->rows, a->cols);
-    qg_pieces(qg_spreading<P, false>{p, x}, a->m, a->cols);
     qg_cublas_product(a, &x, &w, &y);
     qg_pieces(qg_finishing<P>{p, (const float *)y.data, a->rows}, a->m, a->rows);
 }
 
-/* Rows of both kinds for a product whose inputs need no preparation: of(a) makes it. */
+/* Rows of both kinds for a product whose scratch cuBLASLt may have: of(a) makes it. */
 template <auto of> static void qg_matmul(const struct qg_args *a)
 {
     qg_multiply(of(a), a);
@@ -129,10 +191,10 @@ template <auto of> static void qg_matmul_cublas(const struct qg_args *a)
     qg_multiply_cublas(of(a), a, a->work);
 }
 
-#define QG_CUDA_PRODUCT(s, of)                                                                    \
-    QG_CUDA_MATMUL(s, qg_matmul<of>),                                                             \
-        QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS, \
-                      NULL, qg_matmul_cublas<of>)
+#define QG_CUDA_MATMULS(s, own, by_cublas)                                                    \
+    QG_CUDA_MATMUL(s, own), QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, \
+                                          QG_FUSES | QG_REORDERS, NULL, by_cublas)
+#define QG_CUDA_PRODUCT(s, of) QG_CUDA_MATMULS(s, qg_matmul<of>, qg_matmul_cublas<of>)
 
 /* A row of a table: depth as above. */
 #define QG_CUDA_MATMUL(s, f) \

@@ -154,6 +154,12 @@ template <class Q> static void qg_pieces(const Q &q, size_t rows, size_t cols)
     qg_launch(qg_each_piece<Q>, rows * qg_ceil_div(cols, QG_PIECE), q, rows, cols);
 }
 
+/* All bytes of t become 0: planes with padding that no thread writes. */
+static inline void qg_clear(const struct qg_tensor *t)
+{
+    (void)cudaMemsetAsync(t->data, 0, qg_bytes(t), qg_cuda_stream());
+}
+
 /* dx = g, where the gradient passes straight through. */
 static inline void qg_pass_gradient(const struct qg_args *a)
 {

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * CUDA kernels of int8-row and int8-int8: the convert of intx.cu, products with the codes, whose
+ * scales come afterwards.
+ */
+#include "kernels/cuda/integers.cuh"
+#include "kernels/cuda/intx.cuh"
+
+namespace
+{
+
+enum { ACT_MAPPING, REDUCE_RANGE };
+
+struct qg_levels levels_of(const struct qg_args *a)
+{
+    const bool reduced = qg_param_find(a->scheme, "reduce-range") && a->param[REDUCE_RANGE] > 0;
+    return {a->cols, reduced ? 7 : 8, qg_least_scale(0x1p-23, a->dtype), QG_F32, 0.0f};
+}
+
+void convert(const struct qg_args *a)
+{
+    qg_symmetric_convert_cuda(a, levels_of(a));
+}
+
+void convert_activation(const struct qg_args *a)
+{
+    if (a->param[ACT_MAPPING] > 0)
+        qg_token_convert_cuda(a, levels_of(a));
+    else
+        qg_symmetric_convert_cuda(a, levels_of(a));
+}
+
+/* --- int8-row -------------------------------------------------------------------------------- */
+
+/* y = R(R(x . q^T) R(s)). Codes are numbers of every dtype. */
+struct row_product {
+    static constexpr bool halves = true;
+    struct qg_tensor codes, scales, x, y;
+    size_t cols;
+
+    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
+    {
+        const struct qg_codes q = qg_load_bytes(codes.data, row * cols + at, n);
+        struct qg_piece w;
+#pragma unroll
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            w.v[i] = (float)(int8_t)q.c[i];
+        return w;
+    }
+    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
+    {
+        return qg_load_piece(&x, m * cols + at, n);
+    }
+    __device__ float finish(size_t, size_t row, float sum) const
+    {
+        const enum qg_dtype t = y.dtype;
+        return qg_mul(qg_round_float(t, sum), qg_round_float(t, qg_get_float(&scales, row)));
+    }
+};
+
+struct row_product row_product_of(const struct qg_args *a)
+{
+    return {a->in[1], a->in[2], a->in[0], a->out[0], a->cols};
+}
+
+/* --- int8-int8 ------------------------------------------------------------------------------- */
+
+struct octet_and_sum {
+    struct qg_octet codes;
+    int sum;
+};
+
+struct integer_product {
+    const void *codes;
+    const float *scales;
+    const int8_t *zeros; // of x: one of each to a row
+    struct qg_tensor w, w_scales, y;
+    size_t cols;
+    bool asymmetric;
+
+    /* Of products of codes and of w's codes; they wrap as int32 do. */
+    struct sums {
+        uint32_t products, weights;
+        static __device__ __forceinline__ struct sums join(struct sums a, struct sums b)
+        {
+            return {a.products + b.products, a.weights + b.weights};
+        }
+    };
+
+    __device__ struct octet_and_sum weights(size_t row, size_t at, size_t n) const
+    {
+        const struct qg_octet q = qg_load_octet(w.data, row * cols + at, n);
+        return {q, qg_octet_dot(q, {{0x01010101, 0x01010101}})};
+    }
+    __device__ void add(struct sums *s, struct octet_and_sum q, size_t, size_t m, size_t at,
+                        size_t n) const
+    {
+        const struct qg_octet x = qg_load_octet(codes, m * cols + at, n);
+        *s = sums::join(*s, {(uint32_t)qg_octet_dot(x, q.codes), (uint32_t)q.sum});
+    }
+    __device__ float finish(size_t m, size_t row, struct sums s) const
+    {
+        const enum qg_dtype t = y.dtype;
+        float sum = qg_round_float(t, qg_mul((float)(int32_t)s.products, scales[m]));
+        if (asymmetric) {
+            const float at_zero = qg_mul((float)zeros[m], scales[m]);
+            const float share = qg_mul(at_zero, (float)(int32_t)s.weights);
+            sum = qg_round_float(t, qg_sub(sum, qg_round_float(t, share)));
+        }
+        return qg_mul(sum, qg_get_float(&w_scales, row));
+    }
+};
+
+/* a->work holds the planes of x: scales, codes, zero points. */
+void integer_matmul(const struct qg_args *a)
+{
+    float *scales = a->work;
+    int8_t *codes = (int8_t *)(scales + a->m), *zeros = codes + a->m * a->cols;
+    struct qg_args of_x = *a;
+    of_x.rows = a->m;
+    of_x.out[0].data = codes;
+    of_x.out[1] = {NULL, QG_F32, 1, {a->m}, scales};
+    of_x.out[2] = {NULL, QG_I8, 1, {a->m}, zeros};
+    convert_activation(&of_x);
+    const struct integer_product p = {codes,    scales,    zeros,   a->in[1],
+                                      a->in[2], a->out[0], a->cols, a->param[ACT_MAPPING] > 0};
+    qg_multiply_codes(p, a);
+}
+
+} // namespace
+
+extern "C" const struct qg_kernel qg_kernels_int8_tensor_cuda[] = {
+    QG_CUDA_ROW("int8-row", QG_WEIGHT, QG_CONVERT, convert),
+    QG_CUDA_ROW("int8-row", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_cuda),
+    QG_CUDA_PRODUCT("int8-row", row_product_of),
+    QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_CONVERT, convert),
+    QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_cuda),
+    QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),
+    QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_DEQUANT, qg_codes_dequant_cuda),
+    QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_MATMUL, integer_matmul),
+    QG_CUDA_END,
+};
