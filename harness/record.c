@@ -190,6 +190,26 @@ const struct qg_field qg_foretold_fields[] = {
     {NULL},
 };
 
+#define RESOURCE(field)        FIELD(struct qg_resource, field, #field, QG_FIELD_TEXT)
+#define RESOURCE_NUMBER(field) FIELD(struct qg_resource, field, #field, QG_FIELD_U32)
+
+const struct qg_field qg_resource_fields[] = {
+    RESOURCE(file),
+    RESOURCE(kernel),
+    RESOURCE(target),
+    RESOURCE_NUMBER(registers),
+    RESOURCE_NUMBER(stack),
+    RESOURCE_NUMBER(spill_stores),
+    RESOURCE_NUMBER(spill_loads),
+    RESOURCE_NUMBER(shared),
+    RESOURCE_NUMBER(barriers),
+    RESOURCE_NUMBER(block),
+    RESOURCE_NUMBER(warps),
+    RESOURCE_NUMBER(most_warps),
+    RESOURCE(limit),
+    {NULL},
+};
+
 #define TABLE(dataset, type, version)                                                    \
     {                                                                                    \
         .name = dataset, .fields = qg_##type##_fields, .size = sizeof(struct qg_##type), \
@@ -197,9 +217,13 @@ const struct qg_field qg_foretold_fields[] = {
     }
 
 const struct qg_table qg_tables[QG_TABLES] = {
-    [QG_TABLE_CASES] = TABLE("cases", record, 1), [QG_TABLE_GAP] = TABLE("gap", gap, 1),
-    [QG_TABLE_ATLAS] = TABLE("atlas", atlas, 2),  [QG_TABLE_CONVERT] = TABLE("convert", shipped, 3),
-    [QG_TABLE_LM] = TABLE("lm", modelled, 4),     [QG_TABLE_PROXY] = TABLE("proxy", foretold, 5),
+    [QG_TABLE_CASES] = TABLE("cases", record, 1),
+    [QG_TABLE_GAP] = TABLE("gap", gap, 1),
+    [QG_TABLE_ATLAS] = TABLE("atlas", atlas, 2),
+    [QG_TABLE_CONVERT] = TABLE("convert", shipped, 3),
+    [QG_TABLE_LM] = TABLE("lm", modelled, 4),
+    [QG_TABLE_PROXY] = TABLE("proxy", foretold, 5),
+    [QG_TABLE_RESOURCES] = TABLE("resources", resource, 6),
 };
 
 struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t)
@@ -215,8 +239,10 @@ struct qg_rows qg_result_rows(const struct qg_result *r, enum qg_table_id t)
         return (struct qg_rows){r->shipped, r->n_shipped};
     case QG_TABLE_LM:
         return (struct qg_rows){r->modelled, r->n_modelled};
-    default:
+    case QG_TABLE_PROXY:
         return (struct qg_rows){r->foretold, r->n_foretold};
+    default:
+        return (struct qg_rows){r->resources, r->n_resources};
     }
 }
 
@@ -238,8 +264,11 @@ void qg_result_set_rows(struct qg_result *r, enum qg_table_id t, struct qg_rows 
     case QG_TABLE_LM:
         r->modelled = rows.at, r->n_modelled = rows.n;
         break;
-    default:
+    case QG_TABLE_PROXY:
         r->foretold = rows.at, r->n_foretold = rows.n;
+        break;
+    default:
+        r->resources = rows.at, r->n_resources = rows.n;
     }
 }
 

@@ -21,6 +21,7 @@
  *                (since version 4)
  *     /proxy     one compound row per scheme whose cost was foretold: qg_foretold_fields (since
  *                version 5)
+ *     /resources one compound row per CUDA kernel and target: qg_resource_fields (since version 6)
  *
  * Absent numbers are NaN.
  */
@@ -33,7 +34,7 @@
 
 #include "harness/base/error.h"
 
-#define QG_SCHEMA_VERSION 5
+#define QG_SCHEMA_VERSION 6
 #define QG_OUTPUT_LIMIT   65536
 #define QG_HISTOGRAM_BINS 64
 #define QG_META_ITEMS     64
@@ -170,6 +171,19 @@ struct qg_foretold {
     double delta, delta_low, delta_high, kl, kl_low, kl_high; /* measured */
 };
 
+/* What a CUDA kernel of this program takes of a multiprocessor of one target, by the report of the
+ * assembler that made it (see harness/resources.h). */
+struct qg_resource {
+    char file[32], kernel[160], target[16];    /* "int4", "quantize_units<prepare>", "sm_90a" */
+    uint32_t registers;                        /* of a thread */
+    uint32_t stack, spill_stores, spill_loads; /* bytes of a thread; stack: of local arrays too */
+    uint32_t shared, barriers;  /* of a block: bytes that are known at compile time, and barriers */
+    uint32_t block;             /* threads */
+    uint32_t warps, most_warps; /* that fit on a multiprocessor, of how many; 0: unknown target */
+    char limit[16]; /* what keeps more out: "warps" (all fit), "blocks", "registers", "shared",
+                       "barriers"; "" for an unknown target */
+};
+
 /* The fields of the rows, in the order of the structs: what the file's compound types, CSV
  * and JSON are made from. Fields of the timings are named warm_median_s and so on. */
 enum qg_field_kind {
@@ -187,7 +201,8 @@ struct qg_field {
     size_t count;        /* numbers in an array, else 1 */
 };
 extern const struct qg_field qg_record_fields[], qg_gap_fields[], qg_atlas_fields[],
-    qg_shipped_fields[], qg_modelled_fields[], qg_foretold_fields[]; /* end with name NULL */
+    qg_shipped_fields[], qg_modelled_fields[], qg_foretold_fields[],
+    qg_resource_fields[]; /* end with name NULL */
 
 /* The tables of rows: what is written, read and exported goes by this list. */
 enum qg_table_id {
@@ -197,6 +212,7 @@ enum qg_table_id {
     QG_TABLE_CONVERT, /* struct qg_shipped */
     QG_TABLE_LM,      /* struct qg_modelled */
     QG_TABLE_PROXY,   /* struct qg_foretold */
+    QG_TABLE_RESOURCES,
     QG_TABLES
 };
 struct qg_table {
@@ -273,6 +289,9 @@ QG_MUST_CHECK enum qg_status qg_result_append(struct qg_result_writer *w, const 
 QG_MUST_CHECK enum qg_status qg_result_append_row(struct qg_result_writer *w, enum qg_table_id t,
                                                   const void *row, struct qg_error *err);
 
+/* How many rows of a table there are, with those that an earlier run left. */
+size_t qg_result_count(const struct qg_result_writer *w, enum qg_table_id t);
+
 /* Whether a pair of schemes is there, by pair, source and seed. */
 bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a);
 
@@ -291,13 +310,15 @@ void qg_result_abandon(struct qg_result_writer **w);
 
 struct qg_result {
     struct qg_meta meta;
-    size_t n_cases, n_gaps, n_atlas, n_shipped, n_modelled, n_foretold, n_samples, n_output;
+    size_t n_cases, n_gaps, n_atlas, n_shipped, n_modelled, n_foretold, n_resources;
+    size_t n_samples, n_output;
     struct qg_record *cases;
     struct qg_gap *gaps;
     struct qg_atlas *atlas;
     struct qg_shipped *shipped;
     struct qg_modelled *modelled;
     struct qg_foretold *foretold;
+    struct qg_resource *resources;
     double *samples;
     uint8_t *output;
 };

@@ -305,6 +305,11 @@ enum qg_status qg_result_append_row(struct qg_result_writer *w, enum qg_table_id
     return status;
 }
 
+size_t qg_result_count(const struct qg_result_writer *w, enum qg_table_id t)
+{
+    return qg_result_rows(&w->all, t).n;
+}
+
 bool qg_result_has_atlas(const struct qg_result_writer *w, const struct qg_atlas *a)
 {
     for (size_t i = 0; i < w->all.n_atlas; i++) {

@@ -50,6 +50,15 @@ const struct qg_backend *qg_backend_find(const char *name);
 const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,
                                        enum qg_op op, const char *backend);
 
+/* What the assembler said of the kernels of one CUDA file when it was compiled (ptxas -v, with
+ * names as c++filt prints them): registers, stack, spills, shared memory, barriers. */
+struct qg_compiler_report {
+    const char *file, *text; /* "int4", and whole lines */
+};
+
+/* All there are; ends with file NULL. Empty when nvcc did not compile this program. */
+const struct qg_compiler_report *qg_compiler_reports(void);
+
 /* Writes "int4.convert.c", "int8-int4.convert:activation.c", "int4.matmul.blas.two-step": scheme,
  * operation (with the operand unless it is the weight), backend, variant. */
 void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size);

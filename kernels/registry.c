@@ -82,6 +82,17 @@ const struct qg_backend *qg_backend_find(const char *name)
     return NULL;
 }
 
+#ifdef QG_COMPILER_REPORTS
+extern const struct qg_compiler_report qg_reports_of_nvcc[];
+#else
+static const struct qg_compiler_report qg_reports_of_nvcc[] = {{NULL, NULL}};
+#endif
+
+const struct qg_compiler_report *qg_compiler_reports(void)
+{
+    return qg_reports_of_nvcc;
+}
+
 void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size)
 {
     bool weight = k->operand == QG_WEIGHT;

@@ -22,8 +22,8 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
 /* csv.c: a header line, then one line per row of a table. */
 void qg_export_csv(const struct qg_result *r, enum qg_table_id table, FILE *out);
 
-/* json.c: {"schema_version", "meta", "cases", "gaps", "atlas", "convert", "lm", "proxy"}.
- * QG_ENOMEM. */
+/* json.c: {"schema_version", "meta", "cases", "gaps", "atlas", "convert", "lm", "proxy",
+ * "resources"}. QG_ENOMEM. */
 QG_MUST_CHECK enum qg_status qg_export_json(const struct qg_result *r, FILE *out,
                                             struct qg_error *err);
 

@@ -173,6 +173,18 @@ static struct qg_foretold foretold(unsigned i)
     return f;
 }
 
+static struct qg_resource resource(unsigned i)
+{
+    struct qg_resource r;
+    memset(&r, 0xa5, sizeof r);
+    strcpy(r.file, "int4");
+    snprintf(r.kernel, sizeof r.kernel, "each_piece<spreading<product, %s>>", i ? "true" : "false");
+    strcpy(r.target, "sm_90a");
+    strcpy(r.limit, "registers");
+    r.registers = 27 + i, r.warps = 64;
+    return r;
+}
+
 static void write_file(const char *path, unsigned n)
 {
     struct qg_result_writer *w;
@@ -196,6 +208,9 @@ static void write_file(const char *path, unsigned n)
         ck_assert_str_eq(qg_result_find_modelled(w, &l)->params, l.params);
         struct qg_foretold f = foretold(i);
         ck_ok(qg_result_append_row(w, QG_TABLE_PROXY, &f, &err));
+        struct qg_resource t = resource(i);
+        ck_assert_uint_eq(qg_result_count(w, QG_TABLE_RESOURCES), i);
+        ck_ok(qg_result_append_row(w, QG_TABLE_RESOURCES, &t, &err));
     }
     ck_ok(qg_result_close(&w, &err));
     ck_assert_ptr_null(w);
@@ -284,6 +299,8 @@ START_TEST(test_round_trip)
         same_row(qg_modelled_fields, &m, &r->modelled[i]);
         struct qg_foretold f = foretold(i);
         same_row(qg_foretold_fields, &f, &r->foretold[i]);
+        struct qg_resource t = resource(i);
+        same_row(qg_resource_fields, &t, &r->resources[i]);
     }
     qg_result_free(&r);
     ck_assert_ptr_null(r);

@@ -182,6 +182,7 @@ expect 0 '"kernels":' list --format json
 expect 0 'w            input              [N, K]' list layers -v
 expect 0 '"layers":' list layers --format json
 expect 0 'nonfinite ' list fills
+expect 0 'nvcc' list resources
 expect 0 'int4.convert.c ' list kernels
 expect 2 "there is no list 'planes'; there are: schemes, layers, kernels, backends, fills" list planes
 expect 2 "--format is text or json, not 'xml'" list --format xml

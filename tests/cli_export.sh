@@ -26,7 +26,7 @@ if command -v python3 >/dev/null 2>&1; then
     python3 - <<'EOF' || fail 'the JSON says something else'
 import json
 r = json.load(open("r.json"))
-assert r["schema_version"] == 5 and r["convert"] == r["lm"] == r["proxy"] == [] and r["meta"]["suite"] == "smoke"
+assert r["schema_version"] == 6 and r["convert"] == r["lm"] == r["proxy"] == r["resources"] == [] and r["meta"]["suite"] == "smoke"
 assert len(r["cases"]) == 280 and len(r["gaps"]) == 168
 case = r["cases"][0]
 assert case["scheme"] == "int4" and case["verdict"] == "PASS" and case["first_bad"] == -1

@@ -5,12 +5,15 @@
  */
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cjson/cJSON.h>
 
 #include "harness/cli/cli.h"
+#include "harness/cli/version.h"
 #include "harness/fill.h"
+#include "harness/resources.h"
 #include "kernels/kernel.h"
 #include "schemes/layers/layer.h"
 
@@ -273,6 +276,39 @@ static void fills_json(cJSON *root)
     }
 }
 
+/* What CUDA kernels take, or a sentence why nothing is known; NULL: list->at is the caller's. */
+static const char *take_resources(struct qg_resources *list)
+{
+    static struct qg_error err;
+    const char *why;
+    *list = (struct qg_resources){NULL, 0};
+    if (qg_resources_built(list, &why, &err) == QG_OK)
+        return why;
+    free(list->at);
+    list->at = NULL;
+    return err.message;
+}
+
+static void resources_json(cJSON *root)
+{
+    struct qg_resources list;
+    cJSON *object = cJSON_AddObjectToObject(root, "resources");
+    const char *why = take_resources(&list);
+    cJSON_AddStringToObject(object, "detail", why ? why : "nvcc " QG_NVCC);
+    cJSON *array = cJSON_AddArrayToObject(object, "kernels");
+    for (size_t i = 0; !why && i < list.n; i++) {
+        cJSON *o = add_object(array);
+        for (const struct qg_field *f = qg_resource_fields; f->name; f++) {
+            const void *at = (const char *)&list.at[i] + f->offset;
+            if (f->kind == QG_FIELD_TEXT)
+                cJSON_AddStringToObject(o, f->name, at);
+            else
+                cJSON_AddNumberToObject(o, f->name, *(const uint32_t *)at);
+        }
+    }
+    free(list.at);
+}
+
 /* --- text ------------------------------------------------------------------------------------ */
 
 /* A paragraph, broken between words before column 100. */
@@ -417,6 +453,28 @@ static void fills_text(bool verbose)
         printf("%-16s %s\n", f->name, f->summary);
 }
 
+static void resources_text(bool verbose)
+{
+    struct qg_resources list;
+    const char *why = take_resources(&list);
+    (void)verbose;
+    if (why) {
+        puts(why);
+        return;
+    }
+    printf("%-8s %-50s %9s %5s %6s %6s %8s %5s  %s\n", "target", "kernel, nvcc " QG_NVCC,
+           "registers", "stack", "spills", "shared", "barriers", "warps", "bound by");
+    for (size_t i = 0; i < list.n; i++) {
+        const struct qg_resource *r = &list.at[i];
+        char name[sizeof r->file + sizeof r->kernel];
+        snprintf(name, sizeof name, "%s %s", r->file, r->kernel);
+        printf("%-8s %-50s %9u %5u %6u %6u %8u %2u/%-2u  %s\n", r->target, name, r->registers,
+               r->stack, r->spill_stores + r->spill_loads, r->shared, r->barriers, r->warps,
+               r->most_warps, r->limit);
+    }
+    free(list.at);
+}
+
 /* --- the command ----------------------------------------------------------------------------- */
 
 static const struct section {
@@ -426,7 +484,7 @@ static const struct section {
 } sections[] = {
     {"schemes", schemes_text, schemes_json}, {"layers", layers_text, layers_json},
     {"kernels", kernels_text, kernels_json}, {"backends", backends_text, backends_json},
-    {"fills", fills_text, fills_json},
+    {"fills", fills_text, fills_json},       {"resources", resources_text, resources_json},
 };
 
 enum { SECTIONS = sizeof sections / sizeof sections[0] };
@@ -490,7 +548,8 @@ static int run(int argc, char **argv)
         if (first == SECTIONS)
             return qg_usage_error(
                 &qg_command_list,
-                "there is no list '%s'; there are: schemes, layers, kernels, backends, fills",
+                "there is no list '%s'; there are: schemes, layers, kernels, backends, fills, "
+                "resources",
                 argv[optind]);
         last = first;
     }
@@ -499,9 +558,10 @@ static int run(int argc, char **argv)
 
 const struct qg_command qg_command_list = {
     .name = "list",
-    .summary = "schemes, layers, kernels, backends and fills",
+    .summary = "schemes, layers, kernels, backends, fills, resources",
     .help =
-        "usage: qgauge list [schemes|layers|kernels|backends|fills] [-v] [--format text|json]\n"
+        "usage: qgauge list [schemes|layers|kernels|backends|fills|resources] [-v] [--format "
+        "text|json]\n"
         "\n"
         "  schemes   what qgauge can quantize, and how; -v adds operations, planes, parameters,\n"
         "            what NaN and inf become, and where the formulas come from\n"
@@ -511,6 +571,12 @@ const struct qg_command qg_command_list = {
         "            within the proved rounding bound\n"
         "  backends  where kernels run, and why one does not run here\n"
         "  fills     named test data of qgauge run\n"
+        "  resources registers, stack, spills (bytes of a thread), shared memory and barriers (of "
+        "a\n"
+        "            block) of every CUDA kernel and target, as nvcc's assembler reported them, "
+        "and "
+        "how\n"
+        "            many warps of a multiprocessor's fit at a time\n"
         "\n"
         "Without a word: all of them. Shapes of planes are in N (rows of a weight), M (rows of an\n"
         "activation), V (rows of an embedding table), K (columns) and g (the group, the last one\n"

@@ -19,6 +19,7 @@
 #include "harness/cli/version.h"
 #include "harness/machine.h"
 #include "harness/select.h"
+#include "kernels/kernel.h"
 
 #define QG_COMMAND(word) extern const struct qg_command qg_command_##word;
 #include "harness/cli/command_list.h"
@@ -144,6 +145,7 @@ void qg_describe_program(struct qg_meta *m)
     qg_meta_set(m, "commit", QG_COMMIT);
     qg_meta_set(m, "compiler", QG_COMPILER);
     qg_meta_set(m, "flags", QG_FLAGS);
+    qg_meta_set(m, "nvcc", qg_compiler_reports()->file ? QG_NVCC : "compiled no kernel");
 }
 
 static void print_refusal(const char *sentence, void *user)

@@ -22,6 +22,7 @@
 #include "harness/gap.h"
 #include "harness/judge.h"
 #include "harness/plan.h"
+#include "harness/resources.h"
 
 extern const struct qg_command qg_command_run;
 
@@ -374,6 +375,21 @@ static enum qg_status run_atlas(struct execution *s, struct qg_error *err)
     return status == QG_OK ? atlas_of_fill(s, "ties", err) : status;
 }
 
+/* --- resources of CUDA kernels --------------------------------------------------------------- */
+
+/* Those that the program was built with; the journal of an earlier run holds the first of them. */
+static enum qg_status run_resources(struct execution *s, struct qg_error *err)
+{
+    struct qg_resources list = {NULL, 0};
+    const char *why;
+    enum qg_status status = qg_resources_built(&list, &why, err);
+    for (size_t i = qg_result_count(s->writer, QG_TABLE_RESOURCES); status == QG_OK && i < list.n;
+         i++)
+        status = qg_result_append_row(s->writer, QG_TABLE_RESOURCES, &list.at[i], err);
+    free(list.at);
+    return status;
+}
+
 /* --- before and after ------------------------------------------------------------------------ */
 
 static void set_meta(const struct execution *s, struct qg_meta *m)
@@ -539,7 +555,7 @@ static int execute(struct execution *s, struct qg_error *err)
     s->bar = qg_bar_wanted();
     if (run_cases(s, &signo, err) != QG_OK ||
         (s->plan.gap && !signo && run_gaps(s, err) != QG_OK) ||
-        (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK))
+        (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK) || run_resources(s, err) != QG_OK)
         return keep_journal(s, err);
     if (signo && s->done == 0) {
         qg_result_abandon(&s->writer);

@@ -17,6 +17,8 @@ extern "C" {
 
 #include "schemes/scheme.h"
 
+enum { QG_BLOCK = 256 }; /* threads of a block, in every launch */
+
 /* What device is there, or why none is. Asked in a process of its own: one that has initialised
  * CUDA cannot share it with the children that kernels are judged in. */
 bool qg_cuda_probe(char *text, size_t size);

@@ -22,7 +22,7 @@ extern "C" {
 #include "kernels/kernel.h"
 }
 
-enum { QG_PIECE = 8, QG_WARP = 32, QG_BLOCK = 256 };
+enum { QG_PIECE = 8, QG_WARP = 32 }; // QG_BLOCK is in backend.h
 
 /* Every launch and copy goes here. It can be captured into a graph, which the legacy stream cannot.
  */
