@@ -43,8 +43,8 @@ const char *qg_pace_name(enum qg_pace p)
 
 unsigned qg_on_parse(const char *word)
 {
-    static const char *const words[] = {"verdict", "quality",   "slower",
-                                        "bits",    "undecided", "missing"};
+    static const char *const words[] = {"verdict",   "quality", "slower",   "bits",
+                                        "undecided", "missing", "resources"};
     for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(word, words[i]) == 0)
             return 1u << i;
@@ -412,7 +412,8 @@ enum qg_status qg_comparison_make(const struct qg_result *base, const struct qg_
         for (size_t i = 0; i < c->n_pairs; i++)
             judge_time(c, &c->pair[i], margin);
         sum_up(c);
-        ok = smallest_visible(c) && qg_comparison_models(c, err) == QG_OK;
+        ok = smallest_visible(c) && qg_comparison_models(c, err) == QG_OK &&
+             qg_comparison_resources(c, err) == QG_OK;
     }
     free(b);
     free(h);
@@ -433,6 +434,7 @@ void qg_comparison_free(struct qg_comparison **c)
     free((*c)->group);
     free((*c)->modelled);
     free((*c)->foretold);
+    free((*c)->resource);
     free(*c);
     *c = NULL;
 }
@@ -460,8 +462,11 @@ const char *qg_comparison_void(const struct qg_comparison *c)
         c->n_modelled - c->drift[QG_DRIFT_NONE] - c->modelled_only_base - c->modelled_only_head;
     if (modelled || c->n_foretold - c->foretold_only_base - c->foretold_only_head)
         return NULL;
-    if (c->total.only_base + c->total.only_head == c->n_pairs)
+    bool resources = c->n_resources > c->burden[QG_BURDEN_NONE];
+    if (c->total.only_base + c->total.only_head == c->n_pairs && (c->n_pairs || !resources))
         return "the files have no case in common";
+    if (resources && !c->total.shift[QG_SHIFT_INPUT])
+        return NULL;
     for (size_t i = 0; i < c->n_pairs; i++)
         if (says_something(&c->pair[i]))
             return NULL;
@@ -473,7 +478,7 @@ size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on)
     size_t n = 0;
     for (size_t i = 0; i < c->n_pairs; i++)
         n += qg_pair_regressed(&c->pair[i], on);
-    n += qg_model_regressions(c, on);
+    n += qg_model_regressions(c, on) + qg_resource_regressions(c, on);
     // agreement about nothing is no agreement
     return n == 0 && qg_comparison_void(c) ? 1 : n;
 }

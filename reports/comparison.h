@@ -40,9 +40,10 @@ enum {
     QG_ON_SLOWER = 4,
     QG_ON_BITS = 8, /* other bits, whatever the quality */
     QG_ON_UNDECIDED = 16,
-    QG_ON_MISSING = 32, /* cases of BASE that HEAD does not have */
+    QG_ON_MISSING = 32,   /* cases of BASE that HEAD does not have */
+    QG_ON_RESOURCES = 64, /* a CUDA kernel spills more, or fewer of its warps fit */
 };
-#define QG_ON_DEFAULT (QG_ON_VERDICT | QG_ON_QUALITY | QG_ON_SLOWER)
+#define QG_ON_DEFAULT (QG_ON_VERDICT | QG_ON_QUALITY | QG_ON_SLOWER | QG_ON_RESOURCES)
 
 struct qg_pair {
     const struct qg_record *base, *head; /* NULL: the case is only in the other file */
@@ -98,6 +99,22 @@ struct qg_foretold_pair {
     bool changed;
 };
 
+/* What became of what a CUDA kernel takes of a multiprocessor. */
+enum qg_burden {
+    QG_BURDEN_NONE, /* the kernel is in one file only, for that target */
+    QG_BURDEN_SAME,
+    QG_BURDEN_OTHER,   /* other numbers, but no other spills and as many warps */
+    QG_BURDEN_LIGHTER, /* fewer bytes spilled, or more warps fit */
+    QG_BURDEN_HEAVIER, /* more bytes spilled, or fewer warps fit */
+    QG_BURDEN_COUNT
+};
+
+/* Rows of /resources of the same file, kernel and target. */
+struct qg_resource_pair {
+    const struct qg_resource *base, *head;
+    enum qg_burden burden;
+};
+
 struct qg_comparison {
     const struct qg_result *base, *head;    /* borrowed */
     struct qg_fact fact[2 * QG_META_ITEMS]; /* but for those that only name the run, as commit */
@@ -115,6 +132,8 @@ struct qg_comparison {
     struct qg_foretold_pair *foretold;
     size_t n_modelled, drift[QG_DRIFT_COUNT], modelled_only_base, modelled_only_head;
     size_t n_foretold, foretold_changed, foretold_only_base, foretold_only_head;
+    struct qg_resource_pair *resource;
+    size_t n_resources, burden[QG_BURDEN_COUNT], resources_only_base, resources_only_head;
 };
 
 /* Compares. `margin` (0.05: five percent) is the least change of time that is ever called one. The
@@ -125,13 +144,24 @@ QG_MUST_CHECK enum qg_status qg_comparison_make(const struct qg_result *base,
 void qg_comparison_free(struct qg_comparison **c);
 
 /* Why the files say nothing about each other, or NULL when at least one case was compared (it is in
- * both files with the same input, and ran in one of them) or one row of /lm or /proxy. */
+ * both files with the same input, and ran in one of them) or one row of /lm or /proxy; nor where
+ * the cases of both are the same, none of them ran, and one row of /resources was compared. */
 const char *qg_comparison_void(const struct qg_comparison *c);
 
 /* How many cases and rows are regressions of the kinds in `on`; one at least when nothing was
  * compared. */
 size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on);
 bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
+
+/* comparison_rows.c: hands over the rows of a table in pairs, those that `order` calls equal, and
+ * with NULL those of one file only; sorted. False: no memory. */
+typedef int qg_row_order(const void *a, const void *b);
+bool qg_match_rows(struct qg_comparison *c, enum qg_table_id t, qg_row_order *order,
+                   void (*add)(struct qg_comparison *c, const void *base, const void *head));
+
+/* comparison_rows.c: the rows of /resources. */
+QG_MUST_CHECK enum qg_status qg_comparison_resources(struct qg_comparison *c, struct qg_error *err);
+size_t qg_resource_regressions(const struct qg_comparison *c, unsigned on);
 
 /* comparison_lm.c: the rows of /lm and /proxy. */
 QG_MUST_CHECK enum qg_status qg_comparison_models(struct qg_comparison *c, struct qg_error *err);
@@ -151,6 +181,7 @@ unsigned qg_on_parse(const char *word);
 
 /* "same bits", "slower", ... */
 const char *qg_drift_name(enum qg_drift d); /* "same numbers", "worse", ... */
+const char *qg_burden_name(enum qg_burden b);
 const char *qg_shift_name(enum qg_shift s);
 const char *qg_pace_name(enum qg_pace p);
 

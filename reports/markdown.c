@@ -140,20 +140,44 @@ static void put_models(FILE *out, const struct qg_comparison *c)
         putc('\n', out);
 }
 
+static void put_resources(FILE *out, const struct qg_comparison *c)
+{
+    if (!c->n_resources)
+        return;
+    qg_put_resources(out, c);
+    putc('\n', out);
+    for (size_t i = 0; i < c->n_resources; i++) {
+        const struct qg_resource_pair *p = &c->resource[i];
+        if (p->burden < QG_BURDEN_LIGHTER)
+            continue;
+        fputs("- ", out);
+        put_safe(out, p->head->file);
+        putc(' ', out);
+        put_safe(out, p->head->kernel);
+        fputs(" for ", out);
+        put_safe(out, p->head->target);
+        fputs(": ", out);
+        qg_put_burden(out, p, "→", put_safe);
+        putc('\n', out);
+    }
+    if (c->burden[QG_BURDEN_LIGHTER] + c->burden[QG_BURDEN_HEAVIER])
+        putc('\n', out);
+}
+
 void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out)
 {
     const struct qg_pair_group *t = &c->total;
     size_t common = c->n_pairs - t->only_base - t->only_head, quiet = count_quiet(c);
-    size_t n = qg_comparison_regressions(c, on), rows = qg_model_regressions(c, on);
+    size_t n = qg_comparison_regressions(c, on),
+           rows = qg_model_regressions(c, on) + qg_resource_regressions(c, on);
     const char *nothing = qg_comparison_void(c);
     if (nothing)
         fprintf(out, "### qgauge: nothing was compared: %s\n\n", nothing);
-    else if (n)
-        fprintf(out,
-                rows ? "### qgauge: regression in %zu of %zu cases, %zu of language models\n\n"
-                     : "### qgauge: regression in %zu of %zu cases\n\n",
-                n - rows, c->n_pairs, rows);
-    else if (qg_cases_planned(c->head) > c->head->n_cases)
+    else if (n) {
+        fprintf(out, "### qgauge: regression in %zu of %zu cases", n - rows, c->n_pairs);
+        qg_put_regressions(out, c, on);
+        fputs("\n\n", out);
+    } else if (qg_cases_planned(c->head) > c->head->n_cases)
         fputs("### qgauge: no regression so far: HEAD is incomplete\n\n", out);
     else
         fputs("### qgauge: no regression\n\n", out);
@@ -170,6 +194,7 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
     if (quiet < c->n_groups)
         put_groups(out, c, false);
     put_models(out, c);
+    put_resources(out, c);
     size_t bad = nothing ? 0 : n - rows;
     if (bad) {
         fprintf(out, "<details><summary>%zu regressed case%s</summary>\n\n", bad,

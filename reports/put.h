@@ -10,6 +10,7 @@
 
 struct qg_comparison;
 struct qg_record;
+struct qg_resource_pair;
 
 /* A place for one formatted number. */
 struct qg_text {
@@ -32,9 +33,22 @@ struct qg_text qg_text_rate(double x, const char *unit);
  * escapes it in its own way. */
 void qg_put_repro(FILE *out, const struct qg_record *r, void (*put)(FILE *out, const char *s));
 
+/* ", 1 only in BASE, 0 only in HEAD", or nothing when all rows are in both. */
+void qg_put_missing(FILE *out, size_t only_base, size_t only_head);
+
 /* What became of rows of /lm and /proxy, counted, in one line each that ends in a newline. */
 void qg_put_models(FILE *out, const struct qg_comparison *c);
 void qg_put_predictions(FILE *out, const struct qg_comparison *c);
+
+/* What became of rows of /resources, counted, in a line; and of one row that is in both files:
+ * "heavier; registers 30 -> 40, ..., bound by registers", with texts of the file written by `put`.
+ */
+void qg_put_resources(FILE *out, const struct qg_comparison *c);
+void qg_put_burden(FILE *out, const struct qg_resource_pair *p, const char *arrow,
+                   void (*put)(FILE *out, const char *s));
+
+/* Of regressions that are none of cases: ", 2 of language models, 1 of CUDA kernels' resources". */
+void qg_put_regressions(FILE *out, const struct qg_comparison *c, unsigned on);
 
 /* "int4.convert.c": the part of a case that names the kernel. */
 void qg_kernel_of(const struct qg_record *r, char *text, size_t size);

@@ -256,6 +256,33 @@ static void put_foretold(FILE *out, const struct qg_comparison *c, bool verbose)
         fprintf(out, "  and %zu more (-v)\n", loud - shown);
 }
 
+/* Kernels whose burden is another or that are missing, the heavier first; `verbose`: all of them.
+ */
+static void put_resources(FILE *out, const struct qg_comparison *c, bool verbose)
+{
+    size_t shown = 0, most = verbose ? c->n_resources : MOST_CASES;
+    size_t loud = c->n_resources - c->burden[QG_BURDEN_SAME];
+    if (!c->n_resources)
+        return;
+    qg_put_resources(out, c);
+    for (int b = QG_BURDEN_COUNT - 1; b >= QG_BURDEN_NONE; b--)
+        for (size_t i = 0; i < c->n_resources && shown < most; i++) {
+            const struct qg_resource_pair *p = &c->resource[i];
+            const struct qg_resource *any = p->head ? p->head : p->base;
+            if (p->burden != (enum qg_burden)b || (b == QG_BURDEN_SAME && !verbose))
+                continue;
+            fprintf(out, "  %s %s for %s: ", any->file, any->kernel, any->target);
+            if (p->base && p->head)
+                qg_put_burden(out, p, "->", put_plain);
+            else
+                fputs(p->head ? "only in HEAD" : "only in BASE", out);
+            putc('\n', out);
+            shown++;
+        }
+    if (shown < loud)
+        fprintf(out, "  and %zu more (-v)\n", loud - shown);
+}
+
 static void put_noise(FILE *out, const struct qg_comparison *c)
 {
     const size_t *pace = c->total.pace;
@@ -297,17 +324,17 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
     put_noise(out, c);
     put_modelled(out, c, verbose);
     put_foretold(out, c, verbose);
-    size_t rows = qg_model_regressions(c, on);
+    put_resources(out, c, verbose);
+    size_t rows = qg_model_regressions(c, on) + qg_resource_regressions(c, on);
     size_t n = qg_comparison_regressions(c, on);
     const char *nothing = qg_comparison_void(c);
     if (nothing)
         fprintf(out, "\nREGRESSION: nothing was compared: %s\n", nothing);
-    else if (n)
-        fprintf(out,
-                rows ? "\nREGRESSION: %zu case%s, %zu of language models\n"
-                     : "\nREGRESSION: %zu case%s\n",
-                n - rows, n - rows == 1 ? "" : "s", rows);
-    else if (qg_cases_planned(c->head) > c->head->n_cases)
+    else if (n) {
+        fprintf(out, "\nREGRESSION: %zu case%s", n - rows, n - rows == 1 ? "" : "s");
+        qg_put_regressions(out, c, on);
+        putc('\n', out);
+    } else if (qg_cases_planned(c->head) > c->head->n_cases)
         fputs("\nno regression so far: HEAD is incomplete\n", out);
     else
         fputs("\nno regression\n", out);

@@ -3,7 +3,9 @@
  * make_results OUT.h5 [CHANGE]: a result file for the tests of what reads one, as a run would write
  * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, inputs,
  * incomplete, nothing; or a file of language models alone: models, and with one thing changed
- * there, models-worse, -other, -better, -gone, -failed, -foretold.
+ * there, models-worse, -other, -better, -gone, -failed, -foretold; or with resources of CUDA
+ * kernels: resources, and with one thing changed there, resources-spill, -warps, -registers, -gone,
+ * -hostile; resources-alone is those without a case.
  */
 #include <math.h>
 #include <stdio.h>
@@ -204,6 +206,31 @@ static void append_models(struct qg_result_writer *w)
     }
 }
 
+/* What three kernels take, for two targets. */
+static void append_resources(struct qg_result_writer *w)
+{
+    static const char *const kernels[] = {"quantize_units<prepare>", "quantize_units<storing>",
+                                          "each_piece<restoring>"};
+    for (size_t i = 0; i < 6; i++) {
+        struct qg_error err;
+        struct qg_resource r = {.registers = 80, .barriers = 1, .block = 256, .shared = 64};
+        bool changed = i == 1;
+        if (changed && is_change("resources-gone"))
+            continue;
+        snprintf(r.file, sizeof r.file, "int4");
+        snprintf(r.kernel, sizeof r.kernel, "%s",
+                 changed && is_change("resources-hostile") ? "<script>\033[2J|*" : kernels[i / 2]);
+        snprintf(r.target, sizeof r.target, "%s", i % 2 ? "sm_90a" : "sm_80");
+        snprintf(r.limit, sizeof r.limit, "registers");
+        r.warps = 24, r.most_warps = 64;
+        r.stack = r.spill_stores = r.spill_loads = changed && is_change("resources-spill") ? 8 : 0;
+        r.registers += changed && is_change("resources-registers");
+        if (changed && is_change("resources-warps"))
+            r.registers = 90, r.warps = 16;
+        check(qg_result_append_row(w, QG_TABLE_RESOURCES, &r, &err), &err);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct qg_result_writer *w;
@@ -223,7 +250,8 @@ int main(int argc, char **argv)
     if (is_change("incomplete") || is_change("nothing")) // older files do not say
         qg_meta_set(&m, "cases_planned", is_change("incomplete") ? "300" : "280");
     check(qg_result_create(argv[1], &m, false, QG_RESULT_REPLACE, &w, &err), &err);
-    bool models = strncmp(change, "models", 6) == 0, cases = !models && !is_change("empty");
+    bool models = strncmp(change, "models", 6) == 0;
+    bool cases = !models && !is_change("empty") && !is_change("resources-alone");
     for (size_t s = 0; s < sizeof schemes / sizeof *schemes && cases; s++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
             for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {
@@ -235,6 +263,8 @@ int main(int argc, char **argv)
         append_gaps(w);
     if (models)
         append_models(w);
+    if (strncmp(change, "resources", 9) == 0)
+        append_resources(w);
     check(qg_result_close(&w, &err), &err);
     return 0;
 }

@@ -64,7 +64,7 @@ static int parse(int argc, char **argv, struct request *q)
             if (!parse_kinds(optarg, &q->on))
                 return qg_usage_error(&qg_command_compare,
                                       "--fail-on takes a list of verdict, quality, slower, bits, "
-                                      "undecided, missing");
+                                      "undecided, missing, resources");
             break;
         case 'm':
             if (!parse_margin(optarg, &q->margin))
@@ -134,13 +134,17 @@ const struct qg_command qg_command_compare = {
         "intervals of ppl, of the change of ln ppl or of KL have no point in common: files hold\n"
         "intervals, not what each document gave, so nothing is paired. Worse counts as quality.\n"
         "Predictions (/proxy) are exact: any other number is named, and counts as bits.\n"
+        "CUDA kernels (/resources: of the same file, name and target) are heavier when they spill "
+        "more\n"
+        "bytes or fewer of their warps fit on a multiprocessor: no device is needed to see that.\n"
         "\n"
         "  --format text|markdown  markdown is for a pull request\n"
         "  --fail-on LIST          what is a regression: any of verdict (a case is new or passed "
         "before,\n"
         "                          and does not now), quality (SQNR down), slower, bits (outputs\n"
-        "                          differ at all), undecided (time), missing (case not in HEAD).\n"
-        "                          Default: verdict,quality,slower\n"
+        "                          differ at all), undecided (time), missing (case not in HEAD),\n"
+        "                          resources (a CUDA kernel is heavier).\n"
+        "                          Default: verdict,quality,slower,resources\n"
         "  --margin PERCENT        least change of time that is ever called one (default 5)\n"
         "  --exit-zero             0 also after a regression\n"
         "  -v, --verbose           every kernel and every case\n"
