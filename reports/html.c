@@ -297,6 +297,61 @@ static void put_atlas(FILE *out, const struct qg_result *r)
     fputs("</table></div>\n", out);
 }
 
+/* How many of the warps of a multiprocessor fit; less than half is marked. */
+static void put_occupancy(FILE *out, const struct qg_resource *r)
+{
+    if (!r->most_warps) {
+        fputs("<td>not known</td><td></td>", out);
+        return;
+    }
+    fprintf(out, "<td%s>%u of %u, %.0f %%</td>",
+            2 * (uint64_t)r->warps < r->most_warps ? " class=\"warn\"" : "", r->warps,
+            r->most_warps, 100.0 * r->warps / r->most_warps);
+    put_text_cell(out, r->limit);
+}
+
+static void put_resource_row(FILE *out, const struct qg_resource *r)
+{
+    const bool spills = r->spill_stores || r->spill_loads;
+    fputs("<tr>", out);
+    put_cell(out, r->file);
+    put_text_cell(out, r->kernel);
+    put_text_cell(out, r->target);
+    fprintf(out, "<td>%u</td><td>%u</td><td%s>%u + %u</td><td>%u</td><td>%u</td><td>%u</td>",
+            r->registers, r->stack, spills ? " class=\"warn\"" : "", r->spill_stores,
+            r->spill_loads, r->shared, r->barriers, r->block);
+    put_occupancy(out, r);
+    fputs("</tr>\n", out);
+}
+
+static void put_resources(FILE *out, const struct qg_result *r)
+{
+    fputs("<h2 id=\"resources\">Resources of CUDA kernels</h2>\n", out);
+    if (!r->n_resources) {
+        const char *nvcc = qg_meta_get(&r->meta, "nvcc");
+        fputs("<p>None: ", out);
+        if (*nvcc) {
+            fputs("nvcc of the program that made this file: ", out);
+            put(out, nvcc);
+        } else
+            fputs("the file is of a program that did not keep them", out);
+        fputs(".</p>\n", out);
+        return;
+    }
+    fputs("<p>What a kernel takes of a multiprocessor, by the report of the assembler that made "
+          "it: registers, and bytes of stack, that a thread has; bytes that it moves for want of "
+          "registers (spilled: stored + loaded); shared memory that is known at compile time, and "
+          "barriers, of a block. From that: how many warps fit at a time, and what keeps more "
+          "out. No device was asked.</p>\n<div class=\"wide\"><table><tr><th>file</th>"
+          "<th class=\"text\">kernel</th><th class=\"text\">target</th><th>registers</th>"
+          "<th>stack</th><th>spilled</th><th>shared</th><th>barriers</th><th>threads</th>"
+          "<th>warps that fit</th><th class=\"text\">bound by</th></tr>\n",
+          out);
+    for (size_t i = 0; i < r->n_resources; i++)
+        put_resource_row(out, &r->resources[i]);
+    fputs("</table></div>\n", out);
+}
+
 static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
 {
     const struct qg_record *c = qg_digest_timed(d, row, how);
@@ -568,7 +623,7 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
 {
     static void (*const tables[QG_PLOTS])(FILE *, const struct qg_digest *) = {
         put_sqnr_table, NULL, NULL, put_time_table, put_modelled_table, put_foretold_table};
-    bool cases = d->r->n_cases || !(d->r->n_modelled || d->r->n_foretold);
+    bool cases = d->r->n_cases || d->r->n_resources || !(d->r->n_modelled || d->r->n_foretold);
     put_head(out, d->r, source);
     if (cases)
         put_verdicts(out, d->r);
@@ -580,6 +635,8 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
             fprintf(out, "<a href=\"#%s\">%s</a>", plot[i].name, plot[i].name);
     if (d->r->n_atlas)
         fputs("<a href=\"#atlas\">atlas</a>", out);
+    if (cases)
+        fputs("<a href=\"#resources\">resources</a>", out);
     fputs("<a href=\"#facts\">facts</a><a href=\"#guide\">how to read</a></nav>\n", out);
     put_lost(out, &d->row, "schemes");
     put_lost(out, &d->data, "kinds of data");
@@ -598,6 +655,8 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
             put_gap_table(out, d->r);
     }
     put_atlas(out, d->r);
+    if (cases)
+        put_resources(out, d->r);
     put_meta(out, d->r);
     fprintf(out, "%s</body>\n</html>\n", guide);
 }

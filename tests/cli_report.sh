@@ -7,6 +7,10 @@ for change in nothing fail hostile empty incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 
+for change in resources-spill resources-hostile; do
+    "$make_results" $change.h5 $change || exit 99
+done
+
 # Without gnuplot everything but the pictures is there, and the page says what is missing.
 mkdir bare
 PATH=$PWD/bare "$qgauge" report fail.h5 -o plain >out 2>err || fail 'fails without gnuplot'
@@ -29,6 +33,15 @@ grep -q "$(printf 'int8\t-\ttorch-model\tmodel\t123\tinf\tinf')" plain/gap.tsv |
 grep -q incomplete plain/index.html && fail 'a whole run is called incomplete'
 PATH=$PWD/bare "$qgauge" report incomplete.h5 -o part >/dev/null 2>&1 || fail 'an interrupted run'
 has part/index.html 'incomplete: 280 of 300 cases'
+
+# Resources of CUDA kernels, with what is bad about them marked; without any, why.
+has plain/index.html '<p>None: the file is of a program that did not keep them'
+"$qgauge" report resources-spill.h5 -o resources >/dev/null 2>&1 || fail 'resources'
+has resources/index.html 'quantize_units&lt;prepare&gt;</td><td class="text">sm_90a</td><td>80</td><td>8</td><td class="warn">8 + 8</td>'
+has resources/index.html '<td>0 + 0</td><td>64</td><td>1</td><td>256</td><td class="warn">24 of 64, 38 %</td><td class="text">registers</td>'
+"$qgauge" report resources-hostile.h5 -o stranger >/dev/null 2>&1 || fail 'a kernel of a stranger'
+has stranger/index.html '&lt;script&gt;?\[2J|\*'
+grep -q '<script' stranger/index.html && fail 'a kernel of a stranger is markup'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.
 "$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'
