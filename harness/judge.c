@@ -42,6 +42,18 @@ static enum qg_status init_record(struct qg_record *r, const struct qg_case *c,
     return qg_case_format(c, r->spelling, sizeof r->spelling, err);
 }
 
+/* The least that a call moves and computes, of tensors that need not be there. */
+static void measure_size(struct qg_record *r, const struct qg_args *a)
+{
+    r->bytes = 0;
+    for (int i = 0; i < a->n_in; i++)
+        r->bytes += (double)qg_bytes(&a->in[i]);
+    for (int i = 0; i < a->n_out; i++)
+        r->bytes += (double)qg_bytes(&a->out[i]);
+    if (a->op == QG_MATMUL)
+        r->flops = 2.0 * (double)a->m * (double)a->rows * (double)a->cols;
+}
+
 /* --- input ----------------------------------------------------------------------------------- */
 
 static double sigma_of(enum qg_operand operand)
@@ -344,22 +356,15 @@ static enum qg_status measure_quality(struct qg_judgement *j, struct qg_error *e
     }
 }
 
-static void measure_size(struct qg_judgement *j)
+static void hash_tensors(struct qg_judgement *j)
 {
     const struct qg_args *g = &j->got.args;
     struct qg_record *r = &j->record;
-    r->bytes = 0;
     r->input_hash = r->output_hash = QG_HASH_START;
-    for (int i = 0; i < g->n_in; i++) {
-        r->bytes += (double)qg_bytes(&g->in[i]);
+    for (int i = 0; i < g->n_in; i++)
         r->input_hash = qg_hash(r->input_hash, g->in[i].data, qg_bytes(&g->in[i]));
-    }
-    for (int i = 0; i < g->n_out; i++) {
-        r->bytes += (double)qg_bytes(&g->out[i]);
+    for (int i = 0; i < g->n_out; i++)
         r->output_hash = qg_hash(r->output_hash, g->out[i].data, qg_bytes(&g->out[i]));
-    }
-    if (g->op == QG_MATMUL)
-        r->flops = 2.0 * (double)g->m * (double)g->rows * (double)g->cols;
 }
 
 /* --- verdict --------------------------------------------------------------------------------- */
@@ -456,7 +461,7 @@ static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *t
     struct qg_record *r = &j->record;
     r->verdict = trial->verdict;
     snprintf(r->reason, sizeof r->reason, "%s", trial->reason);
-    measure_size(j);
+    hash_tensors(j);
     if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT)
         return QG_OK; // what its outputs hold means nothing
     judge_outputs(c, j);
@@ -478,6 +483,7 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
         ret->record.verdict = QG_SKIP;
         return QG_OK;
     }
+    measure_size(&ret->record, &a);
     if (!qg_backend_find(c->kernel->backend)
              ->probe(ret->record.reason, sizeof ret->record.reason)) {
         ret->record.verdict = QG_SKIP;

@@ -114,13 +114,19 @@ static double case_size(const struct qg_record *r)
     return (r->m ? (double)r->m : 1) * (double)r->rows * (double)r->cols;
 }
 
-const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how)
+bool qg_is_timed(const struct qg_record *r)
+{
+    return r->warm.median_s > 0 && isfinite(r->warm.median_s);
+}
+
+const struct qg_record *qg_digest_largest(const struct qg_digest *d, size_t row, size_t how,
+                                          bool (*is_wanted)(const struct qg_record *r))
 {
     const struct qg_record *best = NULL;
     for (size_t i = 0; i < d->r->n_cases; i++) {
         const struct qg_record *c = &d->r->cases[i];
-        if (d->at[i][0] == row && d->at[i][2] == how && c->warm.median_s > 0 &&
-            isfinite(c->warm.median_s) && (!best || case_size(c) > case_size(best)))
+        if (d->at[i][0] == row && d->at[i][2] == how && is_wanted(c) &&
+            (!best || case_size(c) > case_size(best)))
             best = c;
     }
     return best;

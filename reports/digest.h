@@ -38,8 +38,12 @@ void qg_digest_free(struct qg_digest **d);
 double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, size_t data,
                       size_t *ret_n);
 
-/* The largest case of a row, operation and backend that was timed warm, or NULL. */
-const struct qg_record *qg_digest_timed(const struct qg_digest *d, size_t row, size_t how);
+/* Whether it was timed warm. */
+bool qg_is_timed(const struct qg_record *r);
+
+/* The largest case of a row, operation and backend that is wanted, or NULL. */
+const struct qg_record *qg_digest_largest(const struct qg_digest *d, size_t row, size_t how,
+                                          bool (*is_wanted)(const struct qg_record *r));
 
 /* How many cases the run set out to do: more than r->n_cases when it was interrupted, and n_cases
  * when the file does not say. */

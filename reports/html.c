@@ -10,6 +10,7 @@
 #include "reports/digest.h"
 #include "reports/put.h"
 #include "reports/report.h"
+#include "reports/roofline.h"
 
 enum { MOST_BAD = 200, MOST_GAPS = 400, FEW_GAPS = 40 };
 
@@ -352,20 +353,86 @@ static void put_resources(FILE *out, const struct qg_result *r)
     fputs("</table></div>\n", out);
 }
 
+/* The scheme, operation, backend and shape of a case. */
+static void put_case_cells(FILE *out, const struct qg_digest *d, size_t row, size_t how,
+                           const struct qg_record *c)
+{
+    put_cell(out, d->row.name[row]);
+    put_text_cell(out, d->how.name[how]);
+    fputs("<td>", out);
+    if (c->m)
+        fprintf(out, "%llu×", (unsigned long long)c->m);
+    fprintf(out, "%llu×%llu</td>", (unsigned long long)c->rows, (unsigned long long)c->cols);
+}
+
+static bool has_least_time(const struct qg_record *r)
+{
+    return !isnan(qg_least_time(r, &qg_devices[0]).seconds);
+}
+
+static void put_least_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
+{
+    const struct qg_record *c = qg_digest_largest(d, row, how, has_least_time);
+    if (!c)
+        return;
+    fputs("<tr>", out);
+    put_case_cells(out, d, row, how, c);
+    put_text_cell(out, c->dtype);
+    fprintf(out, "<td>%s</td>", qg_text_rate(c->bytes, "B").s);
+    if (isnan(c->flops))
+        fputs("<td></td>", out);
+    else
+        fprintf(out, "<td>%s</td>", qg_text_rate(c->flops, "FLOP").s);
+    for (int i = 0; i < QG_DEVICES; i++) {
+        const struct qg_least_time t = qg_least_time(c, &qg_devices[i]);
+        fprintf(out, "<td>%s, %s</td>", qg_text_time(t.seconds).s,
+                t.by_memory         ? "memory"
+                : t.on_tensor_cores ? "tensor cores"
+                                    : "binary32");
+    }
+    fputs("</tr>\n", out);
+}
+
+static void put_least_times(FILE *out, const struct qg_digest *d)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < d->r->n_cases; i++)
+        n += has_least_time(&d->r->cases[i]);
+    if (!n)
+        return;
+    fputs("<details><summary>least times of CUDA kernels on their largest shape, by arithmetic"
+          "</summary>\n<p>What a device needs at least to move the case's inputs and outputs once "
+          "through its memory, or to multiply, whichever is longer: no device was asked and none "
+          "reaches it.",
+          out);
+    for (int i = 0; i < QG_DEVICES; i++) {
+        const struct qg_peaks *p = &qg_devices[i];
+        fprintf(out, " %s: %s, ", p->name, qg_text_rate(p->bytes_per_s, "B/s").s);
+        fprintf(out, "%s in BF16 and F16 on tensor cores (cublas), ",
+                qg_text_rate(p->half_per_s, "FLOP/s").s);
+        fprintf(out, "%s in binary32.", qg_text_rate(p->f32_per_s, "FLOP/s").s);
+    }
+    fputs("</p>\n<div class=\"wide\"><table><tr><th>scheme</th>"
+          "<th class=\"text\">operation, backend</th><th>shape</th><th class=\"text\">dtype</th>"
+          "<th>moves</th><th>work</th>",
+          out);
+    for (int i = 0; i < QG_DEVICES; i++)
+        fprintf(out, "<th>%s, bound by</th>", qg_devices[i].name);
+    fputs("</tr>\n", out);
+    for (size_t row = 0; row < d->row.n; row++)
+        for (size_t how = 0; how < d->how.n; how++)
+            put_least_row(out, d, row, how);
+    fputs("</table></div></details>\n", out);
+}
+
 static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
 {
-    const struct qg_record *c = qg_digest_timed(d, row, how);
+    const struct qg_record *c = qg_digest_largest(d, row, how, qg_is_timed);
     if (!c)
         return;
     const struct qg_timing *t = &c->warm;
     fputs("<tr>", out);
-    put_cell(out, d->row.name[row]);
-    fputs("<td class=\"text\">", out);
-    put(out, d->how.name[how]);
-    fputs("</td><td>", out);
-    if (c->m)
-        fprintf(out, "%llu×", (unsigned long long)c->m);
-    fprintf(out, "%llu×%llu</td>", (unsigned long long)c->rows, (unsigned long long)c->cols);
+    put_case_cells(out, d, row, how, c);
     fprintf(out, "<td>%s</td><td>%s … %s</td>", qg_text_time(t->median_s).s,
             qg_text_time(t->low_s).s, qg_text_time(t->high_s).s);
     fprintf(out, "<td>%u</td><td>%s</td>", t->samples, qg_text_time(c->cold.median_s).s);
@@ -377,7 +444,7 @@ static bool is_timed(const struct qg_digest *d)
 {
     for (size_t row = 0; row < d->row.n; row++)
         for (size_t how = 0; how < d->how.n; how++)
-            if (qg_digest_timed(d, row, how))
+            if (qg_digest_largest(d, row, how, qg_is_timed))
                 return true;
     return false;
 }
@@ -655,8 +722,10 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
             put_gap_table(out, d->r);
     }
     put_atlas(out, d->r);
-    if (cases)
+    if (cases) {
         put_resources(out, d->r);
+        put_least_times(out, d);
+    }
     put_meta(out, d->r);
     fprintf(out, "%s</body>\n</html>\n", guide);
 }

@@ -165,8 +165,9 @@ static size_t time_data(const struct qg_digest *d, FILE *out)
         for (size_t row = 0; row < d->row.n; row++) {
             size_t before = lines;
             for (size_t how = 0; how < d->how.n; how++) {
-                const struct qg_record *c =
-                    starts_with_op(d->how.name[how], ops[o]) ? qg_digest_timed(d, row, how) : NULL;
+                const struct qg_record *c = starts_with_op(d->how.name[how], ops[o])
+                                                ? qg_digest_largest(d, row, how, qg_is_timed)
+                                                : NULL;
                 if (!c || strcmp(c->operand, "weight") != 0)
                     continue;
                 put_time(out, y, d->row.name[row], c);

@@ -7,7 +7,7 @@ for change in nothing fail hostile empty incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 
-for change in resources-spill resources-hostile; do
+for change in resources-spill resources-hostile device; do
     "$make_results" $change.h5 $change || exit 99
 done
 
@@ -42,6 +42,17 @@ has resources/index.html '<td>0 + 0</td><td>64</td><td>1</td><td>256</td><td cla
 "$qgauge" report resources-hostile.h5 -o stranger >/dev/null 2>&1 || fail 'a kernel of a stranger'
 has stranger/index.html '&lt;script&gt;?\[2J|\*'
 grep -q '<script' stranger/index.html && fail 'a kernel of a stranger is markup'
+
+# Least times: 655360 bytes and 33554432 flops, of cublas 64 times as many.
+grep -q 'least times of CUDA' plain/index.html && fail 'least times without a device'
+"$qgauge" report device.h5 -o device >/dev/null 2>&1 || fail 'least times'
+has device/index.html 'H100: 3.35 TB/s, 989 TFLOP/s in BF16 and F16 on tensor cores (cublas), 66.9 TFLOP/s in binary32'
+least() { # least HOW TIMES
+    has device/index.html "<td class=\"text\">$1</td><td>.*512×512</td><td class=\"text\">BF16</td><td>655 kB</td><td>.*</td>$2</tr>"
+}
+least 'convert cuda' '<td>196 ns, memory</td><td>137 ns, memory</td><td>81.9 ns, memory</td>'
+least 'matmul cuda' '<td>502 ns, binary32</td><td>502 ns, binary32</td><td>419 ns, binary32</td>'
+least 'matmul cublas' '<td>2.17 µs, tensor cores</td><td>2.17 µs, tensor cores</td><td>954 ns, tensor cores</td>'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.
 "$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'

@@ -5,7 +5,8 @@
  * incomplete, nothing; or a file of language models alone: models, and with one thing changed
  * there, models-worse, -other, -better, -gone, -failed, -foretold; or with resources of CUDA
  * kernels: resources, and with one thing changed there, resources-spill, -warps, -registers, -gone,
- * -hostile; resources-alone is those without a case.
+ * -hostile; resources-alone is those without a case; device: with three cases of a
+ * device.
  */
 #include <math.h>
 #include <stdio.h>
@@ -91,6 +92,8 @@ static void describe(struct qg_record *r, size_t s, size_t o, const char *backen
     r->output_hash = f + 100 * s + 10000 * o;
     r->bytes = 512 * 512 * 2.5;
     r->flops = r->m ? 2.0 * 64 * 512 * 512 : 0;
+    if (strcmp(backend, "cublas") == 0)
+        r->flops *= 64;
     if (strcmp(fills[f], "zeros") == 0) {
         r->verdict = QG_MISTRUSTED;
         snprintf(r->reason, sizeof r->reason, "all outputs are zero");
@@ -261,6 +264,16 @@ int main(int argc, char **argv)
             }
     if (cases)
         append_gaps(w);
+    if (is_change("device")) {
+        append_case(w, 0, 1, "cuda", 0);
+        append_case(w, 0, 3, "cuda", 0);
+        append_case(w, 0, 3, "cublas", 0);
+    }
+    if (is_change("device")) {
+        append_case(w, 0, 1, "cuda", 0);
+        append_case(w, 0, 3, "cuda", 0);
+        append_case(w, 0, 3, "cublas", 0);
+    }
     if (models)
         append_models(w);
     if (strncmp(change, "resources", 9) == 0)
