@@ -6,12 +6,13 @@
 // next one, and a thread that waits keeps it. So a kernel without barriers needs one fiber.
 #undef _FORTIFY_SOURCE // its longjmp knows one stack only
 #include <setjmp.h>
+#include <stdarg.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
 #include "tests/simt/inside.h"
 
-#define STACK_BYTES (64 * 1024)
+#define STACK_BYTES (128 * 1024)
 #define GUARD_BYTES 4096
 #define WARPS       (SIMT_THREADS / 32)
 
@@ -40,7 +41,11 @@ struct thread {
     unsigned mask;
     int lane, width;
     uint64_t value;
+    struct simt_thread_shadow shadow;
 };
+
+bool simt_running;
+struct simt_thread_shadow *simt_shadow;
 
 static struct thread threads[SIMT_THREADS];
 static struct fiber fibers[SIMT_THREADS], *idle[SIMT_THREADS];
@@ -51,7 +56,8 @@ static unsigned first_ready, n_ready;
 static int n_in_barrier, n_returned, current;
 
 static jmp_buf out; // of the kernel
-static bool running, abandoned;
+static bool abandoned;
+static uint32_t block_number;
 static void (*run_thread)(void *);
 static void *run_context;
 
@@ -121,14 +127,20 @@ static int next_ready(void)
 
 static void fiber_main(void);
 
+static void set_current(int t)
+{
+    current = t;
+    threadIdx = threads[t].index;
+    simt_shadow = &threads[t].shadow;
+}
+
 // Runs thread t, which is not on the caller's fiber, in the caller's place.
 [[noreturn]] static void go_to(int t)
 {
     if (t < 0)
         _longjmp(out, 1);
     struct thread *x = &threads[t];
-    current = t;
-    threadIdx = x->index;
+    set_current(t);
     if (!x->fiber)
         x->fiber = fiber_get();
     if (x->fiber->made)
@@ -152,10 +164,18 @@ static void wait_until_ready(void)
 
 static void thread_returned(void);
 
+static void begin_shadow(void)
+{
+    *simt_shadow = {};
+    simt_shadow->lane = (uint32_t)current % 32;
+    simt_shadow->clock[simt_shadow->lane] = 1;
+}
+
 // The current thread has not begun and has this fiber.
 static void fiber_main(void)
 {
     for (;;) {
+        begin_shadow();
         run_thread(run_context);
         struct fiber *f = threads[current].fiber;
         threads[current].fiber = NULL;
@@ -163,8 +183,7 @@ static void fiber_main(void)
         int next = next_ready();
         if (next >= 0 && !threads[next].fiber) {
             threads[next].fiber = f;
-            current = next;
-            threadIdx = threads[next].index;
+            set_current(next);
             continue;
         }
         idle[n_idle++] = f;
@@ -173,9 +192,27 @@ static void fiber_main(void)
     }
 }
 
+bool simt_is_stack(const void *p)
+{
+    for (int i = 0; i < n_fibers; i++)
+        if ((size_t)((const unsigned char *)p - fibers[i].stack) < STACK_BYTES)
+            return true;
+    return false;
+}
+
+bool simt_is_own_stack(const void *p)
+{
+    return (size_t)((const unsigned char *)p - threads[current].fiber->stack) < STACK_BYTES;
+}
+
+struct simt_who simt_who_runs(void)
+{
+    return {block_number, (uint32_t)current};
+}
+
 void simt_abandon(cudaError_t e)
 {
-    if (!running)
+    if (!simt_running)
         abort();
     simt_break(e);
     abandoned = true;
@@ -193,9 +230,32 @@ static void barrier_try(void)
     barrier_result = barrier_count << 32 | (uint64_t)n_in_barrier;
     barrier_count = 0;
     n_in_barrier = 0;
-    for (int t = 0; t < n_threads; t++)
-        if (threads[t].state == IN_BARRIER)
-            make_ready(t);
+    for (int t = 0; t < n_threads; t++) {
+        if (threads[t].state != IN_BARRIER)
+            continue;
+        threads[t].shadow.epoch++;
+        threads[t].shadow.segment = 0;
+        make_ready(t);
+    }
+}
+
+// All threads of a block come to one place.
+static void barrier_check(const struct thread *x)
+{
+    for (const struct thread *o = threads; o < threads + n_threads; o++) {
+        if (o == x || o->state != IN_BARRIER)
+            continue;
+        if (!simt_same_place(o->pc, x->pc)) {
+            char there[512];
+            simt_describe_place(o->pc, there, sizeof there);
+            simt_found(x->pc,
+                       "barrier in divergent code: __syncthreads() here, but thread %d waits "
+                       "in one %s",
+                       (int)(o - threads), there);
+            simt_abandon(cudaErrorLaunchFailure);
+        }
+        return; // the others that wait agree with it
+    }
 }
 
 // How many threads came with p, and how many came.
@@ -204,6 +264,7 @@ static uint64_t barrier(bool p, const void *pc)
     struct thread *x = &threads[current];
     x->state = IN_BARRIER;
     x->pc = pc;
+    barrier_check(x);
     n_in_barrier++;
     barrier_count += p;
     barrier_try();
@@ -233,6 +294,31 @@ int __syncthreads_and(int p)
 }
 
 // --- the warp -----------------------------------------------------------------------------------
+
+static const char *op_name(enum simt_op op)
+{
+    static const char *const names[] = {
+        "__syncwarp",        "__shfl_sync",       "__shfl_up_sync",    "__shfl_down_sync",
+        "__shfl_xor_sync",   "__ballot_sync",     "__any_sync",        "__all_sync",
+        "__match_any_sync",  "__match_all_sync",  "__reduce_add_sync", "__reduce_min_sync",
+        "__reduce_min_sync", "__reduce_max_sync", "__reduce_max_sync", "__reduce_and_sync",
+        "__reduce_or_sync",  "__reduce_xor_sync"};
+    return names[op];
+}
+
+// A finding of the thread x, which need not be the one that runs.
+[[noreturn]] __attribute__((format(printf, 2, 3))) static void warp_found(const struct thread *x,
+                                                                          const char *format, ...)
+{
+    char what[1000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    set_current((int)(x - threads));
+    simt_found(x->pc, "%s", what);
+    simt_abandon(cudaErrorLaunchFailure);
+}
 
 // From which lane a shuffle reads, as PTX's shfl.sync computes it.
 static int source_lane(const struct thread *x, int lane)
@@ -287,6 +373,15 @@ static unsigned matches(const struct thread *warp, unsigned mask, int lane)
     return r;
 }
 
+static uint64_t shuffled(const struct thread *warp, unsigned mask, int lane)
+{
+    int from = source_lane(&warp[lane], lane);
+    if (!(mask >> from & 1))
+        warp_found(&warp[lane], "%s reads lane %d, which is not in mask 0x%08x",
+                   op_name(warp[lane].op), from, mask);
+    return warp[from].value;
+}
+
 // What every lane of mask gets, all of them having come.
 static void warp_results(struct thread *warp, unsigned mask)
 {
@@ -300,7 +395,7 @@ static void warp_results(struct thread *warp, unsigned mask)
         if (!(mask >> i & 1))
             continue;
         if (op >= SIMT_SHUFFLE && op <= SIMT_SHUFFLE_XOR)
-            r[i] = warp[source_lane(&warp[i], i)].value;
+            r[i] = shuffled(warp, mask, i);
         else if (op == SIMT_BALLOT)
             r[0] |= warp[i].value << i;
         else if (op == SIMT_MATCH_ANY)
@@ -315,12 +410,52 @@ static void warp_results(struct thread *warp, unsigned mask)
             warp[i].value = op == SIMT_BALLOT ? r[0] : r[i];
 }
 
+// What is wrong with an operation when a lane comes to it.
+static void warp_check(const struct thread *warp, const struct thread *x)
+{
+    int me = (int)(x - warp), first = (int)(warp - threads);
+    const char *name = op_name(x->op);
+    if (!(x->mask >> me & 1))
+        warp_found(x, "%s with mask 0x%08x, which lacks the calling lane %d", name, x->mask, me);
+    if (x->width < 1 || x->width > 32 || x->width & (x->width - 1))
+        warp_found(x, "%s of width %d, which is no power of two up to 32", name, x->width);
+    for (int i = 0; i < 32; i++) {
+        const struct thread *o = &warp[i];
+        if (!(x->mask >> i & 1) || i == me)
+            continue;
+        if (first + i >= n_threads || o->state == RETURNED)
+            warp_found(x, "%s with mask 0x%08x, which names lane %d that %s", name, x->mask, i,
+                       first + i >= n_threads ? "the block does not have" : "has returned");
+        if (o->state == IN_WARP && o->mask >> me & 1 && (o->mask != x->mask || o->op != x->op))
+            warp_found(x, "%s with mask 0x%08x, but lane %d waits in %s with mask 0x%08x", name,
+                       x->mask, i, op_name(o->op), o->mask);
+    }
+}
+
+// __syncwarp: each lane has seen what every other did.
+static void warp_order(struct thread *warp, unsigned mask)
+{
+    uint32_t joined[32] = {0};
+    for (int i = 0; i < 32; i++)
+        for (int k = 0; mask >> i & 1 && k < 32; k++)
+            joined[k] = max(joined[k], warp[i].shadow.clock[k]);
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1))
+            continue;
+        memcpy(warp[i].shadow.clock, joined, sizeof joined);
+        warp[i].shadow.clock[i]++;
+        warp[i].shadow.segment = 0;
+    }
+}
+
 static void warp_try(struct thread *warp, unsigned mask)
 {
     for (int i = 0; i < 32; i++)
         if (mask >> i & 1 && (warp[i].state != IN_WARP || warp[i].mask != mask))
             return;
     warp_results(warp, mask);
+    if (warp[__builtin_ctz(mask)].op == SIMT_SYNC)
+        warp_order(warp, mask);
     for (int i = 0; i < 32; i++)
         if (mask >> i & 1)
             make_ready((int)(warp - threads) + i);
@@ -337,6 +472,7 @@ static uint64_t warp_meet(enum simt_op op, unsigned mask, uint64_t value, int la
     x->lane = lane;
     x->width = width;
     x->value = value;
+    warp_check(&threads[current & ~31], x);
     warp_try(&threads[current & ~31], mask);
     wait_until_ready();
     return x->value;
@@ -363,21 +499,50 @@ unsigned __activemask(void)
 
 static void thread_returned(void)
 {
+    const struct thread *warp = &threads[current & ~31];
+    int me = current & 31;
     threads[current].state = RETURNED;
     n_returned++;
+    for (int i = 0; i < 32; i++)
+        if (warp[i].state == IN_WARP && warp[i].mask >> me & 1)
+            warp_found(&warp[i], "%s with mask 0x%08x, which names lane %d that has returned",
+                       op_name(warp[i].op), warp[i].mask, me);
     barrier_try();
 }
 
 // --- the grid -----------------------------------------------------------------------------------
 
-static void say_who_waits(void)
+// How many wait where x does, none before x; 0 when x is not the first of them.
+static int wait_like(const struct thread *x)
 {
-    for (int t = 0; t < n_threads; t++)
-        if (threads[t].state == IN_BARRIER || threads[t].state == IN_WARP) {
-            current = t;
-            simt_found(threads[t].pc, "it waits here for ever");
-            simt_abandon(cudaErrorLaunchFailure);
-        }
+    int n = 0;
+    for (const struct thread *o = threads; o < threads + n_threads; o++) {
+        if (o->state != x->state || o->pc != x->pc)
+            continue;
+        if (o < x)
+            return 0;
+        n++;
+    }
+    return n;
+}
+
+// No thread can go on: says who waits where.
+static void say_deadlock(void)
+{
+    char who[900] = "", there[256];
+    size_t at = 0;
+    const struct thread *first = NULL;
+    for (const struct thread *x = threads; x < threads + n_threads && at < sizeof who; x++) {
+        int n = x->state == RETURNED ? 0 : wait_like(x);
+        if (!n)
+            continue;
+        first = first ? first : x;
+        simt_describe_place(x->pc, there, sizeof there);
+        at += (size_t)snprintf(who + at, sizeof who - at, "%s%d thread%s from %d on in %s %s",
+                               at ? ", " : "", n, n > 1 ? "s" : "", (int)(x - threads),
+                               x->state == IN_WARP ? op_name(x->op) : "__syncthreads", there);
+    }
+    warp_found(first, "deadlock: %s", who);
 }
 
 static void run_block(uint64_t block)
@@ -385,6 +550,8 @@ static void run_block(uint64_t block)
     blockIdx.x = (unsigned)(block % gridDim.x);
     blockIdx.y = (unsigned)(block / gridDim.x % gridDim.y);
     blockIdx.z = (unsigned)(block / gridDim.x / gridDim.y);
+    block_number = (uint32_t)block;
+    simt_shadow_block();
     n_in_barrier = n_returned = 0;
     first_ready = n_ready = 0;
     barrier_count = 0;
@@ -392,8 +559,8 @@ static void run_block(uint64_t block)
         make_ready(t);
     if (_setjmp(out) == 0)
         go_to(next_ready());
-    else if (!abandoned && n_returned < n_threads && _setjmp(out) == 0)
-        say_who_waits();
+    else if (!abandoned && n_returned < n_threads && _setjmp(out) == 0) // out for warp_found
+        say_deadlock();
 }
 
 static void index_threads(void)
@@ -434,11 +601,12 @@ void simt_run_grid(const cudaLaunchConfig_t *c, void (*thread)(void *), void *co
     run_thread = thread;
     run_context = context;
     index_threads();
-    running = true;
+    simt_shadow_launch(c->dynamicSmemBytes);
+    simt_running = true;
     abandoned = false;
     for (uint64_t i = 0; i < n && !abandoned; i++)
         run_block((start + i * step) % n);
-    running = false;
+    simt_running = false;
     if (abandoned)
         forget_fibers();
 }

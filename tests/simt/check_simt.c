@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The stand-in for the CUDA runtime: kernels give right results in every order of their threads.
+ * The stand-in for the CUDA runtime: kernels give right results in every order of their threads,
+ * and mistakes planted in them are found, each with its kernel, its thread and its place.
  */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,5 +122,243 @@ START_TEST(test_warp_operations)
 }
 END_TEST
 
-QG_SUITE(simt, test_million_threads, test_block_sums, test_block_scan, test_histogram,
-         test_warp_operations)
+/* --- planted mistakes ------------------------------------------------------------------------ */
+
+enum {
+    INVALID_VALUE = 1,
+    INVALID_CONFIGURATION = 9,
+    ILLEGAL_ADDRESS = 700,
+    MISALIGNED = 716,
+    FAILURE = 719
+};
+
+static const struct simt_shape usual = {2, 1, 64, 64 * sizeof(float), 0};
+
+/* What is said of each, in the order of threads first to last. where: of the block and the thread;
+ * what: parts that the sentence has. */
+static const struct mistake {
+    const char *kernel;
+    int error;
+    const char *where, *what[3];
+} mistakes[] = {
+    {"read_beyond",
+     ILLEGAL_ADDRESS,
+     "block (1, 0, 0), thread (6, 0, 0), at planted.cu:",
+     {"out-of-bounds read of 4 bytes at byte 512 of an allocation of 512 bytes"}},
+    {"write_before",
+     ILLEGAL_ADDRESS,
+     "block (1, 0, 0), thread (6, 0, 0)",
+     {"out-of-bounds write of 4 bytes at 4 bytes before the start of an allocation"}},
+    {"read_far",
+     ILLEGAL_ADDRESS,
+     "block (1, 0, 0), thread (6, 0, 0)",
+     {"out-of-bounds read of 4 bytes at an address in global memory that is not allocated"}},
+    {"read_freed",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"out-of-bounds read of 4 bytes at byte 0 of a freed allocation of 512 bytes"}},
+    {"read_host",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"read of 4 bytes", "memory of the host"}},
+    {"read_null",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"read of 4 bytes", "a null pointer"}},
+    {"copy_beyond",
+     ILLEGAL_ADDRESS,
+     "block (1, 0, 0), thread (0, 0, 0)",
+     {"out-of-bounds read of 16 bytes at byte 512 of an allocation"}},
+    {"dynamic_beyond",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (5, 0, 0)",
+     {"out-of-bounds write of 4 bytes at byte 256 of 256 bytes of dynamic shared memory"}},
+    {"static_beyond",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (5, 0, 0)",
+     {"index 64 is out of bounds of 'float"}},
+    {"other_local",
+     ILLEGAL_ADDRESS,
+     "block (0, 0, 0), thread (1, 0, 0)",
+     {"read of 4 bytes of another thread's local memory"}},
+    {"empty_global",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"uninitialised read of 4 bytes at byte 0 of an allocation of 512 bytes"}},
+    {"empty_shared",
+     FAILURE,
+     "block (0, 0, 0), thread (9, 0, 0)",
+     {"uninitialised read of 4 bytes at byte 36 of the 256 bytes of ", "empty_shared(memory)::tile",
+      "in shared memory"}},
+    {"empty_next_block", FAILURE, "block (1, 0, 0), thread (0, 0, 0)", {"uninitialised read"}},
+    {"race_shared",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"race: nothing orders this read of 4 bytes", "the write of them by block 0, thread 63",
+      "at planted.cu:"}},
+    {"race_after_read",
+     FAILURE,
+     "block (0, 0, 0), thread (31, 0, 0)",
+     {"race: nothing orders this read of 4 bytes", "the write of them by block 0, thread 0"}},
+    {"race_many_readers",
+     FAILURE,
+     "block (0, 0, 0), thread (63, 0, 0)",
+     {"race: nothing orders this write of 4 bytes", "the read of them by block 0, thread 62"}},
+    {"race_blocks",
+     FAILURE,
+     "block (1, 0, 0), thread (3, 0, 0)",
+     {"race: nothing orders this write of 4 bytes", "the write of them by block 0, thread 3"}},
+    {"race_warp",
+     FAILURE,
+     "block (0, 0, 0), thread (1, 0, 0)",
+     {"race: nothing orders this write of 4 bytes", "the read of them by block 0, thread 0"}},
+    {"race_shuffle",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"race: nothing orders this read of 4 bytes", "the write of them by block 0, thread 1"}},
+    {"race_half_warp",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"race: nothing orders this read of 4 bytes", "the write of them by block 0, thread 16"}},
+    {"race_atomic",
+     FAILURE,
+     "block (1, 0, 0), thread (7, 0, 0)",
+     {"race: nothing orders this atomic operation on 4 bytes",
+      "the write of them by block 1, thread 6"}},
+    {"barrier_two_places",
+     FAILURE,
+     "block (0, 0, 0), thread (32, 0, 0)",
+     {"barrier in divergent code", "thread 0 waits in one at planted.cu:"}},
+    {"barrier_not_all",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"deadlock: 1 thread from 0 on in __syncwarp at planted.cu:",
+      "63 threads from 1 on in __syncthreads at planted.cu:"}},
+    {"mask_without_caller",
+     FAILURE,
+     "block (0, 0, 0), thread (5, 0, 0)",
+     {"__shfl_sync with mask 0xffffffdf, which lacks the calling lane 5"}},
+    {"mask_names_returned",
+     FAILURE,
+     "block (0, 0, 0), thread (32, 0, 0)",
+     {"names lane 8 that has returned"}},
+    {"mask_names_returning",
+     FAILURE,
+     "block (0, 0, 0), thread (32, 0, 0)",
+     {"names lane 31 that has returned"}},
+    {"masks_differ",
+     FAILURE,
+     "block (0, 0, 0), thread (1, 0, 0)",
+     {"__syncwarp with mask 0x00000003, but lane 0 waits in __syncwarp with mask 0xffffffff"}},
+    {"operations_differ",
+     FAILURE,
+     "block (0, 0, 0), thread (1, 0, 0)",
+     {"__any_sync with mask 0xffffffff, but lane 0 waits in __all_sync"}},
+    {"lane_not_in_mask",
+     FAILURE,
+     "block (0, 0, 0), thread (0, 0, 0)",
+     {"__shfl_sync reads lane 20, which is not in mask 0x0000ffff"}},
+    {"odd_width", FAILURE, "block (0, 0, 0), thread (0, 0, 0)", {"__shfl_sync of width 12"}},
+    {"misaligned_vector",
+     MISALIGNED,
+     "block (0, 0, 0), thread (2, 0, 0)",
+     {"misaligned", "byte 36 of an allocation", "16 does not divide"}},
+    {"misaligned_store",
+     MISALIGNED,
+     "block (0, 0, 0), thread (2, 0, 0)",
+     {"misaligned", "byte 18 of an allocation", "8 does not divide"}},
+    {"shift_too_far", FAILURE, "block (0, 0, 0), thread (32, 0, 0)", {"shift by 32"}},
+    {"cast_too_large", FAILURE, "block (0, 0, 0), thread (9, 0, 0)", {"to 'int'"}},
+    {"trapped", FAILURE, "block (1, 0, 0), thread (6, 0, 0)", {"__trap() was called"}},
+};
+enum { MISTAKES = sizeof mistakes / sizeof mistakes[0] };
+
+static void expect(const char *part)
+{
+    const char *said = simt_finding();
+    ck_assert_msg(said != NULL, "nothing was found; expected: %s", part);
+    ck_assert_msg(strstr(said, part) != NULL, "'%s' is not in: %s", part, said);
+}
+
+START_TEST(test_mistakes)
+{
+    const struct mistake *m = &mistakes[_i];
+    ck_assert_int_eq(simt_plant(m->kernel, 1, &usual), m->error);
+    char kernel[64];
+    snprintf(kernel, sizeof kernel, "kernel %s,", m->kernel);
+    expect(kernel);
+    expect(m->where);
+    for (int i = 0; i < 3 && m->what[i]; i++)
+        expect(m->what[i]);
+    // the device is broken from then on
+    ck_assert_ptr_null(simt_to_device(NULL, 4));
+    simt_reset();
+    ck_assert_ptr_nonnull(simt_to_device(NULL, 4));
+}
+END_TEST
+
+/* In other orders, the same mistakes, perhaps by others; without them, silence in every order. */
+START_TEST(test_orders)
+{
+    const struct mistake *m = &mistakes[_i];
+    for (uint64_t seed = 0; seed < 2 * SEEDS; seed++) {
+        simt_set_seed(seed);
+        ck_assert_int_eq(simt_plant(m->kernel, 0, &usual), 0);
+        ck_assert_ptr_null(simt_finding());
+        ck_assert_int_ne(simt_plant(m->kernel, 1, &usual), 0);
+        ck_assert_ptr_nonnull(simt_finding());
+        simt_reset();
+    }
+}
+END_TEST
+
+/* --- launches over the limits ---------------------------------------------------------------- */
+
+static void launch_fails(const char *arch, const char *kernel, struct simt_shape s, int error,
+                         const char *what)
+{
+    setenv("QG_SIMT_ARCH", arch, 1);
+    ck_assert_int_eq(simt_plant(kernel, 0, &s), error);
+    if (what)
+        expect(what);
+    simt_reset();
+}
+
+START_TEST(test_limits)
+{
+    const char *k = "shared_sum"; // 16 KiB of static shared memory
+    launch_fails("sm_90", k, (struct simt_shape){1, 1, 1025, 0, 0}, INVALID_CONFIGURATION,
+                 "a grid of 1x1x1 blocks of 1025x1x1 threads is over the limits of sm_90");
+    launch_fails("sm_90", k, (struct simt_shape){1, 65536, 64, 0, 0}, INVALID_CONFIGURATION,
+                 "a grid of 1x65536x1 blocks");
+    launch_fails("sm_90", k, (struct simt_shape){0, 1, 64, 0, 0}, INVALID_CONFIGURATION, "0x1x1");
+    launch_fails("sm_90", k, (struct simt_shape){2, 1, 64, 49153, 0}, INVALID_VALUE,
+                 "49153 bytes of dynamic shared memory");
+    launch_fails("sm_80", k, (struct simt_shape){2, 1, 64, 163 * 1024 + 1, 1}, INVALID_VALUE, NULL);
+    launch_fails("sm_80", k, (struct simt_shape){2, 1, 64, 150 * 1024, 1}, FAILURE,
+                 "16384 bytes of static and 153600 of dynamic shared memory are more than a block "
+                 "of sm_80 has");
+    launch_fails("sm_90", k, (struct simt_shape){2, 1, 64, 150 * 1024, 1}, 0, NULL);
+    ck_assert_ptr_null(simt_finding());
+    launch_fails("sm_100", k, (struct simt_shape){2, 1, 64, 211 * 1024, 1}, 0, NULL);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("simt");
+    TCase *tcase = tcase_create("simt");
+    const TTest *const tests[] = {test_million_threads, test_block_sums,      test_block_scan,
+                                  test_histogram,       test_warp_operations, test_limits};
+    tcase_set_timeout(tcase, 240);
+    for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
+        tcase_add_test(tcase, tests[i]);
+    tcase_add_loop_test(tcase, test_mistakes, 0, MISTAKES);
+    tcase_add_loop_test(tcase, test_orders, 0, MISTAKES);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -18,6 +18,15 @@ int simt_block_scan(const unsigned *in, unsigned *out, unsigned blocks, unsigned
 int simt_histogram(const unsigned *in, unsigned *counts, unsigned blocks); /* of 512; modulo 16 */
 int simt_warp_operations(unsigned *out, unsigned blocks); /* 96 threads each write 1 when right */
 
+/* Launches the kernel of this name, with its mistake or without; -1 when there is none or no memory
+ * for it. opt_in: asks for the dynamic shared memory first. */
+struct simt_shape {
+    unsigned blocks_x, blocks_y, threads;
+    size_t shared; /* bytes, dynamic */
+    int opt_in;
+};
+int simt_plant(const char *name, int wrong, const struct simt_shape *shape);
+
 /* Device memory of n bytes with a copy of from (NULL: without); NULL when there is none. */
 void *simt_to_device(const void *from, size_t n);
 int simt_from_device(void *to, const void *from, size_t n);

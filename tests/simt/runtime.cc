@@ -99,16 +99,20 @@ const char *cudaGetErrorName(cudaError_t e)
 
 #define ALIGN   256
 #define REDZONE 256
-#define ARENA   ((size_t)256 << 30) // of addresses
+#define ARENA   ((size_t)64 << 30)  // of addresses
+#define HORIZON ((size_t)256 << 20) // beyond it addresses are used again
 
 struct block {
-    size_t at, size; // offset in the arena
+    size_t at, size; // in the arena, with redzones
+    size_t bytes;    // as asked for
     struct block *next;
 };
 
 static unsigned char *arena;
-static struct block *blocks; // live, by address
-static size_t cursor, used;  // where the next block is looked for: a freed one comes again last
+static struct block *blocks;    // live, by address
+static size_t cursor, used;     // where the next block is looked for: a freed one comes again last
+static struct block freed[256]; // the last ones
+static unsigned n_freed;
 
 static bool arena_open(void)
 {
@@ -116,8 +120,11 @@ static bool arena_open(void)
         return true;
     void *p = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
-    arena = p == MAP_FAILED ? NULL : (unsigned char *)p;
-    return arena != NULL;
+    if (p == MAP_FAILED)
+        return false;
+    arena = (unsigned char *)p;
+    simt_shadow_open(p, ARENA);
+    return true;
 }
 
 // The first room for n bytes at or behind the cursor; NULL: none before the arena's end.
@@ -152,6 +159,8 @@ cudaError_t cudaMalloc(void **p, size_t n)
     size_t size = whole(n), at;
     if (n > memory_size() || used + size > memory_size() || !arena_open())
         return fail(cudaErrorMemoryAllocation);
+    if (cursor > HORIZON)
+        cursor = 0;
     struct block **link = room(size, &at);
     if (!link) {
         cursor = 0;
@@ -160,11 +169,12 @@ cudaError_t cudaMalloc(void **p, size_t n)
     struct block *b = link ? (struct block *)malloc(sizeof *b) : NULL;
     if (!b)
         return fail(cudaErrorMemoryAllocation);
-    *b = {at, size, *link};
+    *b = {at, size, n, *link};
     *link = b;
     cursor = at + size;
     used += size;
     *p = arena + at + REDZONE;
+    simt_shadow_allocated(*p, n);
     return cudaSuccess;
 }
 
@@ -178,6 +188,8 @@ cudaError_t cudaFree(void *p)
             continue;
         *link = b->next;
         used -= b->size;
+        simt_shadow_freed(p, b->bytes);
+        freed[n_freed++ % 256] = *b;
         free(b);
         return cudaSuccess;
     }
@@ -223,7 +235,7 @@ static bool is_allocated(const void *p, size_t n)
 {
     size_t at = (size_t)((const unsigned char *)p - arena);
     for (const struct block *b = blocks; b && b->at <= at; b = b->next)
-        if (at >= b->at + REDZONE && at + n <= b->at + b->size - REDZONE)
+        if (at >= b->at + REDZONE && at + n <= b->at + REDZONE + b->bytes)
             return true;
     return false;
 }
@@ -236,6 +248,34 @@ static bool end_is_right(const void *p, size_t n, int where)
     return is_device(p) ? is_allocated(p, n) : where == 2;
 }
 
+static bool covers(const struct block *b, size_t at)
+{
+    return at >= b->at && at < b->at + b->size;
+}
+
+const char *simt_describe_global(const void *p, char *text, size_t size)
+{
+    size_t at = (size_t)((const unsigned char *)p - arena);
+    const struct block *b = blocks;
+    while (b && !covers(b, at))
+        b = b->next;
+    const char *state = "allocation";
+    for (int i = 0; i < 256 && !b; i++)
+        if (covers(&freed[i], at)) {
+            b = &freed[i];
+            state = "freed allocation";
+        }
+    if (!b)
+        snprintf(text, size, "an address in global memory that is not allocated");
+    else if (at < b->at + REDZONE)
+        snprintf(text, size, "%zu bytes before the start of an %s of %zu bytes",
+                 b->at + REDZONE - at, state, b->bytes);
+    else
+        snprintf(text, size, "byte %zu of %s %s of %zu bytes", at - b->at - REDZONE,
+                 state[0] == 'a' ? "an" : "a", state, b->bytes);
+    return text;
+}
+
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind)
 {
     static const signed char ends[][2] = {{0, 0}, {1, 0}, {0, 1}, {1, 1}, {2, 2}}; // to, from
@@ -246,6 +286,10 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind
     if (!end_is_right(to, n, ends[kind][0]) || !end_is_right(from, n, ends[kind][1]))
         return fail(cudaErrorInvalidValue);
     memmove(to, from, n);
+    if (is_device(to) && is_device(from))
+        simt_shadow_copied(to, from, n);
+    else if (is_device(to))
+        simt_shadow_filled(to, n);
     return cudaSuccess;
 }
 
@@ -262,6 +306,7 @@ cudaError_t cudaMemset(void *p, int value, size_t n)
     if (!is_device(p) || !is_allocated(p, n))
         return fail(cudaErrorInvalidValue);
     memset(p, value, n);
+    simt_shadow_filled(p, n);
     return cudaSuccess;
 }
 
@@ -279,33 +324,36 @@ static float without_subnormals(float f)
 
 float atomicAdd(float *p, float v)
 {
+    simt_atomic(p, sizeof *p, __builtin_return_address(0));
     float was = *p;
     *p = is_device(p) ? without_subnormals(without_subnormals(was) + without_subnormals(v))
                       : was + v;
     return was;
 }
 
-#define ATOMIC(T, name, next) \
-    T name(T *p, T v)         \
-    {                         \
-        T was = *p;           \
-        *p = next;            \
-        return was;           \
+#define ATOMIC(T, name, next)                                   \
+    T name(T *p, T v)                                           \
+    {                                                           \
+        simt_atomic(p, sizeof *p, __builtin_return_address(0)); \
+        T was = *p;                                             \
+        *p = next;                                              \
+        return was;                                             \
     }
 ATOMIC(double, atomicAdd, was + v)
 ATOMIC(float, atomicExch, v)
-#define ATOMICS(T)                          \
-    ATOMIC(T, atomicMin, was < v ? was : v) \
-    ATOMIC(T, atomicMax, was > v ? was : v) \
-    ATOMIC(T, atomicAnd, was &v)            \
-    ATOMIC(T, atomicOr, was | v)            \
-    ATOMIC(T, atomicXor, was ^ v)           \
-    ATOMIC(T, atomicExch, v)                \
-    T atomicCAS(T *p, T compare, T v)       \
-    {                                       \
-        T was = *p;                         \
-        *p = was == compare ? v : was;      \
-        return was;                         \
+#define ATOMICS(T)                                              \
+    ATOMIC(T, atomicMin, was < v ? was : v)                     \
+    ATOMIC(T, atomicMax, was > v ? was : v)                     \
+    ATOMIC(T, atomicAnd, was &v)                                \
+    ATOMIC(T, atomicOr, was | v)                                \
+    ATOMIC(T, atomicXor, was ^ v)                               \
+    ATOMIC(T, atomicExch, v)                                    \
+    T atomicCAS(T *p, T compare, T v)                           \
+    {                                                           \
+        simt_atomic(p, sizeof *p, __builtin_return_address(0)); \
+        T was = *p;                                             \
+        *p = was == compare ? v : was;                          \
+        return was;                                             \
     }
 ATOMICS(int)
 ATOMICS(unsigned)
@@ -595,14 +643,15 @@ cudaError_t simt_launch(const cudaLaunchConfig_t *c, const void *kernel, void (*
 {
     if (done() != cudaSuccess)
         return done();
+    simt_find_in(kernel);
     if (!dims_are_right(c)) {
-        simt_found(kernel, "a grid of %ux%ux%u blocks of %ux%ux%u threads is over the limits of %s",
+        simt_found(NULL, "a grid of %ux%ux%u blocks of %ux%ux%u threads is over the limits of %s",
                    c->gridDim.x, c->gridDim.y, c->gridDim.z, c->blockDim.x, c->blockDim.y,
                    c->blockDim.z, simt_device()->arch);
         return fail(cudaErrorInvalidConfiguration);
     }
     if (c->dynamicSmemBytes > simt_dynamic_limit(kernel)) {
-        simt_found(kernel,
+        simt_found(NULL,
                    "%zu bytes of dynamic shared memory are over the %zu bytes that it may have",
                    c->dynamicSmemBytes, simt_dynamic_limit(kernel));
         return fail(cudaErrorInvalidValue);

@@ -698,6 +698,37 @@ SIMT_INLINE cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), enum cudaFunc
     return cudaFuncSetAttribute((const void *)kernel, which, value);
 }
 
+/* --- copies by the compiler --------------------------------------------------------------------
+ */
+
+/* A copy or fill in a kernel is seen by the finder: as loads and stores where it is one of a
+ * register, else as a call. */
+extern "C" {
+void *__tsan_memcpy(void *to, const void *from, size_t n);
+void *__tsan_memmove(void *to, const void *from, size_t n);
+void *__tsan_memset(void *p, int value, size_t n);
+}
+
+SIMT_INLINE bool simt_is_word(size_t n)
+{
+    return __builtin_constant_p(n) && n <= 16 && (n & (n - 1)) == 0;
+}
+SIMT_INLINE void *simt_memcpy(void *to, const void *from, size_t n)
+{
+    return simt_is_word(n) ? __builtin_memcpy(to, from, n) : __tsan_memcpy(to, from, n);
+}
+SIMT_INLINE void *simt_memmove(void *to, const void *from, size_t n)
+{
+    return __tsan_memmove(to, from, n);
+}
+SIMT_INLINE void *simt_memset(void *p, int value, size_t n)
+{
+    return simt_is_word(n) ? __builtin_memset(p, value, n) : __tsan_memset(p, value, n);
+}
+#define memcpy(...)  simt_memcpy(__VA_ARGS__)
+#define memmove(...) simt_memmove(__VA_ARGS__)
+#define memset(...)  simt_memset(__VA_ARGS__)
+
 /* --- launches -------------------------------------------------------------------------------- */
 
 /* Runs thread(context) once per thread of the grid. kernel: for its name and attributes. */
