@@ -9,6 +9,7 @@
 
 #include "schemes/num/bf16.h"
 #include "schemes/num/fp16.h"
+#include "tests/simt/simt.h"
 
 struct cublasLtContext {
     int unused;
@@ -213,6 +214,22 @@ static double element(const void *p, const struct simt_matrix *m, cublasOperatio
     return value(p, m->type, op == CUBLAS_OP_T ? row * ld + col : col * ld + row);
 }
 
+static size_t bytes_of(cudaDataType type)
+{
+    return type == CUDA_R_8I ? 1 : type == CUDA_R_16BF || type == CUDA_R_16F ? 2 : 4;
+}
+
+/* Says to the finder what the product reads or writes. */
+static bool touch(const void *p, const struct simt_matrix *m, bool writes)
+{
+    const size_t bytes = bytes_of(m->type);
+    for (size_t col = 0; col < m->cols; col++)
+        if (!simt_library_touches("cuBLASLt", (const char *)p + col * (size_t)m->ld * bytes,
+                                  m->rows * bytes, writes))
+            return false;
+    return true;
+}
+
 static bool is_aligned(const void *p)
 {
     return (uintptr_t)p % 16 == 0;
@@ -233,6 +250,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported(desc, a_layout, b_layout, d_layout))
         return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!touch(a, a_layout, false) || !touch(b, b_layout, false) || !touch(d, d_layout, true))
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     for (size_t col = 0; col < d_layout->cols; col++)
         for (size_t row = 0; row < d_layout->rows; row++) {
             double sum = 0;

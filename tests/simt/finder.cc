@@ -146,15 +146,18 @@ static void name_kernel(char *text, size_t size)
 
 void simt_found(const void *pc, const char *format, ...)
 {
-    char what[1024], where[512], name[256];
+    char what[1024], where[512], name[256] = "";
     if (finding[0])
         return; // the first one counts
     va_list args;
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
-    name_kernel(name, sizeof name);
-    if (pc) {
+    if (kernel)
+        name_kernel(name, sizeof name);
+    if (!kernel) {
+        snprintf(finding, sizeof finding, "%s", what);
+    } else if (pc) {
         simt_describe_place(pc, where, sizeof where);
         snprintf(finding, sizeof finding,
                  "kernel %s, block (%u, %u, %u), thread (%u, %u, %u), %s: %s", name, blockIdx.x,

@@ -7,9 +7,6 @@
 #define QG_SIMT_INSIDE_H
 
 #include <cuda_runtime.h>
-#undef memcpy // the copies here are no kernel's
-#undef memmove
-#undef memset
 
 #include "tests/simt/simt.h"
 
@@ -77,7 +74,7 @@ void simt_atomic(const void *p, size_t n, const void *pc);
 
 /* --- finder.cc ------------------------------------------------------------------------------- */
 
-/* The kernel that findings name from now on. */
+/* The kernel that findings name from now on; NULL: none. */
 void simt_find_in(const void *kernel);
 
 /* Keeps and prints a finding: the sentence says what, to which kernel, thread and place are added.

@@ -497,6 +497,26 @@ static inline void access(const void *p, bool write, bool atomic, const void *pc
     touch<N>(r, p, write, atomic, pc);
 }
 
+bool simt_library_touches(const char *library, const void *p, size_t n, bool writes)
+{
+    const unsigned char *c = (const unsigned char *)p;
+    const bool inside = region_of(c) == &global_memory && n <= global_memory.size;
+    for (size_t i = 0; i < n; i++) {
+        if (inside &&
+            global_memory.state[c + i - global_memory.base] >= (writes ? NO_VALUE : HAS_VALUE))
+            continue;
+        simt_find_in(NULL);
+        simt_found(NULL, "%s %ss %zu bytes at %s that are not all there or have no value", library,
+                   writes ? "write" : "read", n,
+                   inside ? place(&global_memory, c + i) : "no device memory");
+        simt_break(cudaErrorIllegalAddress);
+        return false;
+    }
+    if (writes && n)
+        simt_shadow_filled(p, n);
+    return true;
+}
+
 static void access_range(const void *p, size_t n, bool write, const void *pc)
 {
     const unsigned char *c = (const unsigned char *)p;

@@ -5,6 +5,8 @@
 #ifndef QG_SIMT_H
 #define QG_SIMT_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -18,6 +20,10 @@ void simt_set_seed(uint64_t seed);
 /* The first mistake found in a kernel since the start or the last simt_reset: one sentence with
  * kernel, block, thread and place, valid until simt_reset; NULL when there was none. */
 const char *simt_finding(void);
+
+/* For the stand-in of a library that works on device memory: it is about to read or write n bytes.
+ * false, and a finding, when they are not all there or, to be read, not all have a value. */
+bool simt_library_touches(const char *library, const void *p, size_t n, bool writes);
 
 /* Forgets the finding and the error of the device that came of it; allocations stay. */
 void simt_reset(void);

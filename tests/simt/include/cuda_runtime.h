@@ -701,8 +701,16 @@ SIMT_INLINE cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), enum cudaFunc
 /* --- copies by the compiler --------------------------------------------------------------------
  */
 
-/* A copy or fill in a kernel is seen by the finder: as loads and stores where it is one of a
- * register, else as a call. */
+/* A copy or fill in a kernel is seen by the finder, which the compiler asks for: as loads and
+ * stores where it is one of a register, else as a call. */
+#if defined __SANITIZE_THREAD__
+#define SIMT_SEES_ACCESSES 1
+#elif defined __has_feature
+#define SIMT_SEES_ACCESSES __has_feature(thread_sanitizer)
+#else
+#define SIMT_SEES_ACCESSES 0
+#endif
+#if SIMT_SEES_ACCESSES
 extern "C" {
 void *__tsan_memcpy(void *to, const void *from, size_t n);
 void *__tsan_memmove(void *to, const void *from, size_t n);
@@ -728,6 +736,7 @@ SIMT_INLINE void *simt_memset(void *p, int value, size_t n)
 #define memcpy(...)  simt_memcpy(__VA_ARGS__)
 #define memmove(...) simt_memmove(__VA_ARGS__)
 #define memset(...)  simt_memset(__VA_ARGS__)
+#endif
 
 /* --- launches -------------------------------------------------------------------------------- */
 
