@@ -142,6 +142,15 @@ static void name_kernel(char *text, size_t size)
     snprintf(text, size, "%.200s", name);
 }
 
+// "17", or "(17, 2, 0)" where there are more dimensions.
+static void write_index(char *text, size_t size, uint3 i, dim3 of)
+{
+    if (of.y * of.z == 1)
+        snprintf(text, size, "%u", i.x);
+    else
+        snprintf(text, size, "(%u, %u, %u)", i.x, i.y, i.z);
+}
+
 // --- the sentence -------------------------------------------------------------------------------
 
 void simt_found(const void *pc, const char *format, ...)
@@ -153,15 +162,17 @@ void simt_found(const void *pc, const char *format, ...)
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
+    char block[64], thread[64];
     if (kernel)
         name_kernel(name, sizeof name);
     if (!kernel) {
         snprintf(finding, sizeof finding, "%s", what);
     } else if (pc) {
         simt_describe_place(pc, where, sizeof where);
-        snprintf(finding, sizeof finding,
-                 "kernel %s, block (%u, %u, %u), thread (%u, %u, %u), %s: %s", name, blockIdx.x,
-                 blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, where, what);
+        write_index(block, sizeof block, blockIdx, gridDim);
+        write_index(thread, sizeof thread, threadIdx, blockDim);
+        snprintf(finding, sizeof finding, "kernel %s, block %s, thread %s, %s: %s", name, block,
+                 thread, where, what);
     } else {
         snprintf(finding, sizeof finding, "kernel %s: %s", name, what);
     }

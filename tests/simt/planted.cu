@@ -113,6 +113,17 @@ static __global__ void warp_operations(unsigned *out)
     out[global_thread()] = ok == (1u << bit) - 1;
 }
 
+/* Right, and its bits depend on who comes first: no shadow can see that, other orders do. */
+static __global__ void sum_as_they_come(const float *in, float *sum)
+{
+    atomicAdd(sum, in[global_thread()]);
+}
+
+int simt_sum_as_they_come(const float *in, float *sum, unsigned blocks)
+{
+    return launch(sum_as_they_come, blocks, 1024, 0, in, sum);
+}
+
 int simt_add_one(const unsigned *in, unsigned *out, size_t n)
 {
     return launch(add_one, (unsigned)((n + 255) / 256), 256, 0, in, out, n);

@@ -13,7 +13,8 @@ extern "C" {
 #endif
 
 int simt_add_one(const unsigned *in, unsigned *out, size_t n);
-int simt_block_sums(const float *in, float *out, unsigned blocks); /* of 1024 numbers each */
+int simt_block_sums(const float *in, float *out, unsigned blocks);       /* of 1024 numbers each */
+int simt_sum_as_they_come(const float *in, float *sum, unsigned blocks); /* the same, by atomics */
 int simt_block_scan(const unsigned *in, unsigned *out, unsigned blocks, unsigned threads);
 int simt_histogram(const unsigned *in, unsigned *counts, unsigned blocks); /* of 512; modulo 16 */
 int simt_warp_operations(unsigned *out, unsigned blocks); /* 96 threads each write 1 when right */

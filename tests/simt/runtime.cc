@@ -73,8 +73,11 @@ cudaError_t cudaPeekAtLastError(void)
     return broken ? broken : last_error;
 }
 
+// Of the error that broke the device it is the finding, which says more.
 const char *cudaGetErrorString(cudaError_t e)
 {
+    if (e == broken && broken && simt_finding())
+        return simt_finding();
 #define TEXT(name, value, text) \
     case value:                 \
         return text;

@@ -273,30 +273,17 @@ SIMT_STORE(__stwt)
 
 /* --- bits ------------------------------------------------------------------------------------ */
 
-SIMT_INLINE int __popc(unsigned u)
-{
-    return __builtin_popcount(u);
-}
-SIMT_INLINE int __popcll(unsigned long long u)
-{
-    return __builtin_popcountll(u);
-}
-SIMT_INLINE int __clz(int v)
-{
-    return v ? __builtin_clz((unsigned)v) : 32;
-}
-SIMT_INLINE int __clzll(long long v)
-{
-    return v ? __builtin_clzll((unsigned long long)v) : 64;
-}
-SIMT_INLINE int __ffs(int v)
-{
-    return __builtin_ffs(v);
-}
-SIMT_INLINE int __ffsll(long long v)
-{
-    return __builtin_ffsll(v);
-}
+#define SIMT_COUNT(T, name, value) \
+    SIMT_INLINE int name(T v)      \
+    {                              \
+        return value;              \
+    }
+SIMT_COUNT(unsigned, __popc, __builtin_popcount(v))
+SIMT_COUNT(unsigned long long, __popcll, __builtin_popcountll(v))
+SIMT_COUNT(int, __clz, v ? __builtin_clz((unsigned)v) : 32)
+SIMT_COUNT(long long, __clzll, v ? __builtin_clzll((unsigned long long)v) : 64)
+SIMT_COUNT(int, __ffs, __builtin_ffs(v))
+SIMT_COUNT(long long, __ffsll, __builtin_ffsll(v))
 SIMT_INLINE unsigned __brev(unsigned u)
 {
     unsigned r = 0;
@@ -382,65 +369,36 @@ SIMT_AS(long long, double, __longlong_as_double)
 
 /* --- arithmetic ------------------------------------------------------------------------------ */
 
-SIMT_INLINE float __fadd_rn(float a, float b)
-{
-    return a + b;
-}
-SIMT_INLINE float __fsub_rn(float a, float b)
-{
-    return a - b;
-}
-SIMT_INLINE float __fmul_rn(float a, float b)
-{
-    return a * b;
-}
-SIMT_INLINE float __fdiv_rn(float a, float b)
-{
-    return a / b;
-}
+#define SIMT_BINARY(T, name, value) \
+    SIMT_INLINE T name(T a, T b)    \
+    {                               \
+        return value;               \
+    }
+#define SIMT_UNARY(T, name, value) \
+    SIMT_INLINE T name(T a)        \
+    {                              \
+        return value;              \
+    }
+SIMT_BINARY(float, __fadd_rn, a + b)
+SIMT_BINARY(float, __fsub_rn, a - b)
+SIMT_BINARY(float, __fmul_rn, a *b)
+SIMT_BINARY(float, __fdiv_rn, a / b)
+SIMT_UNARY(float, __frcp_rn, 1.0f / a)
+SIMT_UNARY(float, __fsqrt_rn, sqrtf(a))
+SIMT_UNARY(float, __saturatef, a > 0.0f ? a < 1.0f ? a : 1.0f : 0.0f) // of a NaN: 0
+SIMT_BINARY(double, __dadd_rn, a + b)
+SIMT_BINARY(double, __dsub_rn, a - b)
+SIMT_BINARY(double, __dmul_rn, a *b)
+SIMT_BINARY(double, __ddiv_rn, a / b)
+SIMT_UNARY(double, __drcp_rn, 1.0 / a)
+SIMT_UNARY(double, __dsqrt_rn, sqrt(a))
 SIMT_INLINE float __fmaf_rn(float a, float b, float c)
 {
     return fmaf(a, b, c);
 }
-SIMT_INLINE float __frcp_rn(float a)
-{
-    return 1.0f / a;
-}
-SIMT_INLINE float __fsqrt_rn(float a)
-{
-    return sqrtf(a);
-}
-SIMT_INLINE float __saturatef(float a)
-{
-    return a > 0.0f ? a < 1.0f ? a : 1.0f : 0.0f; // of a NaN: 0
-}
-SIMT_INLINE double __dadd_rn(double a, double b)
-{
-    return a + b;
-}
-SIMT_INLINE double __dsub_rn(double a, double b)
-{
-    return a - b;
-}
-SIMT_INLINE double __dmul_rn(double a, double b)
-{
-    return a * b;
-}
-SIMT_INLINE double __ddiv_rn(double a, double b)
-{
-    return a / b;
-}
 SIMT_INLINE double __fma_rn(double a, double b, double c)
 {
     return fma(a, b, c);
-}
-SIMT_INLINE double __drcp_rn(double a)
-{
-    return 1.0 / a;
-}
-SIMT_INLINE double __dsqrt_rn(double a)
-{
-    return sqrt(a);
 }
 
 /* To an integer: limited to its range, a NaN gives 0 (of a 64-bit integer: only the sign bit). */
@@ -487,37 +445,19 @@ SIMT_CAST(long long, double, __ll2double_rn)
 SIMT_CAST(unsigned long long, double, __ull2double_rn)
 SIMT_CAST(double, float, __double2float_rn)
 
-#define SIMT_MIN_MAX(T)         \
-    SIMT_INLINE T min(T a, T b) \
-    {                           \
-        return a < b ? a : b;   \
-    }                           \
-    SIMT_INLINE T max(T a, T b) \
-    {                           \
-        return a > b ? a : b;   \
-    }
+#define SIMT_MIN_MAX(T)                \
+    SIMT_BINARY(T, min, a < b ? a : b) \
+    SIMT_BINARY(T, max, a > b ? a : b)
 SIMT_MIN_MAX(int)
 SIMT_MIN_MAX(unsigned)
 SIMT_MIN_MAX(long)
 SIMT_MIN_MAX(unsigned long)
 SIMT_MIN_MAX(long long)
 SIMT_MIN_MAX(unsigned long long)
-SIMT_INLINE float min(float a, float b)
-{
-    return fminf(a, b);
-}
-SIMT_INLINE float max(float a, float b)
-{
-    return fmaxf(a, b);
-}
-SIMT_INLINE double min(double a, double b)
-{
-    return fmin(a, b);
-}
-SIMT_INLINE double max(double a, double b)
-{
-    return fmax(a, b);
-}
+SIMT_BINARY(float, min, fminf(a, b))
+SIMT_BINARY(float, max, fmaxf(a, b))
+SIMT_BINARY(double, min, fmin(a, b))
+SIMT_BINARY(double, max, fmax(a, b))
 
 /* --- the runtime ----------------------------------------------------------------------------- */
 
