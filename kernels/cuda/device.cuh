@@ -24,6 +24,10 @@ extern "C" {
 
 enum { QG_PIECE = 8, QG_WARP = 32 }; // QG_BLOCK is in backend.h
 
+/* Of kernels that keep pieces: with two blocks to a multiprocessor a thread has 128 registers. Told
+ * nothing but the size of a block, the compiler stops at 64 and spills. */
+#define QG_BOUNDS __launch_bounds__(QG_BLOCK, 2)
+
 /* Every launch and copy goes here. It can be captured into a graph, which the legacy stream cannot.
  */
 static inline cudaStream_t qg_cuda_stream(void)

@@ -51,51 +51,72 @@ static __device__ __forceinline__ struct qg_unit qg_unit_at(struct qg_units u, s
 
 enum { QG_HELD = 4 }; /* pieces of a unit that a thread keeps: rows of 8192 are read once */
 
-/* Pieces beyond those that are kept are read a second time, from the cache. */
-template <class Q>
-static __global__ void __launch_bounds__(QG_BLOCK)
-    qg_quantize_units(const Q q, const struct qg_units u, const unsigned team)
-{
-    const unsigned rank = threadIdx.x % team;
-    const struct qg_unit unit = qg_unit_at(u, qg_thread() / team);
-    const size_t pieces = qg_ceil_div(unit.n, QG_PIECE);
+/* The pieces of a unit that fall to this thread, of a team's `rank`: every team-th, the first of
+ * which are kept. Those beyond are read again each time, from the cache. */
+struct qg_share {
+    struct qg_unit unit;
+    unsigned rank, team;
     struct qg_piece held[QG_HELD];
-    auto m = Q::measure::none();
+
+    /* Calls f(at, n, piece) for each piece, elements at .. at+n of x. */
+    template <class F> __device__ __forceinline__ void each(const struct qg_tensor *x, F f) const
+    {
 #pragma unroll
-    for (unsigned k = 0; k < QG_HELD; k++) {
-        const size_t at = (rank + (size_t)k * team) * QG_PIECE;
-        if (at < unit.n) {
+        for (unsigned k = 0; k < QG_HELD; k++) {
+            const size_t at = (rank + (size_t)k * team) * QG_PIECE;
+            if (at < unit.n)
+                f(unit.begin + at, qg_least(unit.n - at, QG_PIECE), held[k]);
+        }
+        for (size_t at = (rank + (size_t)QG_HELD * team) * QG_PIECE; at < unit.n;
+             at += (size_t)team * QG_PIECE) {
             const size_t n = qg_least(unit.n - at, QG_PIECE);
-            held[k] = qg_load_piece(&q.x, unit.begin + at, n);
-            for (unsigned i = 0; i < QG_PIECE; i++)
-                if (i < n)
-                    m = Q::measure::join(m, Q::measure::of(held[k].v[i]));
+            f(unit.begin + at, n, qg_load_piece(x, unit.begin + at, n));
         }
     }
-    for (size_t k = rank + (size_t)QG_HELD * team; k < pieces; k += team) {
-        const size_t at = k * QG_PIECE, n = qg_least(unit.n - at, QG_PIECE);
-        const struct qg_piece p = qg_load_piece(&q.x, unit.begin + at, n);
-        for (unsigned i = 0; i < QG_PIECE; i++)
-            if (i < n)
-                m = Q::measure::join(m, Q::measure::of(p.v[i]));
-    }
-    m = qg_team_join(m, team);
-    if (unit.n == 0)
-        return;
-    const auto grid = q.make(unit, m);
-    if (rank == 0)
-        q.put(unit, grid);
+};
+
+static __device__ __forceinline__ struct qg_share qg_share_of(const struct qg_units u,
+                                                              const unsigned team,
+                                                              const struct qg_tensor *x)
+{
+    struct qg_share s = {qg_unit_at(u, qg_thread() / team), threadIdx.x % team, team, {}};
 #pragma unroll
     for (unsigned k = 0; k < QG_HELD; k++) {
-        const size_t at = (rank + (size_t)k * team) * QG_PIECE;
-        if (at < unit.n)
-            q.piece(unit, grid, unit.begin + at, qg_least(unit.n - at, QG_PIECE), &held[k]);
+        const size_t at = (s.rank + (size_t)k * team) * QG_PIECE;
+        if (at < s.unit.n)
+            s.held[k] = qg_load_piece(x, s.unit.begin + at, qg_least(s.unit.n - at, QG_PIECE));
     }
-    for (size_t k = rank + (size_t)QG_HELD * team; k < pieces; k += team) {
-        const size_t at = k * QG_PIECE, n = qg_least(unit.n - at, QG_PIECE);
-        const struct qg_piece p = qg_load_piece(&q.x, unit.begin + at, n);
-        q.piece(unit, grid, unit.begin + at, n, &p);
-    }
+    return s;
+}
+
+/* What M measures of a unit, told to all of its team. */
+template <class M>
+static __device__ __forceinline__ M qg_measure_share(const struct qg_share *s,
+                                                     const struct qg_tensor *x)
+{
+    M m = M::none();
+    s->each(x, [&](size_t, size_t n, const struct qg_piece &p) {
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            if (i < n)
+                m = M::join(m, M::of(p.v[i]));
+    });
+    return qg_team_join(m, s->team);
+}
+
+template <class Q>
+static __global__ void QG_BOUNDS qg_quantize_units(const Q q, const struct qg_units u,
+                                                   const unsigned team)
+{
+    const struct qg_share s = qg_share_of(u, team, &q.x);
+    const auto m = qg_measure_share<typename Q::measure>(&s, &q.x);
+    if (s.unit.n == 0)
+        return;
+    const auto grid = q.make(s.unit, m);
+    if (s.rank == 0)
+        q.put(s.unit, grid);
+    s.each(&q.x, [&](size_t at, size_t n, const struct qg_piece &p) {
+        q.piece(s.unit, grid, at, n, &p);
+    });
 }
 
 /* Runs q over x [rows, cols]. */
@@ -135,13 +156,139 @@ static inline void qg_amax_of_tensor(const struct qg_tensor *x, float *amax)
               (unsigned *)amax);
 }
 
+/* Runs q, which measures by qg_amax, over all of x as one unit; `amax` is scratch for one number.
+ */
+template <class Q>
+static __global__ void QG_BOUNDS qg_quantize_whole(const Q q, const size_t count,
+                                                   const float *const amax)
+{
+    const struct qg_unit all = {0, 0, 0, count};
+    const auto grid = q.make(all, {*amax});
+    const size_t at = qg_thread() * QG_PIECE, n = at < count ? qg_least(count - at, QG_PIECE) : 0;
+    const struct qg_piece p = qg_load_piece(&q.x, at, n);
+    if (at == 0)
+        q.put(all, grid);
+    if (n)
+        q.piece(all, grid, at, n, &p);
+}
+
+template <class Q> static void qg_quantize_tensor(const Q &q, float *amax)
+{
+    const size_t count = qg_count(&q.x);
+    qg_amax_of_tensor(&q.x, amax);
+    qg_launch(qg_quantize_whole<Q>, qg_ceil_div(count, QG_PIECE), q, count, amax);
+}
+
+/* --- gradients that sum over a unit ---------------------------------------------------------- */
+
+/* A gradient D is a struct of plain values like a quantizer, with x, measure, grid and make of one,
+ * and with
+ *
+ *     struct qg_tensor g;                                dL/dy
+ *     struct sums { none, join };                        what is summed over a unit, in binary64
+ *     void add(grid, sums *, x, g) const;                the part of one element
+ *     back finish(grid, sums) const;                     what the elements need of both
+ *     void piece(back, at, n, x, g) const;               elements at .. at+n, of which x and g are
+ */
+
+template <class D, class G>
+static __device__ __forceinline__ void qg_add_piece(const D &d, const G &grid, size_t at, size_t n,
+                                                    const struct qg_piece &x,
+                                                    typename D::sums *sums)
+{
+    const struct qg_piece g = qg_load_piece(&d.g, at, n);
+#pragma unroll
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        if (i < n)
+            d.add(grid, sums, x.v[i], g.v[i]);
+}
+
+/* g is read twice, the second time from the cache. */
+template <class D>
+static __global__ void QG_BOUNDS qg_differentiate_units(const D d, const struct qg_units u,
+                                                        const unsigned team)
+{
+    const struct qg_share s = qg_share_of(u, team, &d.x);
+    const auto m = qg_measure_share<typename D::measure>(&s, &d.x);
+    const auto grid = d.make(s.unit, m);
+    auto sums = D::sums::none();
+    s.each(&d.x, [&](size_t at, size_t n, const struct qg_piece &x) {
+        qg_add_piece(d, grid, at, n, x, &sums);
+    });
+    const auto back = d.finish(grid, qg_team_join(sums, team));
+    s.each(&d.x, [&](size_t at, size_t n, const struct qg_piece &x) {
+        const struct qg_piece g = qg_load_piece(&d.g, at, n);
+        d.piece(back, at, n, &x, &g);
+    });
+}
+
+template <class D> static void qg_differentiate(const D &d, struct qg_units u)
+{
+    const unsigned team = qg_team_for(u.extent);
+    qg_launch(qg_differentiate_units<D>, u.rows * qg_units_per_row(u) * team, d, u, team);
+}
+
+/* Additions that a term of a row passes through, at most: eight per piece of its thread, then
+ * rounds of halves. A group has fewer; a tensor has more, which is nothing in binary64. */
+static inline size_t qg_team_depth(size_t k)
+{
+    const size_t team = qg_team_for(k);
+    size_t rounds = 0;
+    while ((size_t)1 << rounds < team)
+        rounds++;
+    return qg_ceil_div(k, QG_PIECE * team) * QG_PIECE + rounds;
+}
+
+/* The same of all of x as one unit: what each block sums up, then all of it in every block. */
+template <class D>
+static __global__ void QG_BOUNDS qg_sum_whole(const D d, const size_t count,
+                                              const float *const amax,
+                                              typename D::sums *const of_block)
+{
+    const auto grid = d.make({0, 0, 0, count}, {*amax});
+    const size_t step = (size_t)gridDim.x * blockDim.x * QG_PIECE;
+    auto sums = D::sums::none();
+    for (size_t at = qg_thread() * QG_PIECE; at < count; at += step) {
+        const size_t n = qg_least(count - at, QG_PIECE);
+        qg_add_piece(d, grid, at, n, qg_load_piece(&d.x, at, n), &sums);
+    }
+    sums = qg_team_join(sums, QG_BLOCK);
+    if (threadIdx.x == 0)
+        of_block[blockIdx.x] = sums;
+}
+
+template <class D>
+static __global__ void QG_BOUNDS qg_differentiate_whole(const D d, const size_t count,
+                                                        const float *const amax,
+                                                        const typename D::sums *const of_block,
+                                                        const unsigned blocks)
+{
+    const auto grid = d.make({0, 0, 0, count}, {*amax});
+    auto sums = threadIdx.x < blocks ? of_block[threadIdx.x] : D::sums::none();
+    const auto back = d.finish(grid, qg_team_join(sums, QG_BLOCK));
+    const size_t at = qg_thread() * QG_PIECE, n = at < count ? qg_least(count - at, QG_PIECE) : 0;
+    const struct qg_piece x = qg_load_piece(&d.x, at, n), g = qg_load_piece(&d.g, at, n);
+    if (n)
+        d.piece(back, at, n, &x, &g);
+}
+
+/* work: four floats, then sums for every 2048 elements up to QG_BLOCK of them. */
+template <class D> static void qg_differentiate_tensor(const D &d, float *work)
+{
+    const size_t count = qg_count(&d.x), threads = qg_ceil_div(count, QG_PIECE),
+                 blocks = qg_least(qg_ceil_div(threads, QG_BLOCK), QG_BLOCK);
+    typename D::sums *of_block = (typename D::sums *)(work + 4);
+    qg_amax_of_tensor(&d.x, work);
+    qg_launch(qg_sum_whole<D>, blocks * QG_BLOCK, d, count, work, of_block);
+    qg_launch(qg_differentiate_whole<D>, threads, d, count, work, of_block, (unsigned)blocks);
+}
+
 /* --- piece by piece -------------------------------------------------------------------------- */
 
 /* Calls q.piece(row, at, n) for pieces of rows of `cols` elements: dequant, straight-through
  * gradients. */
 template <class Q>
-static __global__ void __launch_bounds__(QG_BLOCK)
-    qg_each_piece(const Q q, const size_t rows, const size_t cols)
+static __global__ void QG_BOUNDS qg_each_piece(const Q q, const size_t rows, const size_t cols)
 {
     const size_t per_row = qg_ceil_div(cols, QG_PIECE), row = qg_thread() / per_row,
                  at = qg_thread() % per_row * QG_PIECE;
