@@ -141,6 +141,7 @@ void matmul_tensor(const struct qg_args *a)
 
 /* The weight is dequantized to the dtype of x. */
 struct weight_only {
+    static constexpr bool halves = true;
     struct qg_fp8_stored w;
     struct qg_tensor x, y;
 
@@ -161,9 +162,9 @@ struct weight_only {
     }
 };
 
-void matmul_weight_only(const struct qg_args *a)
+struct weight_only weight_only_of(const struct qg_args *a)
 {
-    qg_multiply(weight_only{qg_fp8_stored_of(a, a->in + 1, 1, a->cols), a->in[0], a->out[0]}, a);
+    return {qg_fp8_stored_of(a, a->in + 1, 1, a->cols), a->in[0], a->out[0]};
 }
 
 #define OPERAND(s, what, kind)                                                                    \
@@ -182,6 +183,6 @@ extern "C" const struct qg_kernel qg_kernels_fp8_cuda[] = {
     QG_CUDA_MATMUL("fp8-fp8-tensor", matmul_tensor),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_CONVERT, convert_weight_only),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_DEQUANT, dequant_row),
-    QG_CUDA_MATMUL("fp8", matmul_weight_only),
+    QG_CUDA_PRODUCT("fp8", weight_only_of),
     QG_CUDA_END,
 };

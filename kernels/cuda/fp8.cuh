@@ -7,7 +7,6 @@
 #define QG_FP8_CUH
 
 #include "kernels/cuda/matmul.cuh"
-#include "kernels/cuda/units.cuh"
 
 /* The nearest e4m3 number, 448 at most; NaN stays. */
 static __device__ __forceinline__ float qg_e4m3_nearest(float x)
@@ -111,23 +110,13 @@ struct qg_fp8_storing {
     }
 };
 
-/* Binary32 in scratch, [rows, cols]. */
-static inline struct qg_tensor qg_scratch(float *data, size_t rows, size_t cols)
-{
-    struct qg_tensor t = {};
-    t.dtype = QG_F32;
-    t.rank = 2;
-    t.shape[0] = rows;
-    t.shape[1] = cols;
-    t.data = data;
-    return t;
-}
-
 /* Of x of a matmul, the numbers that its codes stand for go to a->work, then its scales. */
 static inline struct qg_fp8_storing qg_fp8_inputs(const struct qg_args *a,
                                                   struct qg_fp8_quantizer by)
 {
-    return {a->in[0], qg_scratch(a->work, a->m, a->cols), a->work + a->m * a->cols, 1, by};
+    float *at = a->work;
+    const struct qg_tensor y = qg_scratch(QG_F32, a->m, a->cols, &at);
+    return {a->in[0], y, at, 1, by};
 }
 
 /* --- what was stored ------------------------------------------------------------------------- */
@@ -304,6 +293,6 @@ struct qg_fp8_gradient {
 };
 
 #define QG_CUDA_GRADIENT(s, what, f) \
-    QG_CUDA_BOUNDED(s, what, QG_FAKE_QUANT_GRAD, "", QG_REORDERS, qg_team_depth, f)
+    QG_CUDA_BOUNDED(s, what, QG_FAKE_QUANT_GRAD, QG_REORDERS, qg_team_depth, f)
 
 #endif
