@@ -11,6 +11,8 @@
  *     float finish(m, row, sum) const;       what becomes of a sum before the store
  *     struct qg_tensor y;                    [M, N]
  *     static constexpr bool halves;          weights and inputs are values of the call's dtype
+ *     double scale(m, row, at) const;        optional: of a piece's products, whose sum goes on in
+ *                                            binary64, where nothing overflows or is subnormal
  */
 #ifndef QG_MATMUL_CUH
 #define QG_MATMUL_CUH
@@ -27,11 +29,53 @@ static inline size_t qg_warp_depth(size_t k)
     return qg_ceil_div(k, QG_PIECE * QG_WARP) * QG_PIECE + 5;
 }
 
-static __device__ __forceinline__ float qg_warp_sum(float x)
+/* The same where pieces have scales; what is added up in binary64 counts as one. */
+static inline size_t qg_piece_depth(size_t)
+{
+    return QG_PIECE + 1;
+}
+
+/* What a lane adds up of an element of y. */
+template <class P> struct qg_lane {
+    float value;
+    __device__ __forceinline__ void add(const P &, size_t, size_t, size_t, size_t n,
+                                        const struct qg_piece &x, const struct qg_piece &w)
+    {
+        for (unsigned j = 0; j < QG_PIECE; j++)
+            value = j < n ? qg_fma(x.v[j], w.v[j], value) : value;
+    }
+    __device__ __forceinline__ void join(struct qg_lane other)
+    {
+        value = qg_add(value, other.value);
+    }
+};
+
+template <class P>
+requires requires(const P p)
+{
+    p.scale((size_t)0, (size_t)0, (size_t)0);
+}
+struct qg_lane<P> {
+    double value;
+    __device__ __forceinline__ void add(const P &p, size_t m, size_t row, size_t at, size_t n,
+                                        const struct qg_piece &x, const struct qg_piece &w)
+    {
+        float dot = 0;
+        for (unsigned j = 0; j < QG_PIECE; j++)
+            dot = j < n ? qg_fma(x.v[j], w.v[j], dot) : dot;
+        value += dot * p.scale(m, row, at);
+    }
+    __device__ __forceinline__ void join(struct qg_lane other)
+    {
+        value += other.value;
+    }
+};
+
+template <class L> static __device__ __forceinline__ float qg_warp_sum(L sum)
 {
     for (int mask = QG_WARP / 2; mask; mask /= 2)
-        x = qg_add(x, __shfl_xor_sync(0xffffffffu, x, mask));
-    return x;
+        sum.join(qg_shuffle_xor(sum, mask));
+    return (float)sum.value;
 }
 
 template <class P>
@@ -41,7 +85,11 @@ static __global__ void __launch_bounds__(QG_BLOCK)
     const size_t row = qg_thread() / QG_WARP % rows,
                  first = qg_thread() / QG_WARP / rows * QG_M_TILE;
     const unsigned lane = threadIdx.x % QG_WARP;
-    float sum[QG_M_TILE] = {0};
+    struct qg_lane<P> sum[QG_M_TILE] = {
+        {
+            0
+        }
+    };
     if (first >= m)
         return; // the whole warp
     for (size_t at = (size_t)lane * QG_PIECE; at < cols; at += QG_PIECE * QG_WARP) {
@@ -50,9 +98,7 @@ static __global__ void __launch_bounds__(QG_BLOCK)
         for (unsigned i = 0; i < QG_M_TILE; i++) {
             if (first + i >= m)
                 break;
-            const struct qg_piece x = p.inputs(first + i, at, n);
-            for (unsigned j = 0; j < QG_PIECE; j++)
-                sum[i] = j < n ? qg_fma(x.v[j], w.v[j], sum[i]) : sum[i];
+            sum[i].add(p, first + i, row, at, n, p.inputs(first + i, at, n), w);
         }
     }
     for (unsigned i = 0; i < QG_M_TILE; i++) {
