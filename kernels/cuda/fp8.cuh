@@ -292,7 +292,4 @@ struct qg_fp8_gradient {
     }
 };
 
-#define QG_CUDA_GRADIENT(s, what, f) \
-    QG_CUDA_BOUNDED(s, what, QG_FAKE_QUANT_GRAD, QG_REORDERS, qg_team_depth, f)
-
 #endif

@@ -15,6 +15,11 @@ size_t group(const struct qg_args *a)
     return (size_t)a->param[GROUP];
 }
 
+struct qg_units groups_of(const struct qg_args *a)
+{
+    return {a->rows, a->cols, group(a)};
+}
+
 /* --- codes and scales ------------------------------------------------------------------------ */
 
 /* How a group becomes codes: see schemes/int4.c. */
@@ -31,11 +36,14 @@ struct rule {
         return {m.min, scale, qg_add(m.min, qg_mul(scale, half))};
     }
 
+    __device__ float steps(struct grid g, float w) const
+    {
+        return qg_div(qg_sub(w, g.min), g.scale);
+    }
     /* -half .. half - 1, or NaN. */
     __device__ float code(struct grid g, float w) const
     {
-        const float u = qg_div(qg_sub(w, g.min), g.scale);
-        return qg_sub(qg_clamp(qg_rint(u), 0.0f, top), half);
+        return qg_sub(qg_clamp(qg_rint(steps(g, w)), 0.0f, top), half);
     }
 };
 
@@ -69,15 +77,90 @@ struct prepare {
 
 void fake_quant(const struct qg_args *a)
 {
-    const struct prepare q = {a->in[0], a->out[0], rule_of(a)};
-    qg_quantize(q, {a->rows, a->cols, group(a)});
+    qg_quantize(prepare{a->in[0], a->out[0], rule_of(a)}, groups_of(a));
 }
+
+/* Its gradient, with scale and zero point in the graph: see schemes/int4.c. */
+struct gradient {
+    struct qg_tensor x, g, y;
+    struct rule rule;
+    typedef struct qg_least_most measure;
+
+    struct grid_and_range {
+        struct grid grid;
+        struct qg_least_most range;
+    };
+    struct sums {
+        double by_code, by_slope, g, through, at_max, at_min;
+        static __device__ struct sums none(void)
+        {
+            return {0, 0, 0, 0, 0, 0};
+        }
+        static __device__ struct sums join(struct sums a, struct sums b)
+        {
+            return {a.by_code + b.by_code, a.by_slope + b.by_slope, a.g + b.g,
+                    a.through + b.through, a.at_max + b.at_max,     a.at_min + b.at_min};
+        }
+    };
+    struct back {
+        struct grid_and_range of;
+        float up, down; // what a largest and a smallest element receive
+    };
+
+    __device__ struct grid_and_range make(struct qg_unit, measure m) const
+    {
+        return {rule.grid_of(m), m};
+    }
+    /* g s where u rounds to a code. */
+    __device__ float behind(struct grid r, float u, float g) const
+    {
+        const float code = qg_rint(u);
+        return code >= 0.0f && code <= rule.top ? qg_mul(g, r.scale) : 0.0f;
+    }
+    __device__ void add(struct grid_and_range r, struct sums *s, float x, float g) const
+    {
+        const float u = rule.steps(r.grid, x), dq = behind(r.grid, u, g);
+        s->by_code += (double)g * qg_clamp(qg_rint(u), 0.0f, rule.top);
+        s->by_slope += (double)dq * qg_div(u, r.grid.scale);
+        s->g += g;
+        s->through += qg_div(dq, r.grid.scale);
+        s->at_max += x == r.range.max;
+        s->at_min += x == r.range.min;
+    }
+    __device__ struct back finish(struct grid_and_range r, struct sums s) const
+    {
+        const bool by_range = qg_sub(r.range.max, r.range.min) >= rule.eps;
+        const double t = by_range ? (s.by_code - s.by_slope) / (double)rule.top : 0;
+        return {r, (float)(t / s.at_max), (float)((s.g - s.through - t) / s.at_min)};
+    }
+    /* Masks multiply, as in autograd: 0 * inf is NaN. */
+    __device__ void piece(struct back b, size_t at, size_t n, const struct qg_piece *x,
+                          const struct qg_piece *g) const
+    {
+        const struct grid r = b.of.grid;
+        struct qg_piece d;
+#pragma unroll
+        for (int i = 0; i < QG_PIECE; i++) {
+            const float is_max = x->v[i] == b.of.range.max ? 1.0f : 0.0f,
+                        is_min = x->v[i] == b.of.range.min ? 1.0f : 0.0f;
+            const float through = qg_div(behind(r, rule.steps(r, x->v[i]), g->v[i]), r.scale);
+            d.v[i] = qg_add(qg_add(through, qg_mul(b.up, is_max)), qg_mul(b.down, is_min));
+        }
+        qg_store_piece(&y, at, n, &d);
+    }
+};
+
+void fake_quant_grad(const struct qg_args *a)
+{
+    qg_differentiate(gradient{a->in[0], a->in[1], a->out[0], rule_of(a)}, groups_of(a));
+}
+
+/* --- convert --------------------------------------------------------------------------------- */
 
 struct storing {
     struct qg_tensor x, scales, zeros;
     struct rule rule;
-    uint8_t *codes; // nibbles, or bytes where groups end within a byte
-    bool packed;
+    struct qg_nibble_writer codes;
     size_t rows;
     typedef struct qg_least_most measure;
 
@@ -98,34 +181,15 @@ struct storing {
             const float code = rule.code(g, p->v[i]);
             q.c[i] = (uint8_t)(code == code ? (int)code : 0);
         }
-        if (packed)
-            qg_store_nibbles(codes, at, n, &q);
-        else
-            qg_store_bytes(codes, at, n, &q);
-    }
-};
-
-struct packing {
-    const uint8_t *bytes;
-    uint8_t *nibbles;
-    size_t cols;
-
-    __device__ void piece(size_t row, size_t at, size_t n) const
-    {
-        const struct qg_codes q = qg_load_bytes(bytes, row * cols + at, n);
-        qg_store_nibbles(nibbles, row * cols + at, n, &q);
+        codes.put(at, n, &q);
     }
 };
 
 void convert(const struct qg_args *a)
 {
-    const bool packed = group(a) % 2 == 0;
-    uint8_t *nibbles = (uint8_t *)a->out[0].data, *bytes = (uint8_t *)a->work;
-    const struct storing q = {a->in[0], a->out[1], a->out[2], rule_of(a), packed ? nibbles : bytes,
-                              packed,   a->rows};
-    qg_quantize(q, {a->rows, a->cols, group(a)});
-    if (!packed)
-        qg_pieces(packing{bytes, nibbles, a->cols}, a->rows, a->cols);
+    const struct qg_nibble_writer codes = qg_nibbles_of(a, group(a), a->work);
+    qg_quantize(storing{a->in[0], a->out[1], a->out[2], rule_of(a), codes, a->rows}, groups_of(a));
+    qg_finish_nibbles(a, codes);
 }
 
 /* --- dequant and matmul ---------------------------------------------------------------------- */
@@ -217,6 +281,7 @@ struct product product_of(const struct qg_args *a)
 
 extern "C" const struct qg_kernel qg_kernels_int4_cuda[] = {
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_FAKE_QUANT, fake_quant),
+    QG_CUDA_GRADIENT("int4", QG_WEIGHT, fake_quant_grad),
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_CONVERT, convert),

@@ -85,11 +85,7 @@ static __global__ void __launch_bounds__(QG_BLOCK)
     const size_t row = qg_thread() / QG_WARP % rows,
                  first = qg_thread() / QG_WARP / rows * QG_M_TILE;
     const unsigned lane = threadIdx.x % QG_WARP;
-    struct qg_lane<P> sum[QG_M_TILE] = {
-        {
-            0
-        }
-    };
+    qg_lane<P> sum[QG_M_TILE] = {};
     if (first >= m)
         return; // the whole warp
     for (size_t at = (size_t)lane * QG_PIECE; at < cols; at += QG_PIECE * QG_WARP) {

@@ -239,6 +239,10 @@ static inline size_t qg_team_depth(size_t k)
     return qg_ceil_div(k, QG_PIECE * team) * QG_PIECE + rounds;
 }
 
+/* A row of a table for such a gradient. */
+#define QG_CUDA_GRADIENT(s, what, f) \
+    QG_CUDA_BOUNDED(s, what, QG_FAKE_QUANT_GRAD, QG_REORDERS, qg_team_depth, f)
+
 /* The same of all of x as one unit: what each block sums up, then all of it in every block. */
 template <class D>
 static __global__ void QG_BOUNDS qg_sum_whole(const D d, const size_t count,
@@ -305,6 +309,40 @@ template <class Q> static void qg_pieces(const Q &q, size_t rows, size_t cols)
 static inline void qg_clear(const struct qg_tensor *t)
 {
     (void)cudaMemsetAsync(t->data, 0, qg_bytes(t), qg_cuda_stream());
+}
+
+/* Where convert puts nibbles: into out[0], or where groups may end within a byte, as bytes into
+ * scratch first. */
+struct qg_nibble_writer {
+    uint8_t *nibbles, *bytes; /* bytes: NULL where they are not needed */
+    size_t cols;
+
+    __device__ void put(size_t at, size_t n, const struct qg_codes *q) const
+    {
+        if (bytes)
+            qg_store_bytes(bytes, at, n, q);
+        else
+            qg_store_nibbles(nibbles, at, n, q);
+    }
+    /* From bytes to nibbles. */
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        const struct qg_codes q = qg_load_bytes(bytes, row * cols + at, n);
+        qg_store_nibbles(nibbles, row * cols + at, n, &q);
+    }
+};
+
+static inline struct qg_nibble_writer qg_nibbles_of(const struct qg_args *a, size_t group,
+                                                    float *scratch)
+{
+    return {(uint8_t *)a->out[0].data, group % 2 ? (uint8_t *)scratch : NULL, a->cols};
+}
+
+/* When all codes were put. */
+static inline void qg_finish_nibbles(const struct qg_args *a, const struct qg_nibble_writer &w)
+{
+    if (w.bytes)
+        qg_pieces(w, a->rows, a->cols);
 }
 
 /* dx = g, where the gradient passes straight through. */
