@@ -140,31 +140,8 @@ void matmul_tensor(const struct qg_args *a)
 }
 
 /* The weight is dequantized to the dtype of x. */
-struct weight_only {
-    static constexpr bool halves = true;
-    struct qg_fp8_stored w;
-    struct qg_tensor x, y;
-
-    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
-    {
-        struct qg_piece p = w.values(row, at, n);
-        for (int i = 0; i < QG_PIECE; i++)
-            p.v[i] = qg_round(x.dtype, p.v[i]);
-        return p;
-    }
-    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
-    {
-        return qg_load_piece(&x, m * w.cols + at, n);
-    }
-    __device__ float finish(size_t, size_t, float sum) const
-    {
-        return sum;
-    }
-};
-
-struct weight_only weight_only_of(const struct qg_args *a)
-{
-    return {qg_fp8_stored_of(a, a->in + 1, 1, a->cols), a->in[0], a->out[0]};
+struct qg_plain_product<struct qg_fp8_stored> weight_only(const struct qg_args *a) {
+    return {qg_fp8_stored_of(a, a->in + 1, 1, a->cols), a->in[0], a->out[0], a->cols};
 }
 
 #define OPERAND(s, what, kind)                                                                    \
@@ -183,6 +160,6 @@ extern "C" const struct qg_kernel qg_kernels_fp8_cuda[] = {
     QG_CUDA_MATMUL("fp8-fp8-tensor", matmul_tensor),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_CONVERT, convert_weight_only),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_DEQUANT, dequant_row),
-    QG_CUDA_PRODUCT("fp8", weight_only_of),
+    QG_CUDA_PRODUCT("fp8", weight_only),
     QG_CUDA_END,
 };

@@ -126,6 +126,7 @@ static inline struct qg_fp8_storing qg_fp8_inputs(const struct qg_args *a,
 struct qg_fp8_stored {
     const uint8_t *codes;
     const float *scales;
+    enum qg_dtype dtype; /* of the weights that come out */
     size_t cols, height, width;
 
     __device__ float scale(size_t row, size_t at) const
@@ -141,12 +142,12 @@ struct qg_fp8_stored {
             w.v[i] = qg_e4m3_decode(qg_e4m3{q.c[i]});
         return w;
     }
-    __device__ struct qg_piece values(size_t row, size_t at, size_t n) const
+    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
         struct qg_piece w = numbers(row, at, n);
         const float s = scale(row, at);
         for (int i = 0; i < QG_PIECE; i++)
-            w.v[i] = qg_mul(w.v[i], s);
+            w.v[i] = qg_round(dtype, qg_mul(w.v[i], s));
         return w;
     }
 };
@@ -155,24 +156,17 @@ static inline struct qg_fp8_stored qg_fp8_stored_of(const struct qg_args *a,
                                                     const struct qg_tensor *planes, size_t height,
                                                     size_t width)
 {
-    return {(const uint8_t *)planes[0].data, (const float *)planes[1].data, a->cols, height, width};
+    return {(const uint8_t *)planes[0].data,
+            (const float *)planes[1].data,
+            a->dtype,
+            a->cols,
+            height,
+            width};
 }
-
-struct qg_fp8_restoring {
-    struct qg_fp8_stored w;
-    struct qg_tensor y;
-
-    __device__ void piece(size_t row, size_t at, size_t n) const
-    {
-        const struct qg_piece p = w.values(row, at, n);
-        qg_store_piece(&y, row * w.cols + at, n, &p);
-    }
-};
 
 static inline void qg_fp8_dequant(const struct qg_args *a, size_t height, size_t width)
 {
-    qg_pieces(qg_fp8_restoring{qg_fp8_stored_of(a, a->in, height, width), a->out[0]}, a->rows,
-              a->cols);
+    qg_unpack(qg_fp8_stored_of(a, a->in, height, width), a);
 }
 
 /* --- prepare --------------------------------------------------------------------------------- */

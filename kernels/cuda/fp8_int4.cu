@@ -5,6 +5,7 @@
  * when a magnitude rises, so its largest comes from the largest before, or (0/0) the least.
  */
 #include "kernels/cuda/fp8.cuh"
+#include "kernels/cuda/intx.cuh"
 
 namespace
 {
@@ -385,22 +386,22 @@ struct stored stored_of(const struct qg_args *a, const struct qg_tensor *planes,
             a->param[PRODUCT] == 1};
 }
 
-struct restoring {
+/* With the row's scale. */
+struct scaled {
     struct stored w;
-    struct qg_tensor y;
 
-    __device__ void piece(size_t row, size_t at, size_t n) const
+    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
         struct qg_piece p = w.weights(row, at, n);
         for (int i = 0; i < QG_PIECE; i++)
             p.v[i] = qg_mul(p.v[i], w.row_scale(row));
-        qg_store_piece(&y, row * w.cols + at, n, &p);
+        return p;
     }
 };
 
 template <bool plain> void dequant_weight(const struct qg_args *a)
 {
-    qg_pieces(restoring{stored_of(a, a->in, plain), a->out[0]}, a->rows, a->cols);
+    qg_unpack(scaled{stored_of(a, a->in, plain)}, a);
 }
 
 /* Behind the sum first the scale of x, then that of the weight's row. */
@@ -457,6 +458,8 @@ extern "C" const struct qg_kernel qg_kernels_fp8_int4_cuda[] = {
     PREPARE("fp8-int4-nocast", NEVER),
     ACTIVATION("fp8-int4-nocast", NEVER),
     CONVERT("fp8-int4-nocast", convert_weight, false),
+    QG_CUDA_ROW("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT, qg_old_int4_fake_quant_cuda),
+    QG_CUDA_ROW("fp8-int4-old", QG_WEIGHT, QG_FAKE_QUANT_GRAD, qg_old_int4_fake_quant_grad_cuda),
     ACTIVATION("fp8-int4-old", NEVER),
     CONVERT("fp8-int4-old", convert_weight, false),
     QG_CUDA_END,

@@ -2,6 +2,7 @@
  *
  * CUDA kernels of int4 and int4-old: a team of threads to a group, which stays in registers.
  */
+#include "kernels/cuda/intx.cuh"
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/units.cuh"
 
@@ -237,44 +238,13 @@ struct stored stored_of(const struct qg_args *a, const struct qg_tensor *planes)
             a->rows,   a->cols,   group(a)};
 }
 
-struct restoring {
-    struct stored w;
-    struct qg_tensor y;
-
-    __device__ void piece(size_t row, size_t at, size_t n) const
-    {
-        const struct qg_piece p = w.weights(row, at, n);
-        qg_store_piece(&y, row * w.cols + at, n, &p);
-    }
-};
-
 void dequant(const struct qg_args *a)
 {
-    qg_pieces(restoring{stored_of(a, a->in), a->out[0]}, a->rows, a->cols);
+    qg_unpack(stored_of(a, a->in), a);
 }
 
-struct product {
-    static constexpr bool halves = true;
-    struct stored w;
-    struct qg_tensor x, y;
-
-    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
-    {
-        return w.weights(row, at, n);
-    }
-    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
-    {
-        return qg_load_piece(&x, m * w.cols + at, n);
-    }
-    __device__ float finish(size_t, size_t, float sum) const
-    {
-        return sum;
-    }
-};
-
-struct product product_of(const struct qg_args *a)
-{
-    return {stored_of(a, a->in + 1), a->in[0], a->out[0]};
+struct qg_plain_product<struct stored> product_of(const struct qg_args *a) {
+    return {stored_of(a, a->in + 1), a->in[0], a->out[0], a->cols};
 }
 
 } // namespace
@@ -284,6 +254,8 @@ extern "C" const struct qg_kernel qg_kernels_int4_cuda[] = {
     QG_CUDA_GRADIENT("int4", QG_WEIGHT, fake_quant_grad),
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4", QG_WEIGHT, QG_DEQUANT, dequant),
+    QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_FAKE_QUANT, qg_old_int4_fake_quant_cuda),
+    QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_FAKE_QUANT_GRAD, qg_old_int4_fake_quant_grad_cuda),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_PRODUCT("int4", product_of),

@@ -233,20 +233,9 @@ struct stored stored_of(const struct qg_args *a, const struct qg_tensor *planes)
     return {(const uint32_t *)planes[0].data, planes[1], layout_of(a), (int)a->param[DEQUANT]};
 }
 
-struct restoring {
-    struct stored w;
-    struct qg_tensor y;
-
-    __device__ void piece(size_t row, size_t at, size_t n) const
-    {
-        const struct qg_piece p = w.weights(row, at, n);
-        qg_store_piece(&y, row * w.from.cols + at, n, &p);
-    }
-};
-
 void dequant(const struct qg_args *a)
 {
-    qg_pieces(restoring{stored_of(a, a->in), a->out[0]}, a->rows, a->cols);
+    qg_unpack(stored_of(a, a->in), a);
 }
 
 struct product {
