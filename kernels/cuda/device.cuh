@@ -275,7 +275,7 @@ template <class T> static __device__ T qg_team_join(T value, unsigned team)
         value = T::join(value, qg_shuffle_xor(value, (int)mask));
     if (team <= QG_WARP)
         return value;
-    __shared__ T of_warp[QG_BLOCK / QG_WARP];
+    __shared__ T of_warp[(unsigned)QG_BLOCK / QG_WARP];
     const unsigned warp = threadIdx.x / QG_WARP, warps = team / QG_WARP;
     __syncthreads(); // of an earlier call all have read
     if (threadIdx.x % QG_WARP == 0)

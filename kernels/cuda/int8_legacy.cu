@@ -16,7 +16,7 @@ enum { GROUP, PREPARE_SCALE, EPS };
         run(a, of(a));                 \
     }
 
-/* --- int8-int4-legacy ------------------------------------------------------------------------ */
+/* --- int8-int4-legacy ------------------------------------------------------------------------- */
 
 /* torch's default lower bound of a scale. */
 float default_least(const struct qg_args *a)
@@ -55,7 +55,7 @@ KERNEL(token_convert, qg_token_convert_cuda, converted_tokens)
 KERNEL(matmul, qg_token_matmul_cuda, converted_tokens)
 KERNEL(matmul_cublas, qg_token_matmul_cublas, converted_tokens)
 
-/* --- 8da4w ----------------------------------------------------------------------------------- */
+/* --- 8da4w ------------------------------------------------------------------------------------ */
 
 struct qg_levels weights_8da4w(const struct qg_args *a)
 {

@@ -30,7 +30,7 @@ void convert_activation(const struct qg_args *a)
         qg_symmetric_convert_cuda(a, levels_of(a));
 }
 
-/* --- int8-row -------------------------------------------------------------------------------- */
+/* --- int8-row --------------------------------------------------------------------------------- */
 
 /* y = R(R(x . q^T) R(s)). Codes are numbers of every dtype. */
 struct row_product {
@@ -63,7 +63,7 @@ struct row_product row_product_of(const struct qg_args *a)
     return {a->in[1], a->in[2], a->in[0], a->out[0], a->cols};
 }
 
-/* --- int8-int8 ------------------------------------------------------------------------------- */
+/* --- int8-int8 -------------------------------------------------------------------------------- */
 
 struct octet_and_sum {
     struct qg_octet codes;

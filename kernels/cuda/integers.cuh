@@ -4,11 +4,11 @@
  *
  * A product P is a struct of plain values that is passed to the kernel:
  *
- *     struct sums { join };                       what is summed up
- *     weights(row, at, n) const;                  of any type: weights at .. at+n of a row
- *     void add(sums *, weights, row, m, at, n) const;   their part of y's element (m, row)
- *     float finish(m, row, sums) const;           what becomes of sums before the store
- *     struct qg_tensor y;                         [M, N]
+ *     struct sums { join };                            what is summed up
+ *     weights(row, at, n) const;                       of any type: weights at .. at+n of a row
+ *     void add(sums *, weights, row, m, at, n) const;  their part of y's element (m, row)
+ *     float finish(m, row, sums) const;                what becomes of sums before the store
+ *     struct qg_tensor y;                              [M, N]
  */
 #ifndef QG_INTEGERS_CUH
 #define QG_INTEGERS_CUH

@@ -14,7 +14,7 @@ namespace
 
 enum { EPS, SCALE_DTYPE, GROUP, BITS };
 
-/* --- codes ----------------------------------------------------------------------------------- */
+/* --- codes ------------------------------------------------------------------------------------ */
 
 struct grid {
     float scale, inverse, zero;
@@ -22,6 +22,7 @@ struct grid {
 
 /* struct qg_levels on the device, for tensors of dtype t. */
 struct rule {
+    bool tokens;                    // asymmetric
     enum qg_dtype t, held, product; // product: of the two, promoted
     float low, high, least, nan;
 
@@ -30,18 +31,18 @@ struct rule {
         const float scale = qg_round_float(held, exact);
         return {scale, qg_round_float(held, qg_div(1.0f, scale)), zero};
     }
-    __device__ struct grid grid_of(struct qg_amax m) const
-    {
-        const float half_range = qg_add(high, 0.5f);
-        return grid_at(qg_max(qg_round_float(t, qg_div(m.amax, half_range)), least), 0.0f);
-    }
     __device__ struct grid grid_of(struct qg_least_most m) const
     {
+        if (!tokens) {
+            const float amax = qg_max(qg_abs(m.min), qg_abs(m.max)),
+                        half_range = qg_add(high, 0.5f);
+            return grid_at(qg_max(qg_round_float(t, qg_div(amax, half_range)), least), 0.0f);
+        }
         const float min = qg_min(0.0f, m.min), max = qg_max(0.0f, m.max);
         const float range = qg_round_float(t, qg_sub(max, min));
         const float exact = qg_max(qg_round_float(t, qg_div(range, qg_sub(high, low))), least);
-        const float zero =
-            qg_round_float(t, qg_sub(low, qg_rint(qg_round_float(t, qg_div(min, exact)))));
+        const float below = qg_rint(qg_round_float(t, qg_div(min, exact)));
+        const float zero = qg_round_float(t, qg_sub(low, below));
         return grid_at(exact, zero != zero ? nan : qg_clamp(zero, low, high));
     }
 
@@ -62,19 +63,19 @@ struct rule {
     }
 };
 
-struct rule rule_of(enum qg_dtype t, const struct qg_levels &l)
+struct rule rule_of(enum qg_dtype t, const struct qg_levels &l, bool tokens)
 {
     const float low = -(float)(1 << (l.bits - 1));
-    return {t, l.held, t == l.held ? t : QG_F32, low, -low - 1.0f, l.least, l.nan};
+    return {tokens, t, l.held, t == l.held ? t : QG_F32, low, -low - 1.0f, l.least, l.nan};
 }
 
-/* --- prepare --------------------------------------------------------------------------------- */
+/* --- prepare ---------------------------------------------------------------------------------- */
 
-template <class M> struct prepare {
+struct prepare {
     struct qg_tensor x, y;
     struct rule rule;
     bool stored; // codes pass through an int8, whose NaN is 0
-    typedef M measure;
+    typedef struct qg_least_most measure;
 
     __device__ struct grid make(struct qg_unit, measure m) const
     {
@@ -97,10 +98,10 @@ template <class M> struct prepare {
 };
 
 /* dx = R(R(g s) m (1/s)), m: the code needs no clamp. */
-template <class M> struct back {
+struct back {
     struct qg_tensor x, g, dx;
     struct rule rule;
-    typedef M measure;
+    typedef struct qg_least_most measure;
 
     __device__ struct grid make(struct qg_unit, measure m) const
     {
@@ -123,13 +124,13 @@ template <class M> struct back {
     }
 };
 
-/* --- convert --------------------------------------------------------------------------------- */
+/* --- convert ---------------------------------------------------------------------------------- */
 
-template <class M> struct storing {
+struct storing {
     struct qg_tensor x, codes, scales, zeros;
     struct rule rule;
     size_t per_row; // groups
-    typedef M measure;
+    typedef struct qg_least_most measure;
 
     __device__ struct grid make(struct qg_unit, measure m) const
     {
@@ -153,7 +154,7 @@ template <class M> struct storing {
     }
 };
 
-/* --- dequant and matmul ---------------------------------------------------------------------- */
+/* --- dequant and matmul ----------------------------------------------------------------------- */
 
 /* The planes as numbers: R((q - z) s). */
 struct numbers {
@@ -166,17 +167,14 @@ struct numbers {
         const size_t first = row * cols + at;
         const struct qg_codes q = qg_load_bytes(codes.data, first, n);
         struct qg_piece w;
-        size_t j = first / group, left = 0; // the group, and how much of it is known
+        struct qg_cursor c = qg_cursor_at(first, group);
         float s = 0, zero = 0;
 #pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++) {
-            if (i < n && left == 0) {
-                j += i > 0;
-                left = i > 0 ? group : group - first % group;
-                s = qg_get_float(&scales, j);
-                zero = qg_round_float(dtype, qg_get(&zeros, j));
+            if (i == 0 || (i < n && qg_cursor_next(&c))) {
+                s = qg_get_float(&scales, c.group);
+                zero = qg_round_float(dtype, qg_get(&zeros, c.group));
             }
-            left--;
             const float away = qg_round_float(dtype, qg_sub((float)(int8_t)q.c[i], zero));
             w.v[i] = i < n ? qg_round_float(dtype, qg_mul(away, s)) : 0.0f;
         }
@@ -200,14 +198,12 @@ product product_of(const struct qg_args *a)
 product token_product(const struct qg_args *a, const struct qg_levels &tokens)
 {
     const struct qg_tensor x = qg_made_x(a);
-    const struct prepare<struct qg_least_most> q = {
-        a->in[0], x, rule_of(a->dtype, tokens), true
-    };
+    const struct prepare q = {a->in[0], x, rule_of(a->dtype, tokens, true), true};
     qg_quantize(q, {a->m, a->cols, a->cols});
     return {numbers_of(a, a->in + 1), x, a->out[0], a->cols};
 }
 
-/* --- what the rows ask for ------------------------------------------------------------------- */
+/* --- what the rows ask for -------------------------------------------------------------------- */
 
 struct qg_levels levels_of(const struct qg_args *a)
 {
@@ -274,60 +270,55 @@ struct qg_levels old_int4_levels(const struct qg_args *a)
 
 } // namespace
 
-/* --- launches -------------------------------------------------------------------------------- */
+/* --- launches --------------------------------------------------------------------------------- */
 
-template <class M> static void run_prepare(const struct qg_args *a, const struct qg_levels &l)
+static void run_prepare(const struct qg_args *a, const struct qg_levels &l, bool tokens)
 {
-    const struct prepare<M> q = {
-        a->in[0], a->out[0], rule_of(a->dtype, l), false
-    };
+    const struct prepare q = {a->in[0], a->out[0], rule_of(a->dtype, l, tokens), false};
     qg_quantize(q, {a->rows, a->cols, l.group});
 }
 
-template <class M> static void run_back(const struct qg_args *a, const struct qg_levels &l)
+static void run_back(const struct qg_args *a, const struct qg_levels &l, bool tokens)
 {
-    const struct back<M> q = {
-        a->in[0], a->in[1], a->out[0], rule_of(a->dtype, l)
-    };
+    const struct back q = {a->in[0], a->in[1], a->out[0], rule_of(a->dtype, l, tokens)};
     qg_quantize(q, {a->rows, a->cols, l.group});
 }
 
-template <class M> static void run_storing(const struct qg_args *a, const struct qg_levels &l)
+static void run_storing(const struct qg_args *a, const struct qg_levels &l, bool tokens)
 {
-    const struct storing<M> q = {
-        a->in[0], a->out[0], a->out[1], a->out[2], rule_of(a->dtype, l), a->cols / l.group
-    };
+    const struct storing q = {
+        a->in[0], a->out[0], a->out[1], a->out[2], rule_of(a->dtype, l, tokens), a->cols / l.group};
     qg_quantize(q, {a->rows, a->cols, l.group});
 }
 
 void qg_symmetric_fake_quant_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_prepare<struct qg_amax>(a, levels);
+    run_prepare(a, levels, false);
 }
 
 void qg_symmetric_grad_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_back<struct qg_amax>(a, levels);
+    run_back(a, levels, false);
 }
 
 void qg_symmetric_convert_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_storing<struct qg_amax>(a, levels);
+    run_storing(a, levels, false);
 }
 
 void qg_token_fake_quant_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_prepare<struct qg_least_most>(a, levels);
+    run_prepare(a, levels, true);
 }
 
 void qg_token_grad_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_back<struct qg_least_most>(a, levels);
+    run_back(a, levels, true);
 }
 
 void qg_token_convert_cuda(const struct qg_args *a, const struct qg_levels &levels)
 {
-    run_storing<struct qg_least_most>(a, levels);
+    run_storing(a, levels, true);
 }
 
 void qg_codes_dequant_cuda(const struct qg_args *a)

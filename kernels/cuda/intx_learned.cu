@@ -49,7 +49,7 @@ struct rule rule_of(const struct qg_args *a, const struct qg_tensor *scales_and_
     return {scales_and_zeros[0], scales_and_zeros[1], a->dtype, low, -low - 1.0f};
 }
 
-/* --- prepare --------------------------------------------------------------------------------- */
+/* --- prepare ---------------------------------------------------------------------------------- */
 
 struct prepare {
     struct qg_tensor x, y;
@@ -61,12 +61,11 @@ struct prepare {
         const size_t first = row * cols + at;
         struct qg_piece p = qg_load_piece(&x, first, n);
         struct learned l = {0, 0, 0};
-        size_t known = SIZE_MAX;
+        struct qg_cursor c = qg_cursor_at(first, group);
 #pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++) {
-            const size_t j = (first + i) / group;
-            if (i < n && j != known)
-                l = rule.at(known = j);
+            if (i == 0 || (i < n && qg_cursor_next(&c)))
+                l = rule.at(c.group);
             p.v[i] = qg_mul(rule.step_of(l, p.v[i]).away, l.scale);
         }
         qg_store_piece(&y, first, n, &p);
@@ -149,7 +148,7 @@ size_t sums_depth(size_t)
     return 2;
 }
 
-/* --- convert --------------------------------------------------------------------------------- */
+/* --- convert ---------------------------------------------------------------------------------- */
 
 void convert(const struct qg_args *a)
 {

@@ -305,6 +305,26 @@ template <class Q> static void qg_pieces(const Q &q, size_t rows, size_t cols)
     qg_launch(qg_each_piece<Q>, rows * qg_ceil_div(cols, QG_PIECE), q, rows, cols);
 }
 
+/* A walk over elements that share scales by groups, without a division for each. */
+struct qg_cursor {
+    size_t group, left, extent; /* left: of the group, with the element that is stood on */
+};
+
+static __device__ __forceinline__ struct qg_cursor qg_cursor_at(size_t first, size_t extent)
+{
+    return {first / extent, extent - first % extent, extent};
+}
+
+/* On to the next element: whether it is of another group. */
+static __device__ __forceinline__ bool qg_cursor_next(struct qg_cursor *c)
+{
+    if (--c->left)
+        return false;
+    c->left = c->extent;
+    c->group++;
+    return true;
+}
+
 /* All bytes of t become 0: planes with padding that no thread writes. */
 static inline void qg_clear(const struct qg_tensor *t)
 {
