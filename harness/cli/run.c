@@ -553,9 +553,10 @@ static int execute(struct execution *s, struct qg_error *err)
     print_start(s);
     s->start = qg_clock_now();
     s->bar = qg_bar_wanted();
-    if (run_cases(s, &signo, err) != QG_OK ||
+    // The resources first: a program whose table of them is damaged should say so at once.
+    if (run_resources(s, err) != QG_OK || run_cases(s, &signo, err) != QG_OK ||
         (s->plan.gap && !signo && run_gaps(s, err) != QG_OK) ||
-        (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK) || run_resources(s, err) != QG_OK)
+        (s->plan.atlas && !signo && run_atlas(s, err) != QG_OK))
         return keep_journal(s, err);
     if (signo && s->done == 0) {
         qg_result_abandon(&s->writer);
