@@ -68,6 +68,12 @@ static uint64_t spilled(const struct qg_resource *r)
     return (uint64_t)r->spill_stores + r->spill_loads;
 }
 
+static bool is_other(const struct qg_field *f, const struct qg_resource *b,
+                     const struct qg_resource *h)
+{
+    return memcmp((const char *)b + f->offset, (const char *)h + f->offset, f->size) != 0;
+}
+
 /* Heavier in one thing counts, whatever the other does. */
 static enum qg_burden judge(const struct qg_resource *b, const struct qg_resource *h)
 {
@@ -76,9 +82,10 @@ static enum qg_burden judge(const struct qg_resource *b, const struct qg_resourc
         return QG_BURDEN_HEAVIER;
     if (spilled(h) < spilled(b) || (known && h->warps > b->warps))
         return QG_BURDEN_LIGHTER;
-    const uint32_t was[] = {b->registers, b->stack, b->shared, b->barriers, b->block, b->warps};
-    const uint32_t is[] = {h->registers, h->stack, h->shared, h->barriers, h->block, h->warps};
-    return memcmp(was, is, sizeof was) == 0 ? QG_BURDEN_SAME : QG_BURDEN_OTHER;
+    for (const struct qg_field *f = qg_resource_fields; f->name; f++)
+        if (is_other(f, b, h))
+            return QG_BURDEN_OTHER;
+    return QG_BURDEN_SAME;
 }
 
 static void add_resource(struct qg_comparison *c, const void *base, const void *head)
@@ -136,17 +143,21 @@ void qg_put_burden(FILE *out, const struct qg_resource_pair *p, const char *arro
                    void (*put)(FILE *out, const char *s))
 {
     const struct qg_resource *b = p->base, *h = p->head;
-    fprintf(out, "%s; registers %u %s %u", qg_burden_name(p->burden), b->registers, arrow,
-            h->registers);
-    fprintf(out, ", spilled bytes %u %s %u stored, %u %s %u loaded", b->spill_stores, arrow,
-            h->spill_stores, b->spill_loads, arrow, h->spill_loads);
-    fprintf(out, ", warps %u %s %u of %u (bound by ", b->warps, arrow, h->warps, h->most_warps);
-    put(out, h->limit);
-    if (strcmp(b->limit, h->limit) != 0) {
-        fputs(", was ", out);
-        put(out, b->limit);
+    fputs(qg_burden_name(p->burden), out);
+    for (const struct qg_field *f = qg_resource_fields; f->name; f++) {
+        const void *was = (const char *)b + f->offset, *is = (const char *)h + f->offset;
+        if (!is_other(f, b, h))
+            continue;
+        fputs(", ", out);
+        put(out, f->name);
+        putc(' ', out);
+        if (f->kind == QG_FIELD_TEXT) {
+            put(out, was);
+            fprintf(out, " %s ", arrow);
+            put(out, is);
+        } else
+            fprintf(out, "%u %s %u", *(const uint32_t *)was, arrow, *(const uint32_t *)is);
     }
-    putc(')', out);
 }
 
 void qg_put_regressions(FILE *out, const struct qg_comparison *c, unsigned on)

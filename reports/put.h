@@ -40,9 +40,8 @@ void qg_put_missing(FILE *out, size_t only_base, size_t only_head);
 void qg_put_models(FILE *out, const struct qg_comparison *c);
 void qg_put_predictions(FILE *out, const struct qg_comparison *c);
 
-/* What became of rows of /resources, counted, in a line; and of one row that is in both files:
- * "heavier; registers 30 -> 40, ..., bound by registers", with texts of the file written by `put`.
- */
+/* What became of rows of /resources, counted, in a line; and every number of a row in both files
+ * that is another: "heavier, registers 80 -> 90, warps 24 -> 16", with texts written by `put`. */
 void qg_put_resources(FILE *out, const struct qg_comparison *c);
 void qg_put_burden(FILE *out, const struct qg_resource_pair *p, const char *arrow,
                    void (*put)(FILE *out, const char *s));

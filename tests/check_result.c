@@ -428,6 +428,9 @@ START_TEST(test_killed_and_resumed)
     if (child == 0) {
         if (qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err) != QG_OK)
             _exit(1);
+        struct qg_resource first = resource(0);
+        if (qg_result_append_row(w, QG_TABLE_RESOURCES, &first, &err) != QG_OK)
+            _exit(1);
         for (unsigned i = 0;; i++)
             if (append(w, i) != QG_OK || write(pipe_fd[1], "x", 1) != 1)
                 _exit(1);
@@ -448,6 +451,7 @@ START_TEST(test_killed_and_resumed)
     ck_assert_int_eq(qg_result_create("r.h5", &m, false, QG_RESULT_NEW, &w, &err), QG_EIO);
     ck_assert_ptr_nonnull(strstr(err.message, "--resume"));
     ck_ok(qg_result_create("r.h5", &m, true, QG_RESULT_NEW, &w, &err));
+    ck_assert_uint_eq(qg_result_count(w, QG_TABLE_RESOURCES), 1);
     for (unsigned i = 0; i < told; i++) {
         struct qg_record r = record(i);
         ck_assert(qg_result_has(w, r.spelling));

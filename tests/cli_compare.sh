@@ -80,16 +80,17 @@ for change in resources resources-spill resources-warps resources-registers reso
 done
 expect 0 'resources of CUDA kernels: 6 in both; 6 same numbers' compare resources.h5 resources.h5
 expect 1 '6 in both; 1 heavier; 5 same numbers' compare resources.h5 resources-spill.h5
-has out.txt '^  int4 quantize_units<prepare> for sm_90a: heavier; registers 80 -> 80, spilled bytes 0 -> 8 stored, 0 -> 8 loaded, warps 24 -> 24 of 64 (bound by registers)$'
+has out.txt '^  int4 quantize_units<prepare> for sm_90a: heavier, stack 0 -> 8, spill_stores 0 -> 8, spill_loads 0 -> 8$'
 has out.txt "^REGRESSION: 0 cases, 1 of CUDA kernels' resources$"
-expect 1 'warps 24 -> 16 of 64' compare resources.h5 resources-warps.h5
+expect 1 'heavier, registers 80 -> 90, warps 24 -> 16' compare resources.h5 resources-warps.h5
 expect 1 "REGRESSION: 0 cases, 1 of CUDA" compare resources.h5 resources-warps.h5 --fail-on resources
 expect 0 '1 heavier' compare resources.h5 resources-warps.h5 --fail-on verdict,quality,slower
 expect 0 '1 lighter; 5 same' compare resources-warps.h5 resources.h5
 expect 0 '1 lighter; 5 same' compare resources-spill.h5 resources.h5
-has out.txt 'lighter; .* spilled bytes 8 -> 0 stored'
+has out.txt 'lighter, stack 8 -> 0, spill_stores 8 -> 0, spill_loads 8 -> 0$'
 expect 1 '1 heavier' compare resources-spill.h5 resources-warps.h5
 expect 0 '1 other numbers; 5 same' compare resources.h5 resources-registers.h5
+has out.txt 'sm_90a: other numbers, registers 80 -> 81$'
 expect 0 '5 in both, 1 only in BASE, 0 only in HEAD; 5 same' compare resources.h5 resources-gone.h5
 has out.txt '^  int4 quantize_units<prepare> for sm_90a: only in BASE$'
 expect 1 'REGRESSION: 0 cases, 1 of CUDA' compare resources.h5 resources-gone.h5 --fail-on missing
@@ -97,7 +98,7 @@ expect 0 '0 in both, 0 only in BASE, 6 only in HEAD' compare nothing.h5 resource
 expect 0 'no regression' compare resources-alone.h5 resources-alone.h5
 expect 1 'no case in common' compare resources-alone.h5 resources.h5
 expect 1 '### qgauge: regression in 0 of 280 cases, 1 of CUDA' compare resources.h5 resources-warps.h5 --format markdown
-has out.txt '^- int4 quantize\\_units&lt;prepare\\> for sm\\_90a: heavier; .* warps 24 → 16 of 64'
+has out.txt '^- int4 quantize\\_units&lt;prepare\\> for sm\\_90a: heavier, registers 80 → 90, warps 24 → 16$'
 expect 0 '5 in both, 1 only in BASE, 1 only in HEAD' compare resources.h5 resources-hostile.h5
 LC_ALL=C grep -q "$(printf '\033')" out.txt && fail 'a kernel of a stranger speaks to the terminal'
 
