@@ -373,7 +373,8 @@ static __global__ void __launch_bounds__(QG_BLOCK)
     const size_t row = qg_thread() / QG_WARP % rows,
                  first = qg_thread() / QG_WARP / rows * QG_M_TILE;
     const unsigned lane = threadIdx.x % QG_WARP;
-    float sum[QG_M_TILE] = {0};
+    struct qg_lane<F> sum[QG_M_TILE] = {
+    };
     if (first >= m)
         return; // the whole warp
     for (size_t strip = 0; strip < cols; strip += QG_STRIP * QG_WARP) {
@@ -386,7 +387,7 @@ static __global__ void __launch_bounds__(QG_BLOCK)
                 break;
             const uint8_t *block = qg_gguf_at<X>(inputs, (first + i) * cols + at);
             const struct qg_gguf_strip<X> x(block, at % X::elements, at < cols);
-            sum[i] = qg_gguf_dot<F>(w, x, block, at < cols, sum[i]);
+            sum[i].value = qg_gguf_dot<F>(w, x, block, at < cols, sum[i].value);
         }
     }
 #pragma unroll
