@@ -98,21 +98,37 @@ static void nothing(const struct qg_args *a)
     (void)a;
 }
 
-/* Seconds for `repeat` calls. The pointer is volatile so that the empty call stays a call. */
-static double time_calls(qg_op_fn *volatile const *fn, const struct qg_args *a, size_t repeat)
+/* --- samples --------------------------------------------------------------------------------- */
+
+/* What is timed: fn on the host, or a session on a device. */
+struct timed {
+    qg_op_fn *volatile fn; /* volatile so that the empty call stays a call */
+    const struct qg_args *a;
+    const struct qg_stopwatch *stopwatch;
+    void *session;
+    double overhead; /* of a call of nothing */
+    uint32_t discarded;
+};
+
+/* Seconds for `repeat` calls. */
+static double time_calls(const struct timed *t, size_t repeat, bool cold)
 {
+    if (t->stopwatch)
+        return t->stopwatch->seconds(t->session, repeat, cold);
+    if (cold)
+        flush_call(t->a);
     double start = qg_clock_now();
     for (size_t i = 0; i < repeat; i++)
-        (*fn)(a);
+        t->fn(t->a);
     return qg_clock_now() - start;
 }
 
-static size_t repetitions(qg_op_fn *volatile const *fn, const struct qg_args *a)
+static size_t repetitions(const struct timed *timed)
 {
-    size_t repeat = 1;
+    size_t repeat = 1, most = timed->stopwatch ? 1000 : (size_t)1 << 24;
     for (;;) {
-        double t = time_calls(fn, a, repeat);
-        if (t >= MIN_SAMPLE_S || repeat >= (size_t)1 << 24)
+        double t = time_calls(timed, repeat, false);
+        if (!(t < MIN_SAMPLE_S) || repeat >= most)
             return repeat;
         double factor = t > 0 ? 1.2 * MIN_SAMPLE_S / t : 10;
         repeat = (size_t)((double)repeat * (factor < 1.5 ? 1.5 : factor > 10 ? 10 : factor)) + 1;
@@ -138,37 +154,31 @@ static double subtract(double t, double overhead)
     return t > overhead ? t - overhead : 0;
 }
 
-/* The least that `repeat` empty calls take, per call. */
-static double overhead_of(const struct qg_args *a, size_t repeat)
+/* The least that `repeat` empty calls take, per call. Events on a device stand around its own work
+ * alone. */
+static double overhead_of(const struct timed *t, size_t repeat)
 {
-    qg_op_fn *volatile empty = nothing;
+    const struct timed empty = {.fn = nothing, .a = t->a};
     double best = INFINITY;
+    if (t->stopwatch)
+        return 0;
     for (int i = 0; i < 20; i++)
-        best = fmin(best, time_calls(&empty, a, repeat) / (double)repeat);
+        best = fmin(best, time_calls(&empty, repeat, false) / (double)repeat);
     return best;
 }
 
-static size_t sample_warm(qg_op_fn *fn, const struct qg_args *a, double budget, double *samples,
-                          double *ret_overhead)
+static size_t take_samples(struct timed *t, size_t repeat, bool cold, double budget,
+                           double *samples)
 {
-    qg_op_fn *volatile call = fn;
-    size_t repeat = repetitions(&call, a), n = 0;
-    double overhead = overhead_of(a, repeat < 10000 ? repeat : 10000), start = qg_clock_now();
-    do
-        samples[n++] = subtract(time_calls(&call, a, repeat) / (double)repeat, overhead);
-    while (!enough(samples, n, qg_clock_now() - start, budget));
-    *ret_overhead = overhead;
-    return n;
-}
-
-static size_t sample_cold(qg_op_fn *fn, const struct qg_args *a, double budget, double *samples)
-{
-    qg_op_fn *volatile call = fn;
     size_t n = 0;
-    double overhead = overhead_of(a, 1), start = qg_clock_now();
+    double start = qg_clock_now();
+    t->overhead = overhead_of(t, repeat < 10000 ? repeat : 10000);
     do {
-        flush_call(a);
-        samples[n++] = subtract(time_calls(&call, a, 1), overhead);
+        double s = time_calls(t, repeat, cold) / (double)repeat;
+        if (s == s)
+            samples[n++] = subtract(s, t->overhead);
+        else
+            t->discarded++;
     } while (!enough(samples, n, qg_clock_now() - start, budget));
     return n;
 }
@@ -189,13 +199,18 @@ static void pin(void)
 void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *b,
                   struct qg_bench_result *ret)
 {
+    struct timed t = {.fn = fn, .a = a, .stopwatch = b->stopwatch};
     *ret = qg_bench_none;
-    if (b->budget_s <= 0)
+    if (b->budget_s <= 0 || (t.stopwatch && !(t.session = t.stopwatch->start(b->launch, a))))
         return;
     pin();
-    ret->n_warm = (uint32_t)sample_warm(fn, a, b->budget_s, ret->s, &ret->overhead_s);
-    if (b->cold && CAN_FLUSH)
-        ret->n_cold = (uint32_t)sample_cold(fn, a, b->budget_s, ret->s + ret->n_warm);
+    ret->n_warm = (uint32_t)take_samples(&t, repetitions(&t), false, b->budget_s, ret->s);
+    ret->overhead_s = t.overhead;
+    if (b->cold && (t.stopwatch || CAN_FLUSH))
+        ret->n_cold = (uint32_t)take_samples(&t, 1, true, b->budget_s, ret->s + ret->n_warm);
+    ret->n_discarded = t.discarded;
     ret->warm = qg_bench_summary(ret->s, ret->n_warm);
     ret->cold = qg_bench_summary(ret->s + ret->n_warm, ret->n_cold);
+    if (t.stopwatch)
+        t.stopwatch->stop(t.session);
 }

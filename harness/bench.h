@@ -11,21 +11,25 @@
 #define QG_BENCH_H
 
 #include "harness/result.h"
-#include "schemes/scheme.h"
+#include "kernels/kernel.h"
 
 #define QG_BENCH_SAMPLES 512 /* at most, of each kind */
 
 struct qg_bench {
     double budget_s; /* for warm and for cold samples each; 0: do not time */
     bool cold;
+    /* Of a kernel on a device, else NULL: what times it, and the kernel on tensors that lie there.
+     */
+    const struct qg_stopwatch *stopwatch;
+    qg_op_fn *launch;
 };
 
 /* Plain memory without pointers: a child process fills it, its parent reads it. */
 struct qg_bench_result {
     struct qg_timing warm, cold;
-    double overhead_s; /* of an empty call, taken out of warm samples */
-    uint32_t n_warm, n_cold;
-    double s[2 * QG_BENCH_SAMPLES]; /* seconds per call: n_warm, then n_cold */
+    double overhead_s;                    /* of an empty call, taken out of warm samples */
+    uint32_t n_warm, n_cold, n_discarded; /* samples that a device's stopwatch did not trust */
+    double s[2 * QG_BENCH_SAMPLES];       /* seconds per call: n_warm, then n_cold */
 };
 
 /* Nothing measured: no samples, NaN everywhere. */

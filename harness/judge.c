@@ -468,6 +468,9 @@ static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *t
     r->warm = j->times.warm;
     r->cold = j->times.cold;
     r->overhead_s = j->times.overhead_s;
+    if (j->times.n_discarded && !r->reason[0])
+        snprintf(r->reason, sizeof r->reason,
+                 "%u samples discarded: the device had lowered its clocks", j->times.n_discarded);
     return measure_quality(j, err);
 }
 
@@ -496,10 +499,10 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
         qg_call_alloc(&ret->want, &a, true, err) != QG_OK || fill_inputs(c, ret, err) != QG_OK)
         return err->status;
     run_definition(c, ret);
-    // A call from here moves every tensor to the device and back, which is not what is asked.
-    const struct qg_bench untimed = {0};
-    if (qg_isolate_run(c->kernel->fn, &ret->got, c->kernel->launch ? &untimed : b, timeout_s,
-                       &trial, err) != QG_OK)
+    struct qg_bench bench = *b;
+    bench.stopwatch = qg_backend_find(c->kernel->backend)->stopwatch;
+    bench.launch = c->kernel->launch;
+    if (qg_isolate_run(c->kernel->fn, &ret->got, &bench, timeout_s, &trial, err) != QG_OK)
         return err->status;
     ret->times = trial.times;
     return conclude(c, &trial, ret, err);

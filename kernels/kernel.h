@@ -34,10 +34,21 @@ struct qg_kernel {
     qg_op_fn *launch; /* of a device: the same on tensors in its memory, queued; else NULL */
 };
 
+/* How a device times its kernels: a session keeps the tensors of one call in the device's memory.
+ */
+struct qg_stopwatch {
+    void *(*start)(qg_op_fn *launch, const struct qg_args *a); /* NULL: no memory */
+    /* Of `runs` runs one after the other; `cold`: none of the tensors in a cache before. NaN when
+     * the sample is not to be trusted or the device failed. */
+    double (*seconds)(void *session, size_t runs, bool cold);
+    void (*stop)(void *session);
+};
+
 /* A place where kernels run. */
 struct qg_backend {
     const char *name, *summary;
     bool (*probe)(char *text, size_t size); /* true: text says what is there; false: why not */
+    const struct qg_stopwatch *stopwatch;   /* of a device; NULL: the host's clock */
 };
 
 const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */

@@ -60,13 +60,16 @@ static bool probe_nothing(char *text, size_t size)
 }
 #define qg_cuda_probe   probe_nothing
 #define qg_cublas_probe probe_nothing
+#define STOPWATCH       NULL
+#else
+#define STOPWATCH &qg_cuda_stopwatch
 #endif
 
 static const struct qg_backend backends[] = {
-    {"c", "plain C that the compiler may vectorise", probe_c},
-    {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas},
-    {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe},
-    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe},
+    {"c", "plain C that the compiler may vectorise", probe_c, NULL},
+    {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas, NULL},
+    {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe, STOPWATCH},
+    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe, STOPWATCH},
 };
 
 const struct qg_backend *qg_backend_at(size_t i)

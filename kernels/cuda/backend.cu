@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/backend.cuh"
 
 /* --- what is there --------------------------------------------------------------------------- */
 
@@ -81,8 +81,7 @@ bool qg_cuda_probe(char *text, size_t size)
 
 /* --- one call -------------------------------------------------------------------------------- */
 
-/* Device memory for the tensors of `a`: every non-empty one an allocation of its own. */
-static cudaError_t lend(const struct qg_args *a, struct qg_args *d)
+cudaError_t qg_cuda_lend(const struct qg_args *a, struct qg_args *d)
 {
     cudaError_t e = cudaSuccess;
     *d = *a;
@@ -111,11 +110,11 @@ static cudaError_t take_back(const struct qg_args *a, const struct qg_args *d)
     return e;
 }
 
-static void free_all(const struct qg_args *a, struct qg_args *d)
+void qg_cuda_take(struct qg_args *d)
 {
-    for (int i = 0; i < a->n_in; i++)
+    for (int i = 0; i < d->n_in; i++)
         (void)cudaFree(d->in[i].data);
-    for (int i = 0; i < a->n_out; i++)
+    for (int i = 0; i < d->n_out; i++)
         (void)cudaFree(d->out[i].data);
     (void)cudaFree(d->work);
 }
@@ -132,7 +131,7 @@ static void fail(const struct qg_args *a, bool no_room, cudaError_t e)
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
 {
     struct qg_args d;
-    cudaError_t e = lend(a, &d);
+    cudaError_t e = qg_cuda_lend(a, &d);
     if (e != cudaSuccess) {
         fail(a, true, e);
     } else {
@@ -145,5 +144,5 @@ void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
         if (e != cudaSuccess)
             fail(a, false, e);
     }
-    free_all(a, &d);
+    qg_cuda_take(&d);
 }

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#include "schemes/scheme.h"
+#include "kernels/kernel.h"
 
 enum { QG_BLOCK = 256 }; /* threads of a block, in every launch */
 
@@ -26,6 +26,11 @@ bool qg_cuda_probe(char *text, size_t size);
 /* Runs `launch` on copies of a's tensors in device memory, of which those of out[] come back. Each
  * is an allocation of its own; scratch is not copied. What goes wrong is said in a->failure. */
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a);
+
+/* Events around launches that are queued as one graph; cold: after the second-level cache was
+ * filled with other data. Samples during which NVML, where it is there, says that the device has
+ * lowered its clocks are NaN. */
+extern const struct qg_stopwatch qg_cuda_stopwatch;
 
 #ifdef __cplusplus
 }

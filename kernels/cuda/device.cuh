@@ -14,13 +14,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/backend.h"
-
-extern "C" {
-#include "kernels/kernel.h"
-}
 
 enum { QG_PIECE = 8, QG_WARP = 32 }; // QG_BLOCK is in backend.h
 

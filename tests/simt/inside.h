@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the parts of the stand-in share: runtime.cc (memory, errors, devices), block.cc (threads
- * as fibers), shadow.cc (what is known of each byte), finder.cc (what is said of a mistake).
+ * as fibers), shadow.cc (what is known of each byte), finder.cc (what is said of a mistake),
+ * graph.cc (captures).
  */
 #ifndef QG_SIMT_INSIDE_H
 #define QG_SIMT_INSIDE_H
@@ -51,6 +52,10 @@ struct simt_who simt_who_runs(void);
 
 bool simt_is_stack(const void *p);     /* of a fiber */
 bool simt_is_own_stack(const void *p); /* of the fiber that runs */
+
+/* What is queued while a capture is open (graph.cc). */
+cudaError_t simt_keep_copy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind);
+cudaError_t simt_keep_fill(void *to, int value, size_t n);
 
 /* Runs the grid of a launch whose configuration was found right. */
 void simt_run_grid(const cudaLaunchConfig_t *c, void (*thread)(void *), void *context);

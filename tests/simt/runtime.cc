@@ -299,7 +299,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t)
 {
-    return cudaMemcpy(to, from, n, kind);
+    return simt_is_capturing() ? simt_keep_copy(to, from, n, kind) : cudaMemcpy(to, from, n, kind);
 }
 
 cudaError_t cudaMemset(void *p, int value, size_t n)
@@ -315,7 +315,7 @@ cudaError_t cudaMemset(void *p, int value, size_t n)
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t)
 {
-    return cudaMemset(p, value, n);
+    return simt_is_capturing() ? simt_keep_fill(p, value, n) : cudaMemset(p, value, n);
 }
 
 // --- atomics ------------------------------------------------------------------------------------
@@ -519,6 +519,11 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->l2CacheSize = d->l2_bytes;
     p->maxThreadsPerMultiProcessor = d->threads_processor;
     return done();
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *, int, int)
+{
+    return fail(cudaErrorNotSupported); // it is in no slot
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr which, int device)

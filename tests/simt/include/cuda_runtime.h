@@ -483,6 +483,8 @@ SIMT_BINARY(double, max, fmax(a, b))
     X(cudaErrorMisalignedAddress, 716, "misaligned address")                         \
     X(cudaErrorLaunchFailure, 719, "unspecified launch failure")                     \
     X(cudaErrorNotSupported, 801, "operation not supported")                         \
+    X(cudaErrorIllegalState, 401, "the operation cannot be performed in this state") \
+    X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted in capture")  \
     X(cudaErrorUnknown, 999, "unknown error")
 
 #define SIMT_ERROR(name, value, text) name = value,
@@ -491,6 +493,13 @@ typedef enum cudaError cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
+typedef struct CUgraph_st *cudaGraph_t;
+typedef struct CUgraphExec_st *cudaGraphExec_t;
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal = 0,
+    cudaStreamCaptureModeThreadLocal = 1,
+    cudaStreamCaptureModeRelaxed = 2
+};
 #define cudaStreamLegacy    ((cudaStream_t)1)
 #define cudaStreamPerThread ((cudaStream_t)2)
 
@@ -596,7 +605,16 @@ cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end);
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                 unsigned long long flags = 0);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+
 cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
@@ -684,6 +702,11 @@ SIMT_INLINE void *simt_memset(void *p, int value, size_t n)
 cudaError_t simt_launch(const cudaLaunchConfig_t *c, const void *kernel, void (*thread)(void *),
                         void *context);
 
+/* While a capture is open, a launch is kept with a copy of its context. */
+bool simt_is_capturing(void);
+cudaError_t simt_keep_launch(const cudaLaunchConfig_t *c, const void *kernel,
+                             void (*thread)(void *), const void *context, size_t size);
+
 template <typename F> __attribute__((no_sanitize("thread"))) void simt_thread(void *f)
 {
     (*(F *)f)();
@@ -693,6 +716,14 @@ template <typename... P, typename... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...args)
 {
     return [&](P... p) {
+        if (simt_is_capturing()) {
+            auto kept = [=]() __attribute__((no_sanitize("thread"), always_inline))
+            {
+                kernel(p...);
+            };
+            return simt_keep_launch(config, (const void *)kernel, simt_thread<decltype(kept)>,
+                                    &kept, sizeof kept);
+        }
         auto thread = [&]() __attribute__((no_sanitize("thread"), always_inline))
         {
             kernel(p...); // each thread has its own copy of the arguments
