@@ -23,7 +23,9 @@ namespace
     F(cublasLtMatrixLayoutDestroy)          \
     F(cublasLtMatmulPreferenceCreate)       \
     F(cublasLtMatmulPreferenceSetAttribute) \
-    F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulAlgoGetHeuristic) F(cublasLtMatmul)
+    F(cublasLtMatmulPreferenceDestroy)      \
+    F(cublasLtMatmulAlgoGetHeuristic)       \
+    F(cublasLtMatmul)
 
 struct library {
     char why[200]; /* empty: it is there */
