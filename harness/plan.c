@@ -504,7 +504,7 @@ static enum qg_status find_suite(const char *suite, char *path, size_t size, str
     FILE *f = is_path ? NULL : fopen(path, "r");
     if (!is_path && !f)
         return qg_fail(err, QG_EINVAL,
-                       "there is no suite '%s'; there are smoke, ci and nightly, or the path of a "
+                       "there is no suite '%s'; there are smoke, ci, nightly and gpu, or the path of a "
                        ".yaml file",
                        suite);
     if (f)

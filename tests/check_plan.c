@@ -80,7 +80,7 @@ END_TEST
 START_TEST(test_absent)
 {
     ck_assert(qg_plan_load("smok", &plain, &plan, &err) == QG_EINVAL);
-    ck_assert_msg(strstr(err.message, "there are smoke, ci and nightly"), "%s", err.message);
+    ck_assert_msg(strstr(err.message, "there are smoke, ci, nightly and gpu"), "%s", err.message);
     ck_assert(qg_plan_load("./absent.yaml", &plain, &plan, &err) == QG_EINVAL);
     ck_assert_msg(strstr(err.message, "No such file"), "%s", err.message);
 }

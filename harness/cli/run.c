@@ -621,7 +621,7 @@ const struct qg_command qg_command_run = {
     .help =
         "usage: qgauge run [OPTION]... -o results.h5\n"
         "\n"
-        "  --suite NAME|FILE.yaml  smoke (default), ci, nightly, or a suite of your own\n"
+        "  --suite NAME|FILE.yaml  smoke (default), ci, nightly, gpu, or a suite of your own\n"
         "  --match RE              only cases whose spelling matches (POSIX extended)\n"
         "  --weights MODEL         rank-2 tensors of a checkpoint instead of fills: a safetensors "
         "file, a\n"
