@@ -503,10 +503,11 @@ static enum qg_status find_suite(const char *suite, char *path, size_t size, str
     snprintf(path, size, is_path ? "%s" : QG_SOURCE_ROOT "/harness/suites/%s.yaml", suite);
     FILE *f = is_path ? NULL : fopen(path, "r");
     if (!is_path && !f)
-        return qg_fail(err, QG_EINVAL,
-                       "there is no suite '%s'; there are smoke, ci, nightly and gpu, or the path of a "
-                       ".yaml file",
-                       suite);
+        return qg_fail(
+            err, QG_EINVAL,
+            "there is no suite '%s'; there are smoke, ci, nightly and gpu, or the path of a "
+            ".yaml file",
+            suite);
     if (f)
         fclose(f);
     return QG_OK;
