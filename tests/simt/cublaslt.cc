@@ -235,6 +235,32 @@ static bool is_aligned(const void *p)
     return (uintptr_t)p % 16 == 0;
 }
 
+/* A product as it was asked for: what describes it may be gone when a graph computes it. */
+struct product {
+    struct simt_matmul what;
+    struct simt_matrix a_layout, b_layout, d_layout;
+    const void *a, *b;
+    void *d;
+    double scale;
+};
+
+static void multiply(void *context)
+{
+    const struct product *p = (const struct product *)context;
+    const size_t k = p->what.a == CUBLAS_OP_T ? p->a_layout.rows : p->a_layout.cols;
+    if (!touch(p->a, &p->a_layout, false) || !touch(p->b, &p->b_layout, false) ||
+        !touch(p->d, &p->d_layout, true))
+        return;
+    for (size_t col = 0; col < p->d_layout.cols; col++)
+        for (size_t row = 0; row < p->d_layout.rows; row++) {
+            double sum = 0;
+            for (size_t i = 0; i < k; i++)
+                sum += element(p->a, &p->a_layout, p->what.a, row, i) *
+                       element(p->b, &p->b_layout, p->what.b, i, col);
+            store(p->d, p->d_layout.type, col * (size_t)p->d_layout.ld + row, p->scale * sum);
+        }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
                               cublasLtMatrixLayout_t b_layout, const void *beta, const void *,
@@ -244,21 +270,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     const bool integers = desc->compute == CUBLAS_COMPUTE_32I;
     const double scale = integers ? *(const int32_t *)alpha : *(const float *)alpha,
                  old = integers ? *(const int32_t *)beta : *(const float *)beta;
-    const size_t k = desc->a == CUBLAS_OP_T ? a_layout->rows : a_layout->cols;
     if (!handle || !shapes_agree(desc, a_layout, b_layout, d_layout) || old != 0 ||
         !is_aligned(a) || !is_aligned(b) || !is_aligned(d) || !is_aligned(workspace))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported(desc, a_layout, b_layout, d_layout))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (!touch(a, a_layout, false) || !touch(b, b_layout, false) || !touch(d, d_layout, true))
-        return CUBLAS_STATUS_EXECUTION_FAILED;
-    for (size_t col = 0; col < d_layout->cols; col++)
-        for (size_t row = 0; row < d_layout->rows; row++) {
-            double sum = 0;
-            for (size_t i = 0; i < k; i++)
-                sum +=
-                    element(a, a_layout, desc->a, row, i) * element(b, b_layout, desc->b, i, col);
-            store(d, d_layout->type, col * (size_t)d_layout->ld + row, scale * sum);
-        }
-    return CUBLAS_STATUS_SUCCESS;
+    const struct product p = {*desc, *a_layout, *b_layout, *d_layout, a, b, d, scale};
+    return simt_library_calls(multiply, &p, sizeof p) ? CUBLAS_STATUS_SUCCESS
+                                                      : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -8,16 +8,16 @@
 
 #include "tests/simt/inside.h"
 
-enum kind { LAUNCH, COPY, FILL };
+enum kind { LAUNCH, COPY, FILL, CALL };
 
 struct node {
     struct node *next;
     enum kind kind;
     cudaLaunchConfig_t config; /* of a launch */
     const void *kernel;
-    void (*thread)(void *);
-    void *context; /* owned */
-    void *to;      /* of a copy or a fill */
+    void (*thread)(void *); /* of a call: what is called */
+    void *context;          /* owned */
+    void *to;               /* of a copy or a fill */
     const void *from;
     int value; /* of a copy: its direction */
     size_t n;
@@ -60,6 +60,22 @@ cudaError_t simt_keep_launch(const cudaLaunchConfig_t *c, const void *kernel,
         return cudaErrorMemoryAllocation;
     memcpy(n.context, context, size);
     return keep(n);
+}
+
+bool simt_library_calls(void (*work)(void *), const void *context, size_t size)
+{
+    struct node n = {};
+    n.kind = CALL;
+    n.thread = work;
+    n.context = malloc(size);
+    if (!n.context)
+        return false;
+    memcpy(n.context, context, size);
+    if (open_graph)
+        return keep(n) == cudaSuccess;
+    work(n.context);
+    free(n.context);
+    return cudaDeviceSynchronize() == cudaSuccess;
 }
 
 cudaError_t simt_keep_copy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind)
@@ -137,15 +153,25 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
     return cudaSuccess;
 }
 
+static cudaError_t perform(struct node *n)
+{
+    switch (n->kind) {
+    case LAUNCH:
+        return simt_launch(&n->config, n->kernel, n->thread, n->context);
+    case COPY:
+        return cudaMemcpy(n->to, n->from, n->n, (enum cudaMemcpyKind)n->value);
+    case FILL:
+        return cudaMemset(n->to, n->value, n->n);
+    default:
+        n->thread(n->context);
+        return cudaDeviceSynchronize();
+    }
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
 {
-    for (struct node *n = (struct node *)exec; n; n = n->next) {
-        cudaError_t e =
-            n->kind == LAUNCH ? simt_launch(&n->config, n->kernel, n->thread, n->context)
-            : n->kind == COPY ? cudaMemcpy(n->to, n->from, n->n, (enum cudaMemcpyKind)n->value)
-                              : cudaMemset(n->to, n->value, n->n);
-        if (e != cudaSuccess)
-            return e;
-    }
-    return cudaSuccess;
+    cudaError_t e = cudaSuccess;
+    for (struct node *n = (struct node *)exec; n && e == cudaSuccess; n = n->next)
+        e = perform(n);
+    return e;
 }
