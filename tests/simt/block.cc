@@ -48,6 +48,12 @@ bool simt_running;
 struct simt_thread_shadow *simt_shadow;
 
 static struct thread threads[SIMT_THREADS];
+
+// Of a warp, the lanes that wait in a warp operation, and those that have returned or never were.
+static struct {
+    unsigned waiting, gone;
+} warps[WARPS];
+
 static struct fiber fibers[SIMT_THREADS], *idle[SIMT_THREADS];
 static int n_threads, n_fibers, n_idle;
 
@@ -410,26 +416,28 @@ static void warp_results(struct thread *warp, unsigned mask)
             warp[i].value = op == SIMT_BALLOT ? r[0] : r[i];
 }
 
-// What is wrong with an operation when a lane comes to it.
+// What is wrong with an operation when a lane comes to it. Lanes that wait for each other agree, so
+// one of them speaks for all.
 static void warp_check(const struct thread *warp, const struct thread *x)
 {
-    int me = (int)(x - warp), first = (int)(warp - threads);
+    int me = (int)(x - warp), w = (int)(warp - threads) / 32;
     const char *name = op_name(x->op);
     if (!(x->mask >> me & 1))
         warp_found(x, "%s with mask 0x%08x, which lacks the calling lane %d", name, x->mask, me);
     if (x->width < 1 || x->width > 32 || x->width & (x->width - 1))
         warp_found(x, "%s of width %d, which is no power of two up to 32", name, x->width);
-    for (int i = 0; i < 32; i++) {
-        const struct thread *o = &warp[i];
-        if (!(x->mask >> i & 1) || i == me)
-            continue;
-        if (first + i >= n_threads || o->state == RETURNED)
-            warp_found(x, "%s with mask 0x%08x, which names lane %d that %s", name, x->mask, i,
-                       first + i >= n_threads ? "the block does not have" : "has returned");
-        if (o->state == IN_WARP && o->mask >> me & 1 && (o->mask != x->mask || o->op != x->op))
-            warp_found(x, "%s with mask 0x%08x, but lane %d waits in %s with mask 0x%08x", name,
-                       x->mask, i, op_name(o->op), o->mask);
+    if (x->mask & warps[w].gone) {
+        int lane = __builtin_ctz(x->mask & warps[w].gone);
+        warp_found(x, "%s with mask 0x%08x, which names lane %d that %s", name, x->mask, lane,
+                   w * 32 + lane < n_threads ? "has returned" : "the block does not have");
     }
+    if (!(x->mask & warps[w].waiting))
+        return;
+    int lane = __builtin_ctz(x->mask & warps[w].waiting);
+    const struct thread *o = &warp[lane];
+    if (o->mask >> me & 1 && (o->mask != x->mask || o->op != x->op))
+        warp_found(x, "%s with mask 0x%08x, but lane %d waits in %s with mask 0x%08x", name,
+                   x->mask, lane, op_name(o->op), o->mask);
 }
 
 // __syncwarp: each lane has seen what every other did.
@@ -450,9 +458,13 @@ static void warp_order(struct thread *warp, unsigned mask)
 
 static void warp_try(struct thread *warp, unsigned mask)
 {
+    unsigned *waiting = &warps[(warp - threads) / 32].waiting;
+    if ((*waiting & mask) != mask)
+        return;
     for (int i = 0; i < 32; i++)
-        if (mask >> i & 1 && (warp[i].state != IN_WARP || warp[i].mask != mask))
+        if (mask >> i & 1 && warp[i].mask != mask)
             return;
+    *waiting &= ~mask;
     warp_results(warp, mask);
     if (warp[__builtin_ctz(mask)].op == SIMT_SYNC)
         warp_order(warp, mask);
@@ -473,6 +485,7 @@ static uint64_t warp_meet(enum simt_op op, unsigned mask, uint64_t value, int la
     x->width = width;
     x->value = value;
     warp_check(&threads[current & ~31], x);
+    warps[current / 32].waiting |= 1u << current % 32;
     warp_try(&threads[current & ~31], mask);
     wait_until_ready();
     return x->value;
@@ -503,7 +516,8 @@ static void thread_returned(void)
     int me = current & 31;
     threads[current].state = RETURNED;
     n_returned++;
-    for (int i = 0; i < 32; i++)
+    warps[current / 32].gone |= 1u << me;
+    for (int i = 0; warps[current / 32].waiting && i < 32; i++)
         if (warp[i].state == IN_WARP && warp[i].mask >> me & 1)
             warp_found(&warp[i], "%s with mask 0x%08x, which names lane %d that has returned",
                        op_name(warp[i].op), warp[i].mask, me);
@@ -555,6 +569,10 @@ static void run_block(uint64_t block)
     n_in_barrier = n_returned = 0;
     first_ready = n_ready = 0;
     barrier_count = 0;
+    for (int w = 0; w < WARPS; w++) {
+        int lanes = n_threads - 32 * w; // of this warp and those behind it
+        warps[w] = {0, lanes >= 32 ? 0 : lanes > 0 ? ~0u << lanes : ~0u};
+    }
     for (int t = 0; t < n_threads; t++)
         make_ready(t);
     if (_setjmp(out) == 0)

@@ -204,7 +204,7 @@ static const struct mistake {
     {"empty_shared",
      FAILURE,
      "block 0, thread 9,",
-     {"uninitialised read of 4 bytes at byte 36 of the 256 bytes of ", "empty_shared(memory)::tile",
+     {"uninitialised read of 4 bytes at byte 36 of the 256 bytes of tile "
       "in shared memory"}},
     {"empty_next_block", FAILURE, "block 1, thread 0,", {"uninitialised read"}},
     {"race_shared",

@@ -302,6 +302,15 @@ static const char *verb(bool write, bool atomic)
     return atomic ? "atomic operation on" : write ? "write of" : "read of";
 }
 
+// "kernel(int)::tile" as "tile": the sentence names the kernel.
+static const char *short_name(const char *name)
+{
+    const char *last = name;
+    for (const char *p = name; (p = strstr(p, "::")); p += 2)
+        last = p + 2;
+    return last;
+}
+
 // Where p lies, in words.
 static const char *place(const struct region *r, const unsigned char *p)
 {
@@ -320,7 +329,7 @@ static const char *place(const struct region *r, const unsigned char *p)
                  dynamic_now);
     else if (o)
         snprintf(text, sizeof text, "byte %zu of the %zu bytes of %s in shared memory", at - o->at,
-                 o->size, name);
+                 o->size, short_name(name));
     else
         snprintf(text, sizeof text, "shared memory");
     return text;
