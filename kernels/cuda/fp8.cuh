@@ -229,17 +229,8 @@ struct qg_fp8_gradient {
     struct grid {
         float amax, scale;
     };
-    struct sums {
-        double by_code, by_range, ties;
-        static __device__ struct sums none(void)
-        {
-            return {0, 0, 0};
-        }
-        static __device__ struct sums join(struct sums a, struct sums b)
-        {
-            return {a.by_code + b.by_code, a.by_range + b.by_range, a.ties + b.ties};
-        }
-    };
+    enum { BY_CODE, BY_RANGE, TIES, COUNT };
+    typedef struct qg_sums<COUNT> sums;
     struct back {
         struct grid grid;
         float share; /* of an extreme */
@@ -257,19 +248,19 @@ struct qg_fp8_gradient {
             return 0.0f;
         return cast_back ? qg_e4m3_nearest(h) : h;
     }
-    __device__ __forceinline__ void add(struct grid r, struct sums *s, float x, float g) const
+    __device__ __forceinline__ void add(struct grid r, sums *s, float x, float g) const
     {
         const float v = qg_div(x, r.scale);
-        s->by_code += (double)g * range.code(x, r.scale);
-        s->by_range += (double)behind(v, g, r.scale) * qg_div(v, r.scale);
-        s->ties += qg_abs(x) == r.amax;
+        s->of[BY_CODE] += (double)g * range.code(x, r.scale);
+        s->of[BY_RANGE] += (double)behind(v, g, r.scale) * qg_div(v, r.scale);
+        s->of[TIES] += qg_abs(x) == r.amax;
     }
-    __device__ struct back finish(struct grid r, struct sums s) const
+    __device__ struct back finish(struct grid r, sums s) const
     {
         const enum qg_dtype t = range.dtype;
-        const float ds = qg_round(t, (float)(s.by_code - s.by_range));
+        const float ds = qg_round(t, (float)(s.of[BY_CODE] - s.of[BY_RANGE]));
         const float da = r.amax >= range.lower_bound ? qg_round(t, qg_div(ds, QG_E4M3_MAX)) : 0.0f;
-        return {r, qg_round(t, qg_div(da, qg_round(t, (float)s.ties)))};
+        return {r, qg_round(t, qg_div(da, qg_round(t, (float)s.of[TIES])))};
     }
     __device__ void piece(struct back b, size_t at, size_t n, const struct qg_piece *x,
                           const struct qg_piece *g) const

@@ -183,17 +183,8 @@ struct group_gradient {
     struct stages by;
     typedef struct magnitudes measure;
 
-    struct sums {
-        double by_product, by_inverse, ties;
-        static __device__ struct sums none(void)
-        {
-            return {0, 0, 0};
-        }
-        static __device__ struct sums join(struct sums a, struct sums b)
-        {
-            return {a.by_product + b.by_product, a.by_inverse + b.by_inverse, a.ties + b.ties};
-        }
-    };
+    enum { BY_PRODUCT, BY_INVERSE, TIES, COUNT };
+    typedef struct qg_sums<COUNT> sums;
     struct back {
         struct grid grid;
         float share; // of an extreme
@@ -208,20 +199,20 @@ struct group_gradient {
         const float code = by.code(r, w8);
         return code == by.clamp(code) ? by.round(qg_mul(g, r.scale)) : 0.0f;
     }
-    __device__ void add(struct grid r, struct sums *s, float x, float g) const
+    __device__ void add(struct grid r, sums *s, float x, float g) const
     {
         const float w8 = by.w8(x, r.row_scale);
-        s->by_product += by.round(qg_mul(g, by.clamp(by.code(r, w8))));
-        s->by_inverse += by.round(qg_mul(behind(r, w8, g), w8));
-        s->ties += qg_abs(w8) == r.amax;
+        s->of[BY_PRODUCT] += by.round(qg_mul(g, by.clamp(by.code(r, w8))));
+        s->of[BY_INVERSE] += by.round(qg_mul(behind(r, w8, g), w8));
+        s->of[TIES] += qg_abs(w8) == r.amax;
     }
-    __device__ struct back finish(struct grid r, struct sums s) const
+    __device__ struct back finish(struct grid r, sums s) const
     {
-        const float product = by.round((float)s.by_product),
-                    inverse = by.round((float)s.by_inverse);
+        const float product = by.round((float)s.of[BY_PRODUCT]),
+                    inverse = by.round((float)s.of[BY_INVERSE]);
         const float through = by.round(qg_mul(-inverse, by.round(qg_mul(r.inverse, r.inverse))));
         const float ds = r.by_amax ? by.round(qg_add(product, through)) : 0.0f;
-        const float ties = by.round((float)s.ties);
+        const float ties = by.round((float)s.of[TIES]);
         return {r, by.round(qg_div(by.round(qg_div(ds, by.half)), ties))};
     }
     __device__ void piece(struct back b, size_t at, size_t n, const struct qg_piece *x,

@@ -91,18 +91,8 @@ struct gradient {
         struct grid grid;
         struct qg_least_most range;
     };
-    struct sums {
-        double by_code, by_slope, g, through, at_max, at_min;
-        static __device__ struct sums none(void)
-        {
-            return {0, 0, 0, 0, 0, 0};
-        }
-        static __device__ struct sums join(struct sums a, struct sums b)
-        {
-            return {a.by_code + b.by_code, a.by_slope + b.by_slope, a.g + b.g,
-                    a.through + b.through, a.at_max + b.at_max,     a.at_min + b.at_min};
-        }
-    };
+    enum { BY_CODE, BY_SLOPE, ALL, THROUGH, AT_MAX, AT_MIN, COUNT };
+    typedef struct qg_sums<COUNT> sums;
     struct back {
         struct grid_and_range of;
         float up, down; // what a largest and a smallest element receive
@@ -118,21 +108,22 @@ struct gradient {
         const float code = qg_rint(u);
         return code >= 0.0f && code <= rule.top ? qg_mul(g, r.scale) : 0.0f;
     }
-    __device__ void add(struct grid_and_range r, struct sums *s, float x, float g) const
+    __device__ void add(struct grid_and_range r, sums *s, float x, float g) const
     {
         const float u = rule.steps(r.grid, x), dq = behind(r.grid, u, g);
-        s->by_code += (double)g * qg_clamp(qg_rint(u), 0.0f, rule.top);
-        s->by_slope += (double)dq * qg_div(u, r.grid.scale);
-        s->g += g;
-        s->through += qg_div(dq, r.grid.scale);
-        s->at_max += x == r.range.max;
-        s->at_min += x == r.range.min;
+        s->of[BY_CODE] += (double)g * qg_clamp(qg_rint(u), 0.0f, rule.top);
+        s->of[BY_SLOPE] += (double)dq * qg_div(u, r.grid.scale);
+        s->of[ALL] += g;
+        s->of[THROUGH] += qg_div(dq, r.grid.scale);
+        s->of[AT_MAX] += x == r.range.max;
+        s->of[AT_MIN] += x == r.range.min;
     }
-    __device__ struct back finish(struct grid_and_range r, struct sums s) const
+    __device__ struct back finish(struct grid_and_range r, sums s) const
     {
         const bool by_range = qg_sub(r.range.max, r.range.min) >= rule.eps;
-        const double t = by_range ? (s.by_code - s.by_slope) / (double)rule.top : 0;
-        return {r, (float)(t / s.at_max), (float)((s.g - s.through - t) / s.at_min)};
+        const double t = by_range ? (s.of[BY_CODE] - s.of[BY_SLOPE]) / (double)rule.top : 0;
+        return {r, (float)(t / s.of[AT_MAX]),
+                (float)((s.of[ALL] - s.of[THROUGH] - t) / s.of[AT_MIN])};
     }
     /* Masks multiply, as in autograd: 0 * inf is NaN. */
     __device__ void piece(struct back b, size_t at, size_t n, const struct qg_piece *x,

@@ -191,6 +191,21 @@ template <class Q> static void qg_quantize_tensor(const Q &q, float *amax)
  *     void piece(back, at, n, x, g) const;               elements at .. at+n, of which x and g are
  */
 
+/* Some sums for a gradient. */
+template <unsigned count> struct qg_sums {
+    double of[count];
+    static __device__ __forceinline__ struct qg_sums none(void)
+    {
+        return {};
+    }
+    static __device__ __forceinline__ struct qg_sums join(struct qg_sums a, struct qg_sums b)
+    {
+        for (unsigned i = 0; i < count; i++)
+            a.of[i] += b.of[i];
+        return a;
+    }
+};
+
 template <class D, class G>
 static __device__ __forceinline__ void qg_add_piece(const D &d, const G &grid, size_t at, size_t n,
                                                     const struct qg_piece &x,
