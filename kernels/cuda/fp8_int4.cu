@@ -150,6 +150,7 @@ struct prepare {
                           const struct qg_piece *p) const
     {
         struct qg_piece w;
+#pragma unroll
         for (int i = 0; i < QG_PIECE; i++)
             w.v[i] = qg_mul(by.clamp(by.code(r, by.w8(p->v[i], r.row_scale))), r.scale);
         qg_store_piece(&y, at, n, &w);
