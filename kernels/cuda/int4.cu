@@ -4,7 +4,6 @@
  */
 #include "kernels/cuda/intx.cuh"
 #include "kernels/cuda/matmul.cuh"
-#include "kernels/cuda/units.cuh"
 
 namespace
 {
