@@ -8,9 +8,9 @@
 #include "kernels/c/matmul.h"
 #include "kernels/c/small_floats.h"
 #include "kernels/kernel.h"
+#include "kernels/powers.h"
 
 enum { SCALE, VERSION, LAYOUT };
-enum { FLOOR, CEIL, EVEN, RCEIL };
 enum { BLOCK = 32 };
 
 /* --- elements -------------------------------------------------------------------------------- */
@@ -57,54 +57,11 @@ static unsigned format_number(const struct qg_args *a)
 
 /* --- scales ---------------------------------------------------------------------------------- */
 
-/* How far above 2^e, in units of the last place, log2f still rounds to e: half a step of the result
- * is 2^(L-24) for 2^L <= |e| < 2^(L+1), half of that where |e| = 2^L and the result moves toward
- * zero; and log2(1 + m 2^-23) is m 2^-23 / ln 2. */
-static uint32_t log2_slack(int e)
+static struct qg_powers powers_of(const struct qg_args *a)
 {
-    static const uint8_t slack[] = {0, 0, 0, 1, 2, 5, 11, 22}; // (ln 2) 2^(L-1), by L + 1
-    int magnitude = e < 0 ? -e : e, length = 0;
-    while (magnitude >> length)
-        length++;
-    return slack[e < 0 && magnitude == 1 << (length - 1) ? length - 1 : length];
-}
-
-static uint32_t rceil_byte(const struct qg_small *f, bool old, float amax)
-{
-    float quotient = old ? amax / f->max : amax * (1.0f / f->max);
-    uint32_t u = qg_f32_bits(quotient), field = u >> 23;
-    if (field == 255)
-        return old && u == 0x7f800000u ? 254 : 255;
-    if (field == 0)
-        return u > 0x400000u;
-    return (u + 0x7fffffu - (old ? log2_slack((int)field - 127) : 0)) >> 23;
-}
-
-static uint32_t scale_byte(const struct qg_args *a, const struct qg_small *f, float amax)
-{
-    bool old = a->param[VERSION] == 0;
-    uint32_t u = qg_f32_bits(amax), up = 0, p = (uint32_t)f->power;
-    if (a->param[SCALE] == RCEIL)
-        return rceil_byte(f, old, amax);
-    if (a->param[SCALE] == CEIL && u < 0x7f800000u)
-        up = 0x7fffffu;
-    if (a->param[SCALE] == EVEN)
-        up = 1u << (22 - f->mbits);
-    uint32_t field = (u + up) >> 23;
-    if (u > 0x7f800000u || (!old && ((a->param[SCALE] == EVEN ? field : u >> 23) == 255)))
-        return 255;
-    return field < p ? 0 : field - p;
-}
-
-/* What the elements of a block are multiplied with. */
-static float factor_of(const struct qg_args *a, uint32_t byte)
-{
-    bool old = a->param[VERSION] == 0, rceil = a->param[SCALE] == RCEIL;
-    if (byte == 255)
-        return old && !rceil ? 0.0f : NAN; // x / inf
-    if (byte == 0 && old)
-        return rceil ? 1.0f : 0x1p126f;
-    return qg_f32_from_bits(byte == 254 ? 0x400000u : (254 - byte) << 23);
+    const struct qg_small *f = &formats[format_number(a)];
+    return (struct qg_powers){(int)a->param[SCALE], a->param[VERSION] == 0, f->max,
+                              (uint32_t)f->power, f->mbits};
 }
 
 static float scale_value(uint32_t byte)
@@ -138,11 +95,11 @@ QG_INLINE void decode_block(struct qg_small f, const uint8_t *restrict codes, fl
 static void quantize(const struct qg_args *a, size_t n, const float *x, uint8_t *codes,
                      uint8_t *bytes)
 {
-    const struct qg_small *f = &formats[format_number(a)];
+    const struct qg_powers powers = powers_of(a);
     float factor[QG_CHUNK / BLOCK];
     for (size_t j = 0; j < n / BLOCK; j++) {
-        bytes[j] = (uint8_t)scale_byte(a, f, qg_amax_of(BLOCK, x + j * BLOCK));
-        factor[j] = factor_of(a, bytes[j]);
+        bytes[j] = (uint8_t)qg_power_of(powers, qg_amax_of(BLOCK, x + j * BLOCK));
+        factor[j] = qg_power_factor(powers, bytes[j]);
     }
     FOR_FORMAT(F, a,
                for (size_t j = 0; j < n / BLOCK; j++)
