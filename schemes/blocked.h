@@ -14,6 +14,8 @@
 
 #include <stddef.h>
 
+#include "schemes/num/fn.h"
+
 /* The choices of a scheme's parameter "layout". */
 enum { QG_PLAIN, QG_SWIZZLED };
 static const char *const qg_layout_words[] = {"plain", "swizzled", NULL};
@@ -21,20 +23,20 @@ static const char *const qg_layout_words[] = {"plain", "swizzled", NULL};
 /* Extents of the plane for a matrix of scales with that many rows and columns. */
 static inline size_t qg_layout_rows(double layout, size_t rows)
 {
-    return layout == QG_SWIZZLED ? (rows + 127) / 128 * 32 : rows;
+    return (int)layout == QG_SWIZZLED ? (rows + 127) / 128 * 32 : rows;
 }
 
 static inline size_t qg_layout_cols(double layout, size_t cols)
 {
-    return layout == QG_SWIZZLED ? (cols + 3) / 4 * 16 : cols;
+    return (int)layout == QG_SWIZZLED ? (cols + 3) / 4 * 16 : cols;
 }
 
 /* Where scale (r, c) of a matrix with `cols` columns lies. */
-static inline size_t qg_layout_at(double layout, size_t cols, size_t r, size_t c)
+QG_FN size_t qg_layout_at(double layout, size_t cols, size_t r, size_t c)
 {
     size_t tile = r / 128 * ((cols + 3) / 4) + c / 4;
-    return layout == QG_SWIZZLED ? tile * 512 + r % 32 * 16 + r % 128 / 32 * 4 + c % 4
-                                 : r * cols + c;
+    return (int)layout == QG_SWIZZLED ? tile * 512 + r % 32 * 16 + r % 128 / 32 * 4 + c % 4
+                                      : r * cols + c;
 }
 
 #endif
