@@ -109,8 +109,11 @@ static unsigned fp4_code(const struct list *list, enum impl impl, float s)
 static struct list nf4_list(enum impl impl)
 {
     static const uint8_t code[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float value[16];
     (void)impl;
-    return list_of(qg_nf4, code);
+    for (unsigned i = 0; i < 16; i++)
+        value[i] = qg_nf4(i);
+    return list_of(value, code);
 }
 
 /* The order of the two zeros, 0 before 8, is torch.argsort's. */
@@ -118,8 +121,8 @@ static struct list fp4_list(enum impl impl)
 {
     static const uint8_t code[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
     float value[16];
-    for (int i = 0; i < 16; i++)
-        value[i] = i < 8 ? qg_fp4[i] : -qg_fp4[i - 8];
+    for (unsigned i = 0; i < 16; i++)
+        value[i] = i < 8 ? qg_fp4(i) : -qg_fp4(i - 8);
     if (impl == CPU)
         value[8] = 0.0f;
     return list_of(value, code);

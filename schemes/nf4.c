@@ -20,14 +20,11 @@
  * Sources: ao:torchao/quantization/quantize_/workflows/nf4/nf4_tensor.py NF4Tensor.
  */
 #include "schemes/dot.h"
+#include "schemes/num/codebook.h"
 #include "schemes/num/torch_sum.h"
 #include "schemes/scheme.h"
 
 enum { BLOCK = 64, BLOCKS = 256 }; /* elements to a scaler, scalers to a factor */
-
-static const float list[16] = {-1.0f,   -0.6962f, -0.5251f, -0.3949f, -0.2844f, -0.1848f,
-                               -.0911f, 0.0f,     0.0796f,  0.1609f,  0.2461f,  0.3379f,
-                               0.4407f, 0.5626f,  0.7230f,  1.0f};
 
 static size_t count_blocks(const struct qg_args *a)
 {
@@ -48,7 +45,7 @@ static unsigned nearest(enum qg_dtype t, float u)
     unsigned best = 0;
     float least = 0.0f;
     for (unsigned k = 0; k < 16; k++) {
-        float distance = qg_abs(qg_round(t, qg_sub(u, qg_round(t, list[k]))));
+        float distance = qg_abs(qg_round(t, qg_sub(u, qg_round(t, qg_nf4_short(k)))));
         if (k == 0 || distance < least) {
             best = k;
             least = distance;
@@ -114,7 +111,7 @@ static float value_at(const struct qg_args *a, const struct qg_tensor *planes, s
     float s = qg_get(&planes[1], i / BLOCK), factor = qg_get(&planes[2], i / BLOCK / BLOCKS);
     float scaler = qg_round(t, qg_add(qg_round(t, qg_div(s, factor)), qg_get(&planes[3], 0)));
     qg_note(a, i, "scaler (stored)", scaler);
-    return qg_round(t, qg_mul(qg_round(t, list[code_at(planes[0].data, i)]), scaler));
+    return qg_round(t, qg_mul(qg_round(t, qg_nf4_short(code_at(planes[0].data, i))), scaler));
 }
 
 static void dequant(const struct qg_args *a)

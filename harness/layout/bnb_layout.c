@@ -122,9 +122,9 @@ static void fill(const struct qg_args *convert, const struct qg_slot *t, void *d
         qg_dynamic_map(map);
     else
         for (int i = 0; i < 16; i++)
-            map[i] = strcmp(type_of(s), "nf4") == 0 ? qg_nf4[i]
-                     : i <= 8                       ? qg_fp4[i % 8] // its second zero has no sign
-                                                    : -qg_fp4[i - 8];
+            map[i] = strcmp(type_of(s), "nf4") == 0 ? qg_nf4((unsigned)i)
+                     : i <= 8 ? qg_fp4((unsigned)i % 8) // its second zero has no sign
+                              : -qg_fp4((unsigned)i - 8);
     memcpy(dst, map, t->bytes);
 }
 

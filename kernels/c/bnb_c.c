@@ -106,11 +106,12 @@ static struct format nf4(bool cuda)
 {
     struct format f = {.limits = 15};
     (void)cuda;
-    memcpy(f.value, qg_nf4, sizeof qg_nf4);
-    for (uint8_t i = 0; i < 16; i++)
+    for (uint8_t i = 0; i < 16; i++) {
+        f.value[i] = qg_nf4(i);
         f.code[i] = i;
+    }
     for (int i = 0; i < 15; i++)
-        f.limit[i] = (qg_nf4[i] + qg_nf4[i + 1]) * 0.5f;
+        f.limit[i] = (f.value[i] + f.value[i + 1]) * 0.5f;
     return f;
 }
 
@@ -124,8 +125,8 @@ static struct format fp4(bool cuda)
                                          .limits = 7};
     struct format f = cuda ? kernel : (struct format){.limits = 15};
     for (int i = 0; i < 8; i++) {
-        f.value[i] = qg_fp4[i];
-        f.value[i + 8] = i || cuda ? -qg_fp4[i] : 0.0f;
+        f.value[i] = qg_fp4((unsigned)i);
+        f.value[i + 8] = i || cuda ? -f.value[i] : 0.0f;
     }
     if (cuda)
         return f;

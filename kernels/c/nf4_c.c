@@ -6,13 +6,10 @@
 #include "kernels/c/matmul.h"
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
+#include "schemes/num/codebook.h"
 #include "schemes/num/torch_sum.h"
 
 enum { BLOCK = 64, GROUP = 256 * BLOCK };
-
-static const float places[16] = {-1.0f,    -0.6962f, -0.5251f, -0.3949f, -0.2844f, -0.1848f,
-                                 -0.0911f, 0.0f,     0.0796f,  0.1609f,  0.2461f,  0.3379f,
-                                 0.4407f,  0.5626f,  0.7230f,  1.0f};
 
 /* f: elements of whole blocks, absmax: one per block. */
 QG_INLINE void nearest(enum qg_dtype t, size_t n, float *restrict f, const float *restrict absmax,
@@ -27,7 +24,7 @@ QG_INLINE void nearest(enum qg_dtype t, size_t n, float *restrict f, const float
         code[i] = 0;
     }
     for (uint32_t c = 1; c < 16; c++) {
-        float place = qg_round_as(t, places[c]);
+        float place = qg_round_as(t, qg_nf4_short(c));
         for (size_t i = 0; i < n; i++) {
             float distance = fabsf(qg_round_as(t, f[i] - place));
             bool nearer = distance < least[i];
@@ -87,8 +84,8 @@ static void decode_part(const struct qg_args *a, const struct qg_tensor *planes,
     float value[16], scaler = ((const int8_t *)planes[1].data)[at / BLOCK];
     scaler = qg_round_as(t, scaler / qg_get(&planes[2], at / GROUP));
     scaler = qg_round_as(t, scaler + qg_get(&planes[3], 0));
-    for (size_t c = 0; c < 16; c++)
-        value[c] = qg_round_as(t, qg_round_as(t, places[c]) * scaler);
+    for (unsigned c = 0; c < 16; c++)
+        value[c] = qg_round_as(t, qg_round_as(t, qg_nf4_short(c)) * scaler);
     for (size_t i = 0; i < n; i++)
         f[i] = value[packed[(at + i) / 2] >> (4 - (at + i) % 2 * 4) & 15];
 }

@@ -215,13 +215,14 @@ static __device__ __forceinline__ struct qg_codes qg_load_bytes(const void *from
     return q;
 }
 
-/* Nibbles at .. at+n of a row of them, the even element low; at and n are even. */
+/* Nibbles at .. at+n of a row of them, the even element low, or high; at and n are even. */
 static __device__ __forceinline__ void qg_store_nibbles(void *row, size_t at, size_t n,
-                                                        const struct qg_codes *q)
+                                                        const struct qg_codes *q,
+                                                        bool even_high = false)
 {
     uint8_t *bytes = (uint8_t *)row + at / 2, b[QG_PIECE / 2];
     for (int i = 0; i < QG_PIECE / 2; i++)
-        b[i] = (uint8_t)((q->c[2 * i] & 15) | (q->c[2 * i + 1] & 15) << 4);
+        b[i] = (uint8_t)((q->c[2 * i + even_high] & 15) | (q->c[2 * i + !even_high] & 15) << 4);
     if (n == QG_PIECE && qg_is_aligned(bytes, sizeof(uint32_t))) {
         memcpy(__builtin_assume_aligned(bytes, 4), b, sizeof b);
         return;
@@ -233,7 +234,7 @@ static __device__ __forceinline__ void qg_store_nibbles(void *row, size_t at, si
 
 /* Nibbles at .. at+n as 0 .. 15, for any at and n. */
 static __device__ __forceinline__ struct qg_codes qg_load_nibbles(const void *row, size_t at,
-                                                                  size_t n)
+                                                                  size_t n, bool even_high = false)
 {
     const uint8_t *bytes = (const uint8_t *)row + at / 2;
     struct qg_codes q;
@@ -241,11 +242,13 @@ static __device__ __forceinline__ struct qg_codes qg_load_nibbles(const void *ro
     if (n == QG_PIECE && at % 2 == 0 && qg_is_aligned(bytes, sizeof w)) {
         memcpy(&w, __builtin_assume_aligned(bytes, 4), sizeof w);
         for (int i = 0; i < QG_PIECE; i++)
-            q.c[i] = (uint8_t)(w >> 4 * i & 15u);
+            q.c[i] = (uint8_t)(w >> 4 * (i ^ even_high) & 15u);
         return q;
     }
     for (unsigned i = 0; i < QG_PIECE; i++)
-        q.c[i] = i >= n ? 0 : ((const uint8_t *)row)[(at + i) / 2] >> 4 * ((at + i) % 2) & 15;
+        q.c[i] = i >= n
+                     ? 0
+                     : ((const uint8_t *)row)[(at + i) / 2] >> 4 * ((at + i + even_high) % 2) & 15;
     return q;
 }
 
