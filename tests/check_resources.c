@@ -152,16 +152,23 @@ START_TEST(test_occupancy)
 }
 END_TEST
 
-/* What this program was built with can be read, and is there when nvcc was. */
+/* What this program was built with can be read, and is there when nvcc was; no two kernels have one
+ * name. */
 START_TEST(test_built)
 {
     struct qg_resources list = {NULL, 0};
     const char *why;
     REQUIRE(qg_resources_built(&list, &why, &err));
     ck_assert((list.n == 0) == (why != NULL));
-    for (size_t i = 0; i < list.n; i++)
-        ck_assert_msg(list.at[i].most_warps > 0 && list.at[i].warps > 0, "%s for %s",
-                      list.at[i].kernel, list.at[i].target);
+    for (size_t i = 0; i < list.n; i++) {
+        const struct qg_resource *r = &list.at[i];
+        ck_assert_msg(r->warps > 0 && r->warps <= r->most_warps, "%s for %s", r->kernel, r->target);
+        for (size_t k = 0; k < i; k++) // compare tells kernels apart by these
+            ck_assert_msg(strcmp(r->file, list.at[k].file) != 0 ||
+                              strcmp(r->kernel, list.at[k].kernel) != 0 ||
+                              strcmp(r->target, list.at[k].target) != 0,
+                          "two kernels of %s are called %s", r->file, r->kernel);
+    }
     free(list.at);
 }
 END_TEST
