@@ -370,11 +370,9 @@ static __global__ void __launch_bounds__(QG_BLOCK)
                           const size_t cols)
 {
     typedef typename F::partner X;
-    const size_t row = qg_thread() / QG_WARP % rows,
-                 first = qg_thread() / QG_WARP / rows * QG_M_TILE;
+    const auto [row, first] = qg_warp_place(rows);
     const unsigned lane = threadIdx.x % QG_WARP;
-    struct qg_lane<F> sum[QG_M_TILE] = {
-    };
+    qg_lane<F> sum[QG_M_TILE] = {};
     if (first >= m)
         return; // the whole warp
     for (size_t strip = 0; strip < cols; strip += QG_STRIP * QG_WARP) {
@@ -400,9 +398,8 @@ static __global__ void __launch_bounds__(QG_BLOCK)
 
 template <class F> static void qg_gguf_matmul(const struct qg_args *a)
 {
-    const size_t warps = qg_ceil_div(a->m, QG_M_TILE) * a->rows;
     qg_gguf_encode_x<typename F::partner>(a, a->work);
-    qg_launch(qg_gguf_multiply_rows<F>, warps * QG_WARP, (const uint8_t *)a->in[1].data,
+    qg_launch(qg_gguf_multiply_rows<F>, qg_warp_threads(a), (const uint8_t *)a->in[1].data,
               (const uint8_t *)a->work, a->out[0], a->m, a->rows, a->cols);
 }
 
@@ -553,7 +550,7 @@ struct qg_cuda_q8_K {
         struct qg_integer_sum sum = {0};
         for (unsigned i = 0; i < QG_PIECE; i++) {
             const int32_t k = extreme != 0 ? qg_low_bits(qg_mul(is, x[i])) : 0;
-            q.c[i] = (uint8_t)(k > 127 ? 127 : k);
+            q.c[i] = (uint8_t)k; // the extreme is -127, and none is beyond
             sum.v += (uint32_t)(int8_t)q.c[i];
         }
         qg_put_bytes<4>(block + 4 + QG_PIECE * rank, &q);

@@ -92,7 +92,7 @@ struct tq1_0 {
 
     __device__ void encode(const float (&x)[8], unsigned rank, uint8_t *block) const
     {
-        __shared__ __align__(8) uint8_t of_warp[QG_BLOCK / QG_WARP][elements];
+        __shared__ __align__(8) uint8_t of_warp[unsigned{QG_BLOCK} / QG_WARP][elements];
         uint8_t *t = of_warp[threadIdx.x / QG_WARP];
         const struct trits r = trits_of(x);
         qg_put_bytes<8>(t + QG_PIECE * rank, &r.t);

@@ -78,12 +78,27 @@ template <class L> static __device__ __forceinline__ float qg_warp_sum(L sum)
     return (float)sum.value;
 }
 
+/* The weight row of this thread's warp, and the first of its rows of x. */
+struct qg_place {
+    size_t row, first;
+};
+
+static __device__ __forceinline__ struct qg_place qg_warp_place(size_t rows)
+{
+    const size_t warp = qg_thread() / QG_WARP;
+    return {warp % rows, warp / rows * QG_M_TILE};
+}
+
+static inline size_t qg_warp_threads(const struct qg_args *a)
+{
+    return qg_ceil_div(a->m, QG_M_TILE) * a->rows * QG_WARP;
+}
+
 template <class P>
 static __global__ void __launch_bounds__(QG_BLOCK)
     qg_multiply_rows(const P p, const size_t m, const size_t rows, const size_t cols)
 {
-    const size_t row = qg_thread() / QG_WARP % rows,
-                 first = qg_thread() / QG_WARP / rows * QG_M_TILE;
+    const auto [row, first] = qg_warp_place(rows);
     const unsigned lane = threadIdx.x % QG_WARP;
     qg_lane<P> sum[QG_M_TILE] = {};
     if (first >= m)
@@ -107,8 +122,7 @@ static __global__ void __launch_bounds__(QG_BLOCK)
 /* y = x . w^T of a call of matmul. */
 template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
 {
-    const size_t warps = qg_ceil_div(a->m, QG_M_TILE) * a->rows;
-    qg_launch(qg_multiply_rows<P>, warps * QG_WARP, p, a->m, a->rows, a->cols);
+    qg_launch(qg_multiply_rows<P>, qg_warp_threads(a), p, a->m, a->rows, a->cols);
 }
 
 /* --- operands that only need to be unpacked -------------------------------------------------- */
