@@ -166,7 +166,8 @@ START_TEST(one_wrong_bit_is_found)
     vouch();
     int told = 0;
     struct qg_verify v;
-    struct qg_verify_request r = {folder, "int4", false, remember, NULL, &told};
+    struct qg_verify_request r = {
+        .folder = folder, .name = "int4", .on_wrong = remember, .user = &told};
     ck_assert_msg(qg_verify_golden(&r, &v, &err) == QG_OK, "%s", err.message);
     ck_assert(v.wrong == 1 && told == 1 && v.files == 1 && v.missing == 0);
     qg_verify_free(&v);

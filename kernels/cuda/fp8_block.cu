@@ -8,7 +8,6 @@
 namespace
 {
 
-enum { HF, DEEPSEEK, TORCHAO, TRAINING, FBGEMM, UNSLOTH };
 enum { SIDE = 128 };
 
 size_t along(const struct qg_args *a)
@@ -18,10 +17,11 @@ size_t along(const struct qg_args *a)
 
 struct qg_fp8_quantizer quantizer_of(const struct qg_args *a, bool weight)
 {
+    // Of activations and of weights, in the order of the parameter's words.
     static const enum qg_fp8_kind kinds[][2] = {
-        [HF] = {QG_BY_DEEPSEEK, QG_BY_HF},       [DEEPSEEK] = {QG_BY_DEEPSEEK, QG_BY_DEEPSEEK},
-        [TORCHAO] = {QG_BY_TORCH, QG_BY_TORCH},  [TRAINING] = {QG_BY_TRAINING, QG_BY_TRAINING},
-        [FBGEMM] = {QG_BY_FBGEMM, QG_BY_FBGEMM}, [UNSLOTH] = {QG_BY_UNSLOTH, QG_BY_HF},
+        {QG_BY_DEEPSEEK, QG_BY_HF},   {QG_BY_DEEPSEEK, QG_BY_DEEPSEEK},
+        {QG_BY_TORCH, QG_BY_TORCH},   {QG_BY_TRAINING, QG_BY_TRAINING},
+        {QG_BY_FBGEMM, QG_BY_FBGEMM}, {QG_BY_UNSLOTH, QG_BY_HF},
     };
     return {kinds[(int)a->param[0]][weight], a->dtype, 1e-12f};
 }
