@@ -18,6 +18,7 @@
 #include "harness/bench.h"
 #include "harness/blas_core.h"
 #include "harness/compare.h"
+#include "kernels/kernel.h"
 
 /* The first line of a small file, or "unknown". */
 static void first_line(const char *path, char *text, size_t size)
@@ -149,6 +150,19 @@ static void measure(struct qg_meta *m)
     qg_meta_set(m, "clock_resolution_s", text);
 }
 
+/* What each backend runs on, or why its cases are SKIP. */
+static void describe_backends(struct qg_meta *m)
+{
+    const struct qg_backend *b;
+    char key[64], why[256], text[280];
+    for (size_t i = 0; (b = qg_backend_at(i)); i++) {
+        bool there = b->probe(why, sizeof why);
+        snprintf(key, sizeof key, "backend_%s", b->name);
+        snprintf(text, sizeof text, "%s%s", there ? "" : "SKIP: ", why);
+        qg_meta_set(m, key, text);
+    }
+}
+
 void qg_machine_describe(struct qg_meta *m)
 {
     char text[256];
@@ -172,6 +186,7 @@ void qg_machine_describe(struct qg_meta *m)
     set_libraries(m);
     qg_blas_core_describe(text, sizeof text);
     qg_meta_set(m, "blas_core", text);
+    describe_backends(m);
     qg_fpenv_describe(text, sizeof text);
     qg_meta_set(m, "fp_environment", text);
     qg_meta_set(m, "cold_method", qg_bench_cold_method());

@@ -43,7 +43,7 @@ unset SOURCE_DATE_EPOCH
 expect 2 'where to?' run
 expect 2 'one word too many' run -o b.h5 smoke
 expect 2 "is not a seed" run -o b.h5 --seed x
-expect 2 'there are smoke, ci and nightly' run --suite smoky -o b.h5
+expect 2 'there are smoke, ci, nightly and gpu' run --suite smoky -o b.h5
 expect 2 'matches none of the 12 cases' run --suite tiny.yaml --match fp9 -o b.h5
 expect 2 'needs --weights' run --tensors x -o b.h5
 printf 'about: x\ncases:\n  - schemes: [int4]\n    shape: [4x128]\n' >bad.yaml
