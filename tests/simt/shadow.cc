@@ -664,6 +664,12 @@ void __ubsan_handle_type_mismatch_v1(struct type_mismatch *m, void *p)
     misaligned(p, (size_t)1 << m->log_alignment, m->kind < 4 ? kinds[m->kind] : "use of", HERE);
 }
 
+/* clang: __builtin_assume_aligned has said more of a pointer than is true. */
+void __ubsan_handle_alignment_assumption(void *, char *p, uintptr_t alignment, uintptr_t offset)
+{
+    misaligned(p - offset, alignment, "use of", HERE);
+}
+
 struct out_of_bounds {
     struct place_in_source at;
     const struct type *array, *index;
