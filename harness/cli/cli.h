@@ -36,6 +36,9 @@ const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *n
 /* The same for a layer. */
 const struct qg_layer *qg_take_layer(const struct qg_command *c, const char *name);
 
+/* The backend of that name, here or not, or NULL after a usage error. */
+const struct qg_backend *qg_take_backend(const struct qg_command *c, const char *name);
+
 /* A dtype that tensors are quantized in; false after a usage error. */
 bool qg_take_dtype(const struct qg_command *c, const char *word, enum qg_dtype *ret_t);
 

@@ -42,6 +42,20 @@ struct options {
     bool verbose, list, help;
 };
 
+/* Kernels of one backend were asked for: whether it is here. */
+static int check_backend(struct options *o)
+{
+    char why[256];
+    const struct qg_backend *b = qg_take_backend(&qg_command_golden, o->request.backend);
+    o->request.kernels = true;
+    if (!b)
+        return QG_EXIT_USAGE;
+    if (b->probe(why, sizeof why))
+        return QG_EXIT_OK;
+    fprintf(stderr, "qgauge golden: backend '%s' does not run here: %s\n", b->name, why);
+    return QG_EXIT_SKIP;
+}
+
 /* The exit code of a wrong command line, or QG_EXIT_OK. */
 static int parse(int argc, char **argv, struct options *o)
 {
@@ -50,6 +64,7 @@ static int parse(int argc, char **argv, struct options *o)
         {"layer", required_argument, NULL, 'l'},   {"kernels", no_argument, NULL, 'k'},
         {"backend", required_argument, NULL, 'b'}, {"verbose", no_argument, NULL, 'v'},
         {"help", no_argument, NULL, 'h'},          {0}};
+    int code;
     const char *scheme = NULL, *layer = NULL;
     const char *folder = getenv("QG_GOLDEN_DIR");
     o->request.folder = folder && *folder ? folder : QG_SOURCE_ROOT "/golden/data";
@@ -82,19 +97,8 @@ static int parse(int argc, char **argv, struct options *o)
         return qg_usage_error(&qg_command_golden, "say 'verify' or 'list', one of them");
     if (o->list && (o->request.kernels || o->verbose))
         return qg_usage_error(&qg_command_golden, "--kernels and --verbose are for 'verify'");
-    if (o->request.backend) {
-        char why[256];
-        const struct qg_backend *b = qg_backend_find(o->request.backend);
-        if (!b)
-            return qg_usage_error(&qg_command_golden,
-                                  "there is no backend '%s' (qgauge list backends)",
-                                  o->request.backend);
-        if (!b->probe(why, sizeof why)) {
-            fprintf(stderr, "qgauge golden: backend '%s' does not run here: %s\n", b->name, why);
-            return QG_EXIT_SKIP;
-        }
-        o->request.kernels = true;
-    }
+    if (o->request.backend && (code = check_backend(o)) != QG_EXIT_OK)
+        return code;
     if (scheme && layer)
         return qg_usage_error(&qg_command_golden, "--scheme or --layer, one of them");
     if ((scheme && !qg_take_scheme(&qg_command_golden, scheme)) ||

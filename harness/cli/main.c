@@ -97,6 +97,14 @@ const struct qg_scheme *qg_take_scheme(const struct qg_command *c, const char *n
     return NULL;
 }
 
+const struct qg_backend *qg_take_backend(const struct qg_command *c, const char *name)
+{
+    const struct qg_backend *b = qg_backend_find(name);
+    if (!b)
+        qg_usage_error(c, "there is no backend '%s' (qgauge list backends)", name);
+    return b;
+}
+
 const struct qg_layer *qg_take_layer(const struct qg_command *c, const char *name)
 {
     char all[2048] = "";

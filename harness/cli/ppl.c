@@ -585,10 +585,7 @@ static int take_level(struct request *q)
 static int take_backend(struct request *q)
 {
     q->backend = optarg;
-    if (qg_backend_find(optarg))
-        return QG_EXIT_OK;
-    return qg_usage_error(&qg_command_ppl, "there is no backend '%s' (qgauge list backends)",
-                          optarg);
+    return qg_take_backend(&qg_command_ppl, optarg) ? QG_EXIT_OK : QG_EXIT_USAGE;
 }
 
 static int take_words(struct request *q, int option)

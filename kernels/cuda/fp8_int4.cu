@@ -349,14 +349,11 @@ struct stored {
     {
         const struct qg_codes q = qg_load_nibbles(codes + row * (cols / 2), at, n);
         struct qg_piece w;
-        size_t known = SIZE_MAX;
+        struct qg_cursor c = qg_cursor_at(at, group);
         float s = 0;
         for (unsigned i = 0; i < QG_PIECE; i++) {
-            const size_t j = (at + i) / group;
-            if (i < n && j != known) {
-                s = qg_get(&scales, j * rows + row);
-                known = j;
-            }
+            if (i == 0 || (i < n && qg_cursor_next(&c)))
+                s = qg_get(&scales, c.group * rows + row);
             w.v[i] = i < n ? number((float)((q.c[i] ^ 8) - 8), s) : 0.0f;
         }
         return w;

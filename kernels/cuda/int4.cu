@@ -207,14 +207,12 @@ struct stored {
     {
         const struct qg_codes q = qg_load_nibbles((uint8_t *)codes.data + row * (cols / 2), at, n);
         struct qg_piece w;
-        size_t known = SIZE_MAX;
+        struct qg_cursor c = qg_cursor_at(at, group);
         float s = 0, z = 0;
         for (unsigned i = 0; i < QG_PIECE; i++) {
-            const size_t j = (at + i) / group;
-            if (i < n && j != known) {
-                s = qg_get_float(&scales, j * rows + row);
-                z = qg_get_float(&zeros, j * rows + row);
-                known = j;
+            if (i == 0 || (i < n && qg_cursor_next(&c))) {
+                s = qg_get_float(&scales, c.group * rows + row);
+                z = qg_get_float(&zeros, c.group * rows + row);
             }
             w.v[i] = i < n ? weight((float)((q.c[i] ^ 8) - 8), s, z) : 0.0f;
         }

@@ -44,8 +44,7 @@ template <class P>
 static __global__ void __launch_bounds__(QG_BLOCK)
     qg_multiply_code_rows(const P p, const size_t m, const size_t rows, const size_t cols)
 {
-    const size_t row = qg_thread() / QG_WARP % rows,
-                 first = qg_thread() / QG_WARP / rows * QG_M_TILE;
+    const auto [row, first] = qg_warp_place(rows);
     const unsigned lane = threadIdx.x % QG_WARP;
     typename P::sums sums[QG_M_TILE] = {};
     if (first >= m)
@@ -69,8 +68,7 @@ static __global__ void __launch_bounds__(QG_BLOCK)
 /* y of a call of matmul. */
 template <class P> static void qg_multiply_codes(const P &p, const struct qg_args *a)
 {
-    const size_t warps = qg_ceil_div(a->m, QG_M_TILE) * a->rows;
-    qg_launch(qg_multiply_code_rows<P>, warps * QG_WARP, p, a->m, a->rows, a->cols);
+    qg_launch(qg_multiply_code_rows<P>, qg_warp_threads(a), p, a->m, a->rows, a->cols);
 }
 
 #endif
