@@ -16,7 +16,7 @@
         const TTest *const tests[] = {__VA_ARGS__};                 \
         Suite *suite = suite_create(#unit);                         \
         TCase *tcase = tcase_create(#unit);                         \
-        tcase_set_timeout(tcase, 240);                              \
+        tcase_set_timeout(tcase, 600);                              \
         for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) \
             tcase_add_test(tcase, tests[i]);                        \
         suite_add_tcase(suite, tcase);                              \

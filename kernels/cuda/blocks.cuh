@@ -127,7 +127,7 @@ template <class D> struct qg_block_stored {
         const auto step = decoder.step(scales[layout.scale_at(row, at / layout.block)]);
         struct qg_piece w;
         for (int j = 0; j < QG_PIECE; j++)
-            w.v[j] = qg_round(dtype, decoder.value(q.c[j], step));
+            w.v[j] = qg_round_float(dtype, decoder.value(q.c[j], step));
         return w;
     }
 };

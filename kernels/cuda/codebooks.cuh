@@ -31,7 +31,7 @@ template <class F, class S> struct qg_listed {
 #pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++) {
             const float v = qg_mul(format.value(q.c[i]), i < left ? first : second);
-            w.v[i] = i < n ? qg_round(dtype, v) : 0.0f;
+            w.v[i] = i < n ? qg_round_float(dtype, v) : 0.0f;
         }
         return w;
     }

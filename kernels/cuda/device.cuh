@@ -126,57 +126,69 @@ static __device__ __forceinline__ void qg_put_float(const struct qg_tensor *t, s
         ((uint16_t *)t->data)[i] = (uint16_t)qg_half_bits(t->dtype, x);
 }
 
+/* A piece as it is in memory: of BF16 and F16 `low` alone. */
+struct qg_words {
+    uint4 low, high;
+};
+
+static __device__ __forceinline__ struct qg_words qg_load_words(const struct qg_tensor *t,
+                                                                size_t at, size_t n)
+{
+    const bool wide = t->dtype == QG_F32;
+    const char *from = (const char *)t->data + at * qg_dtype_bytes(t->dtype);
+    if (n == QG_PIECE && qg_is_aligned(from, sizeof(uint4)))
+        return {((const uint4 *)from)[0], wide ? ((const uint4 *)from)[1] : uint4{}};
+    uint32_t v[QG_PIECE];
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        v[i] = i >= n ? 0 : wide ? ((const uint32_t *)from)[i] : ((const uint16_t *)from)[i];
+    if (wide)
+        return {make_uint4(v[0], v[1], v[2], v[3]), make_uint4(v[4], v[5], v[6], v[7])};
+    return {make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16),
+            uint4{}};
+}
+
+static __device__ __forceinline__ struct qg_piece qg_piece_of(enum qg_dtype t, struct qg_words w)
+{
+    const uint32_t v[] = {w.low.x,  w.low.y,  w.low.z,  w.low.w,
+                          w.high.x, w.high.y, w.high.z, w.high.w};
+    struct qg_piece p;
+    for (int i = 0; i < QG_PIECE; i++)
+        p.v[i] = t == QG_F32 ? qg_f32_from_bits(v[i])
+                             : qg_half_value(t, v[i / 2] >> 16 * (i % 2) & 0xffffu);
+    return p;
+}
+
 /* Elements at .. at+n of t (F32, BF16 or F16), n at most 8; zeros behind them. */
 static __device__ __forceinline__ struct qg_piece qg_load_piece(const struct qg_tensor *t,
                                                                 size_t at, size_t n)
 {
-    struct qg_piece p;
-    const char *from = (const char *)t->data + at * qg_dtype_bytes(t->dtype);
-    if (n < QG_PIECE || !qg_is_aligned(from, sizeof(uint4))) {
-        for (unsigned i = 0; i < QG_PIECE; i++)
-            p.v[i] = i < n ? qg_get_float(t, at + i) : 0.0f;
-        return p;
-    }
-    const uint4 a = ((const uint4 *)from)[0];
-    const uint32_t low[] = {a.x, a.y, a.z, a.w};
-    if (t->dtype != QG_F32) {
-        for (int i = 0; i < 4; i++) {
-            p.v[2 * i] = qg_half_value(t->dtype, low[i] & 0xffffu);
-            p.v[2 * i + 1] = qg_half_value(t->dtype, low[i] >> 16);
-        }
-        return p;
-    }
-    const uint4 b = ((const uint4 *)from)[1];
-    const uint32_t high[] = {b.x, b.y, b.z, b.w};
-    for (int i = 0; i < 4; i++) {
-        p.v[i] = qg_f32_from_bits(low[i]);
-        p.v[4 + i] = qg_f32_from_bits(high[i]);
-    }
-    return p;
+    return qg_piece_of(t->dtype, qg_load_words(t, at, n));
 }
 
 /* The reverse, rounding once. */
 static __device__ __forceinline__ void qg_store_piece(const struct qg_tensor *t, size_t at,
                                                       size_t n, const struct qg_piece *p)
 {
+    const bool wide = t->dtype == QG_F32;
     char *to = (char *)t->data + at * qg_dtype_bytes(t->dtype);
+    uint32_t bits[QG_PIECE];
+    for (int i = 0; i < QG_PIECE; i++)
+        bits[i] = wide ? qg_f32_bits(p->v[i]) : qg_half_bits(t->dtype, p->v[i]);
     if (n < QG_PIECE || !qg_is_aligned(to, sizeof(uint4))) {
         for (unsigned i = 0; i < QG_PIECE; i++) // constant bounds keep pieces in registers
-            if (i < n)
-                qg_put_float(t, at + i, p->v[i]);
+            if (i < n && wide)
+                ((uint32_t *)to)[i] = bits[i];
+            else if (i < n)
+                ((uint16_t *)to)[i] = (uint16_t)bits[i];
         return;
     }
-    uint32_t w[QG_PIECE];
-    if (t->dtype == QG_F32) {
-        for (int i = 0; i < QG_PIECE; i++)
-            w[i] = qg_f32_bits(p->v[i]);
-        ((uint4 *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
+    if (wide) {
+        ((uint4 *)to)[0] = make_uint4(bits[0], bits[1], bits[2], bits[3]);
+        ((uint4 *)to)[1] = make_uint4(bits[4], bits[5], bits[6], bits[7]);
     } else {
-        for (int i = 0; i < 4; i++)
-            w[i] = qg_half_bits(t->dtype, p->v[2 * i]) | qg_half_bits(t->dtype, p->v[2 * i + 1])
-                                                             << 16;
+        ((uint4 *)to)[0] = make_uint4(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16,
+                                      bits[4] | bits[5] << 16, bits[6] | bits[7] << 16);
     }
-    ((uint4 *)to)[0] = make_uint4(w[0], w[1], w[2], w[3]);
 }
 
 /* Codes of a piece, one to a byte; of 4-bit codes the low four bits count. */

@@ -59,12 +59,12 @@ struct qg_fp8_quantizer {
         case QG_BY_FBGEMM:
             return by_factor(qg_div(QG_E4M3_MAX, qg_max(amax, eps)));
         case QG_BY_FBGEMM_CPU:
-            f = times_448(qg_max(amax, qg_round(dtype, eps)));
+            f = times_448(qg_max(amax, qg_round_float(dtype, eps)));
             return by_factor(f == INFINITY ? 1.0f : f);
         case QG_BY_MSLK:
             return {0, qg_div(qg_max(amax, eps), QG_E4M3_MAX)};
         case QG_BY_TORCH:
-            return {0, qg_round(dtype, s)};
+            return {0, qg_round_float(dtype, s)};
         case QG_BY_DEEPSEEK:
             return {0, s};
         case QG_BY_UNSLOTH:
@@ -147,7 +147,7 @@ struct qg_fp8_stored {
         struct qg_piece w = numbers(row, at, n);
         const float s = scale(row, at);
         for (int i = 0; i < QG_PIECE; i++)
-            w.v[i] = qg_round(dtype, qg_mul(w.v[i], s));
+            w.v[i] = qg_round_float(dtype, qg_mul(w.v[i], s));
         return w;
     }
 };
@@ -180,7 +180,7 @@ struct qg_fp8_range {
 
     __device__ __forceinline__ float scale(float amax) const
     {
-        return qg_round(dtype, qg_div(qg_max(amax, lower_bound), QG_E4M3_MAX));
+        return qg_round_float(dtype, qg_div(qg_max(amax, lower_bound), QG_E4M3_MAX));
     }
     __device__ __forceinline__ float code(float x, float scale) const
     {
@@ -258,9 +258,10 @@ struct qg_fp8_gradient {
     __device__ struct back finish(struct grid r, sums s) const
     {
         const enum qg_dtype t = range.dtype;
-        const float ds = qg_round(t, (float)(s.of[BY_CODE] - s.of[BY_RANGE]));
-        const float da = r.amax >= range.lower_bound ? qg_round(t, qg_div(ds, QG_E4M3_MAX)) : 0.0f;
-        return {r, qg_round(t, qg_div(da, qg_round(t, (float)s.of[TIES])))};
+        const float ds = qg_round_float(t, (float)(s.of[BY_CODE] - s.of[BY_RANGE]));
+        const float da =
+            r.amax >= range.lower_bound ? qg_round_float(t, qg_div(ds, QG_E4M3_MAX)) : 0.0f;
+        return {r, qg_round_float(t, qg_div(da, qg_round_float(t, (float)s.of[TIES])))};
     }
     __device__ void piece(struct back b, size_t at, size_t n, const struct qg_piece *x,
                           const struct qg_piece *g) const
@@ -270,7 +271,7 @@ struct qg_fp8_gradient {
 #pragma unroll
         for (int i = 0; i < QG_PIECE; i++) {
             const float gamma = behind(qg_div(x->v[i], scale), g->v[i], scale);
-            d.v[i] = qg_add(qg_round(range.dtype, qg_div(gamma, scale)),
+            d.v[i] = qg_add(qg_round_float(range.dtype, qg_div(gamma, scale)),
                             qg_part_of(b.share, x->v[i], b.grid.amax));
         }
         qg_store_piece(&y, at, n, &d);

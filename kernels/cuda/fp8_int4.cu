@@ -110,7 +110,7 @@ struct stages {
 
     __device__ float round(float x) const
     {
-        return qg_round(range.dtype, x);
+        return qg_round_float(range.dtype, x);
     }
     __device__ float w8(float x, float row_scale) const
     {
@@ -339,11 +339,16 @@ struct stored {
     __device__ float number(float q, float s) const
     {
         if (!row_scales) {
-            const float v = qg_round(scales.dtype, qg_mul(q, s));
+            const float v = qg_round_float(scales.dtype, qg_mul(q, s));
             return exact ? v : qg_e4m3_nearest(v);
         }
         const float product = qg_mul(qg_abs(q), s), v = exact ? product : qg_e4m3_nearest(product);
         return q > 0 ? v : -v; // 0 is -0
+    }
+    __device__ float scale_of(size_t i) const
+    {
+        return row_scales ? qg_e4m3_decode(((const qg_e4m3 *)scales.data)[i])
+                          : qg_get_float(&scales, i);
     }
     __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
@@ -351,9 +356,10 @@ struct stored {
         struct qg_piece w;
         struct qg_cursor c = qg_cursor_at(at, group);
         float s = 0;
+#pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++) {
             if (i == 0 || (i < n && qg_cursor_next(&c)))
-                s = qg_get(&scales, c.group * rows + row);
+                s = scale_of(c.group * rows + row);
             w.v[i] = i < n ? number((float)((q.c[i] ^ 8) - 8), s) : 0.0f;
         }
         return w;

@@ -197,10 +197,10 @@ struct stored {
         const enum qg_dtype t = scales.dtype;
         float w;
         if (two_step)
-            w = qg_round(t, qg_add(qg_round(t, qg_mul(q, s)), z));
+            w = qg_round_float(t, qg_add(qg_round_float(t, qg_mul(q, s)), z));
         else
-            w = t == QG_F32 ? qg_fma(q, s, z) : qg_round(t, qg_fma_odd(q, s, z));
-        return qg_round(dtype, w);
+            w = t == QG_F32 ? qg_fma(q, s, z) : qg_round_float(t, qg_fma_odd(q, s, z));
+        return qg_round_float(dtype, w);
     }
 
     __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
@@ -209,6 +209,7 @@ struct stored {
         struct qg_piece w;
         struct qg_cursor c = qg_cursor_at(at, group);
         float s = 0, z = 0;
+#pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++) {
             if (i == 0 || (i < n && qg_cursor_next(&c))) {
                 s = qg_get_float(&scales, c.group * rows + row);

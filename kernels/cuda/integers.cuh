@@ -41,8 +41,8 @@ static __device__ __forceinline__ int qg_octet_dot(struct qg_octet x, struct qg_
 }
 
 template <class P>
-static __global__ void __launch_bounds__(QG_BLOCK)
-    qg_multiply_code_rows(const P p, const size_t m, const size_t rows, const size_t cols)
+static __global__ void QG_BOUNDS qg_multiply_code_rows(const P p, const size_t m, const size_t rows,
+                                                       const size_t cols)
 {
     const auto [row, first] = qg_warp_place(rows);
     const unsigned lane = threadIdx.x % QG_WARP;

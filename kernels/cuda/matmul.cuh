@@ -2,12 +2,12 @@
  *
  * Matmul for every scheme that multiplies numbers, in CUDA's own kernels: a warp to a weight row,
  * which is unpacked once for up to eight rows of x. It reads packed weights once when M is small
- * (decode), which is what bounds it there.
+ * (decode), which is what bounds it there; prompts are cuBLASLt's.
  *
  * A product P is a struct of plain values that is passed to the kernel:
  *
  *     qg_piece weights(row, at, n) const;    weights at .. at+n of a row as they enter the product
- *     qg_piece inputs(m, at, n) const;       the same of x; zeros behind n in both
+ *     qg_piece inputs(m, at, n) const;       the same of x
  *     float finish(m, row, sum) const;       what becomes of a sum before the store
  *     struct qg_tensor y;                    [M, N]
  *     static constexpr bool halves;          weights and inputs are values of the call's dtype
@@ -38,11 +38,11 @@ static inline size_t qg_piece_depth(size_t)
 /* What a lane adds up of an element of y. */
 template <class P> struct qg_lane {
     float value;
-    __device__ __forceinline__ void add(const P &, size_t, size_t, size_t, size_t n,
-                                        const struct qg_piece &x, const struct qg_piece &w)
+    __device__ __forceinline__ void add(const P &, size_t, size_t, size_t, const struct qg_piece &x,
+                                        const struct qg_piece &w)
     {
         for (unsigned j = 0; j < QG_PIECE; j++)
-            value = j < n ? qg_fma(x.v[j], w.v[j], value) : value;
+            value = qg_fma(x.v[j], w.v[j], value);
     }
     __device__ __forceinline__ void join(struct qg_lane other)
     {
@@ -57,12 +57,12 @@ requires requires(const P p)
 }
 struct qg_lane<P> {
     double value;
-    __device__ __forceinline__ void add(const P &p, size_t m, size_t row, size_t at, size_t n,
+    __device__ __forceinline__ void add(const P &p, size_t m, size_t row, size_t at,
                                         const struct qg_piece &x, const struct qg_piece &w)
     {
         float dot = 0;
         for (unsigned j = 0; j < QG_PIECE; j++)
-            dot = j < n ? qg_fma(x.v[j], w.v[j], dot) : dot;
+            dot = qg_fma(x.v[j], w.v[j], dot);
         value += dot * p.scale(m, row, at);
     }
     __device__ __forceinline__ void join(struct qg_lane other)
@@ -73,6 +73,7 @@ struct qg_lane<P> {
 
 template <class L> static __device__ __forceinline__ float qg_warp_sum(L sum)
 {
+#pragma unroll 1
     for (int mask = QG_WARP / 2; mask; mask /= 2)
         sum.join(qg_shuffle_xor(sum, mask));
     return (float)sum.value;
@@ -94,27 +95,65 @@ static inline size_t qg_warp_threads(const struct qg_args *a)
     return qg_ceil_div(a->m, QG_M_TILE) * a->rows * QG_WARP;
 }
 
-template <class P>
-static __global__ void __launch_bounds__(QG_BLOCK)
-    qg_multiply_rows(const P p, const size_t m, const size_t rows, const size_t cols)
+/* Eight rows of weights, a warp each, by eight rows of x, of which each warp first makes one piece
+ * by piece for all of them, in shared memory. */
+enum { QG_ROWS_TILE = (int)QG_BLOCK / QG_WARP, QG_K_TILE = QG_PIECE * QG_WARP };
+static_assert((int)QG_ROWS_TILE == (int)QG_M_TILE, "a warp makes a row of x");
+
+struct qg_x_tile {
+    float4 half[2][QG_WARP]; // of a lane's piece: neighbours in neighbouring banks
+};
+
+/* Zeros behind n; what a format makes of a zero code need not be one. */
+static __device__ __forceinline__ struct qg_piece qg_cut(struct qg_piece p, size_t n)
 {
-    const auto [row, first] = qg_warp_place(rows);
-    const unsigned lane = threadIdx.x % QG_WARP;
+    for (unsigned i = 0; i < QG_PIECE; i++)
+        p.v[i] = i < n ? p.v[i] : 0.0f;
+    return p;
+}
+
+static __device__ __forceinline__ void qg_tile_put(struct qg_x_tile *t, unsigned lane,
+                                                   const struct qg_piece &p)
+{
+    t->half[0][lane] = make_float4(p.v[0], p.v[1], p.v[2], p.v[3]);
+    t->half[1][lane] = make_float4(p.v[4], p.v[5], p.v[6], p.v[7]);
+}
+
+static __device__ __forceinline__ struct qg_piece qg_tile_get(const struct qg_x_tile *t,
+                                                              unsigned lane)
+{
+    const float4 a = t->half[0][lane], b = t->half[1][lane];
+    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+
+template <class P>
+static __global__ void QG_BOUNDS qg_multiply_rows(const P p, const size_t m, const size_t rows,
+                                                  const size_t cols)
+{
+    __shared__ struct qg_x_tile x[QG_M_TILE];
+    const size_t tiles = qg_ceil_div(rows, QG_ROWS_TILE), first = blockIdx.x / tiles * QG_M_TILE;
+    const unsigned lane = threadIdx.x % QG_WARP, warp = threadIdx.x / QG_WARP;
+    const size_t row = blockIdx.x % tiles * QG_ROWS_TILE + warp;
     qg_lane<P> sum[QG_M_TILE] = {};
-    if (first >= m)
-        return; // the whole warp
-    for (size_t at = (size_t)lane * QG_PIECE; at < cols; at += QG_PIECE * QG_WARP) {
-        const size_t n = qg_least(cols - at, QG_PIECE);
-        const struct qg_piece w = p.weights(row, at, n);
-        for (unsigned i = 0; i < QG_M_TILE; i++) {
-            if (first + i >= m)
-                break;
-            sum[i].add(p, first + i, row, at, n, p.inputs(first + i, at, n), w);
-        }
+#pragma unroll 1
+    for (size_t at = (size_t)lane * QG_PIECE; at - lane * QG_PIECE < cols; at += QG_K_TILE) {
+        const size_t n = at < cols ? qg_least(cols - at, QG_PIECE) : 0;
+        __syncthreads(); // of the tile before all have read
+        if (n && first + warp < m)
+            qg_tile_put(&x[warp], lane, qg_cut(p.inputs(first + warp, at, n), n));
+        __syncthreads();
+        if (n == 0 || row >= rows)
+            continue;
+        const struct qg_piece w = qg_cut(p.weights(row, at, n), n);
+#pragma unroll
+        for (unsigned i = 0; i < QG_M_TILE; i++)
+            if (first + i < m)
+                sum[i].add(p, first + i, row, at, qg_tile_get(&x[i], lane), w);
     }
+#pragma unroll
     for (unsigned i = 0; i < QG_M_TILE; i++) {
         const float total = qg_warp_sum(sum[i]);
-        if (lane == i && first + i < m)
+        if (lane == i && first + i < m && row < rows)
             qg_put_float(&p.y, (first + i) * rows + row, p.finish(first + i, row, total));
     }
 }
@@ -122,7 +161,8 @@ static __global__ void __launch_bounds__(QG_BLOCK)
 /* y = x . w^T of a call of matmul. */
 template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
 {
-    qg_launch(qg_multiply_rows<P>, qg_warp_threads(a), p, a->m, a->rows, a->cols);
+    const size_t blocks = qg_ceil_div(a->m, QG_M_TILE) * qg_ceil_div(a->rows, QG_ROWS_TILE);
+    qg_launch(qg_multiply_rows<P>, blocks * QG_BLOCK, p, a->m, a->rows, a->cols);
 }
 
 /* --- operands that only need to be unpacked -------------------------------------------------- */

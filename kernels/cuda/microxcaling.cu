@@ -41,7 +41,7 @@ struct rule {
     }
     __device__ unsigned code(struct grid g, float x) const
     {
-        return qg_e2m1_away(qg_e2m1_lowest(dtype), qg_round(dtype, qg_div(x, g.scale)));
+        return qg_e2m1_away(qg_e2m1_lowest(dtype), qg_round_float(dtype, qg_div(x, g.scale)));
     }
     __device__ float value(struct grid g, unsigned code) const
     {

@@ -150,10 +150,10 @@ struct product : qg_plain_product<stored> {
         if (d.kind == TRANSFORMER_ENGINE)
             return qg_mul(sum,
                           qg_mul(qg_mul(*amax, *d.of_tensor), (float)(1.0 / (2688.0 * 2688.0))));
-        sum = qg_round(y.dtype, sum);
+        sum = qg_round_float(y.dtype, sum);
         if (d.kind == SINGLE)
             return sum;
-        return qg_mul(sum, qg_round(y.dtype, qg_mul(qg_div(*amax, 2688.0f), *d.of_tensor)));
+        return qg_mul(sum, qg_round_float(y.dtype, qg_mul(qg_div(*amax, 2688.0f), *d.of_tensor)));
     }
 };
 

@@ -71,7 +71,7 @@ static __global__ void qg_torch_mean_of(const struct qg_torch_rows r, const floa
     for (unsigned k = 0; k < r.lanes; k++)
         total = qg_add(total, __shfl_sync(0xffffffffu, joined, (int)k));
     if (lane == 0)
-        *mean = qg_round(t, qg_div(total, (float)r.n));
+        *mean = qg_round_float(t, qg_div(total, (float)r.n));
 }
 
 /* *mean becomes R_t(qg_torch_mean(x, n)). All in device memory; scratch: n / 16 floats. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * One pass over a tensor whose elements share scales along rows: groups, or whole rows. A team of
- * threads reads a unit once, keeps it in registers, measures it, and writes what becomes of it.
+ * threads reads a unit once, keeps it, measures it, and writes what becomes of it.
  *
  * A quantizer Q is a struct of plain values that is passed to the kernel:
  *
@@ -49,53 +49,64 @@ static __device__ __forceinline__ struct qg_unit qg_unit_at(struct qg_units u, s
     return {row, j, row * u.cols + j * u.extent, qg_least(u.extent, u.cols - j * u.extent)};
 }
 
-enum { QG_HELD = 4 }; /* pieces of a unit that a thread keeps: rows of 8192 are read once */
+/* What a thread keeps of a unit, in 16 bytes: rows of 16 KiB are read once. */
+enum { QG_HELD = 4 };
 
-/* The pieces of a unit that fall to this thread, of a team's `rank`: every team-th, the first of
- * which are kept. Those beyond are read again each time, from the cache. */
+/* The pieces of a unit that fall to this thread, of a team's `rank`: every team-th. The first of
+ * them stay in shared memory as they were read, in places of this thread alone, so nobody waits for
+ * them; those beyond are read again each time, from the cache. In shared memory, for registers have
+ * no addresses: a loop over them is as much code as it has turns, in every kernel. */
 struct qg_share {
     struct qg_unit unit;
     unsigned rank, team;
-    struct qg_piece held[QG_HELD];
+    uint4 (*held)[QG_BLOCK];
 
-    /* Calls f(at, n, piece) for each piece, elements at .. at+n of x. */
+    /* Calls f(at, n, piece) for each piece, elements at .. at+n of x; `first`: nothing is held yet.
+     */
+    template <bool first, class F>
+    __device__ __forceinline__ void go(const struct qg_tensor *x, F f) const
+    {
+        const unsigned wide = x->dtype == QG_F32;
+        unsigned k = 0;
+#pragma unroll 1
+        for (size_t at = (size_t)rank * QG_PIECE; at < unit.n; at += (size_t)team * QG_PIECE) {
+            const size_t n = qg_least(unit.n - at, QG_PIECE);
+            const bool keeps = k + wide < QG_HELD;
+            struct qg_words w;
+            if (first || !keeps)
+                w = qg_load_words(x, unit.begin + at, n);
+            else
+                w = {held[k][threadIdx.x], held[k + wide][threadIdx.x]};
+            if (first && keeps) {
+                held[k][threadIdx.x] = w.low;
+                if (wide)
+                    held[k + 1][threadIdx.x] = w.high;
+            }
+            k += keeps ? 1 + wide : 0;
+            f(unit.begin + at, n, qg_piece_of(x->dtype, w));
+        }
+    }
     template <class F> __device__ __forceinline__ void each(const struct qg_tensor *x, F f) const
     {
-#pragma unroll
-        for (unsigned k = 0; k < QG_HELD; k++) {
-            const size_t at = (rank + (size_t)k * team) * QG_PIECE;
-            if (at < unit.n)
-                f(unit.begin + at, qg_least(unit.n - at, QG_PIECE), held[k]);
-        }
-        for (size_t at = (rank + (size_t)QG_HELD * team) * QG_PIECE; at < unit.n;
-             at += (size_t)team * QG_PIECE) {
-            const size_t n = qg_least(unit.n - at, QG_PIECE);
-            f(unit.begin + at, n, qg_load_piece(x, unit.begin + at, n));
-        }
+        go<false>(x, f);
     }
 };
 
+/* The unit of this thread's team. */
 static __device__ __forceinline__ struct qg_share qg_share_of(const struct qg_units u,
-                                                              const unsigned team,
-                                                              const struct qg_tensor *x)
+                                                              const unsigned team)
 {
-    struct qg_share s = {qg_unit_at(u, qg_thread() / team), threadIdx.x % team, team, {}};
-#pragma unroll
-    for (unsigned k = 0; k < QG_HELD; k++) {
-        const size_t at = (s.rank + (size_t)k * team) * QG_PIECE;
-        if (at < s.unit.n)
-            s.held[k] = qg_load_piece(x, s.unit.begin + at, qg_least(s.unit.n - at, QG_PIECE));
-    }
-    return s;
+    __shared__ uint4 held[QG_HELD][QG_BLOCK];
+    return {qg_unit_at(u, qg_thread() / team), threadIdx.x % team, team, held};
 }
 
-/* What M measures of a unit, told to all of its team. */
+/* What M measures of a unit, told to all of its team: the first pass over it. */
 template <class M>
 static __device__ __forceinline__ M qg_measure_share(const struct qg_share *s,
                                                      const struct qg_tensor *x)
 {
     M m = M::none();
-    s->each(x, [&](size_t, size_t n, const struct qg_piece &p) {
+    s->template go<true>(x, [&](size_t, size_t n, const struct qg_piece &p) {
         for (unsigned i = 0; i < QG_PIECE; i++)
             if (i < n)
                 m = M::join(m, M::of(p.v[i]));
@@ -107,7 +118,7 @@ template <class Q>
 static __global__ void QG_BOUNDS qg_quantize_units(const Q q, const struct qg_units u,
                                                    const unsigned team)
 {
-    const struct qg_share s = qg_share_of(u, team, &q.x);
+    const struct qg_share s = qg_share_of(u, team);
     const auto m = qg_measure_share<typename Q::measure>(&s, &q.x);
     if (s.unit.n == 0)
         return;
@@ -223,7 +234,7 @@ template <class D>
 static __global__ void QG_BOUNDS qg_differentiate_units(const D d, const struct qg_units u,
                                                         const unsigned team)
 {
-    const struct qg_share s = qg_share_of(u, team, &d.x);
+    const struct qg_share s = qg_share_of(u, team);
     const auto m = qg_measure_share<typename D::measure>(&s, &d.x);
     const auto grid = d.make(s.unit, m);
     auto sums = D::sums::none();
