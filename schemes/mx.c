@@ -189,20 +189,11 @@ static void fake_quant(const struct qg_args *a)
 
 /* --- convert --------------------------------------------------------------------------------- */
 
-/* The byte of the smallest power of two >= x >= 0; 2^-127 at least. NaN and inf: 255. */
-static unsigned byte_above(float x)
-{
-    uint32_t u = qg_f32_bits(x), field = u >> 23, mantissa = u & 0x7fffffu;
-    if (field == 255)
-        return NAN_BYTE;
-    return field + (mantissa > (field ? 0u : 0x400000u)); // 0x400000 is 2^-127
-}
-
 static unsigned rceil_byte(const struct qg_args *a, float amax)
 {
     float max = element_of(a)->max;
     if (a->param[VERSION] == SNAPSHOT)
-        return byte_above(qg_mul(amax, qg_div(1.0f, max)));
+        return qg_e8m0_above(qg_mul(amax, qg_div(1.0f, max))).v;
     float quotient = qg_div(amax, max);
     if (quotient - quotient != 0)
         return quotient != quotient ? NAN_BYTE : 254u;

@@ -33,6 +33,15 @@ QG_FN qg_e8m0 qg_e8m0_encode(float x)
     return q;
 }
 
+/* The smallest power of two that is not below x >= 0, 2^-127 at least; beyond 2^127 it is NaN. */
+QG_FN qg_e8m0 qg_e8m0_above(float x)
+{
+    uint32_t u = qg_f32_bits(x), field = u >> 23 & 255u;
+    uint32_t floor = field ? 0 : 0x400000u; // the bits of 2^-127
+    qg_e8m0 q = {(uint8_t)(field + (field < 255 && (u & 0x7fffffu) > floor))};
+    return q;
+}
+
 /* x as sign, exponent and mantissa in `bits` bits, of which `mbits` are the mantissa. */
 QG_FN unsigned qg_mx_encode(float x, unsigned bits, unsigned mbits, unsigned bias)
 {
