@@ -26,6 +26,7 @@ struct report {
     void *volatile address;
     volatile bool known_write, known_read;
     struct qg_failure failure; /* of a device */
+    struct qg_chosen choice;
     struct qg_bench_result times;
 };
 
@@ -128,6 +129,7 @@ static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_
         _exit(2);
     openblas_set_num_threads(1);
     c->args.failure = &r->failure;
+    c->args.choice = &r->choice;
     poison(c, POISON_FIRST);
     fn(&c->args);
     copy_outputs(c, &copies->first);
@@ -338,7 +340,7 @@ enum qg_status qg_isolate_run(qg_op_fn *fn, struct qg_call *c, const struct qg_b
         qg_buffer_alloc(&shared, sizeof(struct report), err) == QG_OK &&
         fork_and_wait(fn, c, b, timeout_s, &copies, shared.data, &in_time, &status, err) == QG_OK) {
         struct report *r = shared.data;
-        *ret = (struct qg_trial){.verdict = QG_PASS, .times = qg_bench_none};
+        *ret = (struct qg_trial){.verdict = QG_PASS, .choice = r->choice, .times = qg_bench_none};
         if (r->finished)
             ret->times = r->times;
         judge_end(c, &copies, r, in_time, status, timeout_s, ret);

@@ -14,6 +14,7 @@
 struct qg_trial {
     enum qg_verdict verdict; /* PASS: it ran and kept to its memory; FAIL, CRASH or TIMEOUT */
     char reason[200];        /* of the last three: what it did, and where */
+    struct qg_chosen choice; /* of a library behind the kernel; "" when none told */
     struct qg_bench_result times;
 };
 

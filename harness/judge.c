@@ -461,6 +461,7 @@ static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *t
     struct qg_record *r = &j->record;
     r->verdict = trial->verdict;
     snprintf(r->reason, sizeof r->reason, "%s", trial->reason);
+    snprintf(r->algorithm, sizeof r->algorithm, "%s", trial->choice.text);
     hash_tensors(j);
     if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT)
         return QG_OK; // what its outputs hold means nothing
@@ -487,8 +488,7 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
         return QG_OK;
     }
     measure_size(&ret->record, &a);
-    if (!qg_backend_find(c->kernel->backend)
-             ->probe(ret->record.reason, sizeof ret->record.reason)) {
+    if (!qg_kernel_runs(c->kernel, &a, ret->record.reason, sizeof ret->record.reason)) {
         ret->record.verdict = QG_SKIP;
         return QG_OK;
     }

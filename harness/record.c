@@ -37,6 +37,7 @@ const struct qg_field qg_record_fields[] = {
     U64(seed),
     FIELD(struct qg_record, verdict, "verdict", QG_FIELD_VERDICT),
     TEXT(reason),
+    TEXT(algorithm),
     U64(count),
     U64(mismatches),
     U64(class_mismatches),

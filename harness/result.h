@@ -65,6 +65,7 @@ struct qg_record {
     uint64_t m, rows, cols, seed;
     uint32_t verdict; /* enum qg_verdict */
     char reason[256];
+    char algorithm[192];           /* what a library behind the kernel chose (cuBLASLt), or "" */
     uint64_t count, mismatches;    /* elements compared, elements whose bits differ from expected */
     uint64_t class_mismatches;     /* NaN, inf, zero or sign against something else */
     int64_t first_bad;             /* index of the first element that is judged wrong, or -1 */

@@ -50,6 +50,15 @@ static bool is_here(const struct qg_verify_request *r, const struct qg_kernel *k
            qg_backend_find(k->backend)->probe(why, sizeof why);
 }
 
+static void add_kernel(struct qg_verify *v, const struct qg_kernel *k)
+{
+    struct qg_verify_row row = {qg_scheme_find(k->scheme), NULL, k->operand, k->op, k};
+    if (qg_kernel_runs(k, NULL, row.skip, sizeof row.skip))
+        row.skip[0] = '\0';
+    row.absent = row.skip[0] != '\0';
+    add_row(v, row);
+}
+
 static void add_rows(struct qg_verify *v, const struct qg_verify_request *r)
 {
     const struct qg_scheme *s;
@@ -65,8 +74,7 @@ static void add_rows(struct qg_verify *v, const struct qg_verify_request *r)
                 add_row(v, (struct qg_verify_row){NULL, l, QG_WEIGHT, op, NULL});
     for (size_t i = 0; r->kernels && (k = qg_kernel_at(i)); i++)
         if (is_wanted(r, k->scheme) && is_here(r, k))
-            add_row(v,
-                    (struct qg_verify_row){qg_scheme_find(k->scheme), NULL, k->operand, k->op, k});
+            add_kernel(v, k);
 }
 
 static enum qg_status make_rows(struct qg_verify *v, const struct qg_verify_request *r,
@@ -249,7 +257,7 @@ static void compute(const struct qg_args *a)
 static bool concerns(const struct qg_verify_row *row, const struct qg_args *a)
 {
     return row->scheme == a->scheme && row->layer == a->layer && row->operand == a->operand &&
-           row->op == a->op;
+           row->op == a->op && !row->absent;
 }
 
 static bool any_concerns(const struct qg_verify *v, const struct qg_args *a)
@@ -284,6 +292,12 @@ static enum qg_status judge(struct qg_verify *v, const struct qg_verify_request 
             compare(&call.args, &call.args, c, r, row);
             continue;
         }
+        char why[sizeof row->skip];
+        if (!qg_kernel_runs(row->kernel, &a, why, sizeof why)) {
+            memcpy(row->skip, why, sizeof why);
+            row->skipped++;
+            continue;
+        }
         status = qg_call_alloc(&other, &a, false, err);
         if (status != QG_OK)
             break;
@@ -311,7 +325,7 @@ static void total(struct qg_verify *v)
         const struct qg_verify_row *row = &v->rows[i];
         v->elements += row->elements;
         v->wrong += row->wrong;
-        v->missing += row->sets == 0;
+        v->missing += row->sets == 0 && !row->absent;
     }
 }
 

@@ -26,6 +26,9 @@ struct qg_verify_row {
     uint64_t unequal;  /* bits differ */
     uint64_t wrong;    /* of those: not excused by a bound */
     uint64_t unjudged; /* the bound is infinite: any order of the sum overflows */
+    bool absent;       /* this kernel does not run here though its backend does: skip says why */
+    uint64_t skipped;  /* sets that it does not take: skip says why */
+    char skip[256];
 };
 
 /* What convert wrote in all goldens of an operand. */
@@ -65,9 +68,10 @@ struct qg_verify_request {
     void *user;
 };
 
-/* Judges; of kernels those whose backend is here. QG_EINVAL for a name that neither a scheme nor a
- * layer has; QG_EFORMAT when a golden names an operation that does not exist or its tensors do not
- * fit it. The caller frees with qg_verify_free. */
+/* Judges; of kernels those whose backend is here, where a row may still be one that was skipped.
+ * QG_EINVAL for a name that neither a scheme nor a layer has; QG_EFORMAT when a golden names an
+ * operation that does not exist or its tensors do not fit it. The caller frees with qg_verify_free.
+ */
 QG_MUST_CHECK enum qg_status qg_verify_golden(const struct qg_verify_request *r,
                                               struct qg_verify *ret_v, struct qg_error *err);
 void qg_verify_free(struct qg_verify *v);

@@ -32,6 +32,10 @@ struct qg_kernel {
     size_t (*depth)(size_t k); /* most additions any one product of K passes through; NULL: K */
     qg_op_fn *fn;              /* on tensors in host memory, whatever the backend */
     qg_op_fn *launch; /* of a device: the same on tensors in its memory, queued; else NULL */
+    /* Where its backend is there and this row may still not run: a format that the device lacks
+     * (a NULL), or a call that this kernel does not take (a). False, and text says why. NULL: it
+     * runs. */
+    bool (*probe)(const struct qg_args *a, char *text, size_t size);
 };
 
 /* How a device times its kernels: a session keeps the tensors of one call in the device's memory.
@@ -54,6 +58,10 @@ struct qg_backend {
 const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */
 const struct qg_backend *qg_backend_at(size_t i);
 const struct qg_backend *qg_backend_find(const char *name);
+
+/* Whether the kernel runs here at all (a NULL), or with the parameters and extents of this call:
+ * its backend is there and it has no objection of its own. False, with the reason in `why`. */
+bool qg_kernel_runs(const struct qg_kernel *k, const struct qg_args *a, char *why, size_t size);
 
 /* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c, never of
  * a device. The

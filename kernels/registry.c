@@ -85,6 +85,11 @@ const struct qg_backend *qg_backend_find(const char *name)
     return NULL;
 }
 
+bool qg_kernel_runs(const struct qg_kernel *k, const struct qg_args *a, char *why, size_t size)
+{
+    return qg_backend_find(k->backend)->probe(why, size) && (!k->probe || k->probe(a, why, size));
+}
+
 #ifdef QG_COMPILER_REPORTS
 extern const struct qg_compiler_report qg_reports_of_nvcc[];
 #else
@@ -112,7 +117,7 @@ const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operan
     for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
         if (strcmp(k->scheme, s->name) != 0 || k->operand != operand || k->op != op ||
             (backend && strcmp(k->backend, backend) != 0) || (!backend && k->launch) ||
-            !qg_backend_find(k->backend)->probe(why, sizeof why))
+            !qg_kernel_runs(k, NULL, why, sizeof why))
             continue;
         if (backend || strcmp(k->backend, "blas") == 0)
             return k;

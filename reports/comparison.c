@@ -294,6 +294,12 @@ static bool smallest_visible(struct qg_comparison *c)
 
 /* --- summing up ------------------------------------------------------------------------------ */
 
+bool qg_pair_chose_otherwise(const struct qg_pair *p)
+{
+    return p->base && p->head && *p->base->algorithm && *p->head->algorithm &&
+           strcmp(p->base->algorithm, p->head->algorithm) != 0;
+}
+
 static void tally(struct qg_pair_group *g, const struct qg_pair *p)
 {
     g->n++;
@@ -307,6 +313,7 @@ static void tally(struct qg_pair_group *g, const struct qg_pair *p)
         return;
     g->shift[p->shift]++;
     g->pace[p->pace]++;
+    g->other_algorithm += qg_pair_chose_otherwise(p);
     g->changed += p->changed;
     g->compared += p->compared;
     if (p->shift >= QG_SHIFT_OTHER_BITS && !isnan(p->sqnr_change_db)) {

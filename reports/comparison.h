@@ -65,6 +65,7 @@ struct qg_pair_group {
     size_t first, n; /* in pair[] */
     size_t shift[QG_SHIFT_COUNT], pace[QG_PACE_COUNT];
     size_t newly_bad, newly_good, other_verdict, only_base, only_head;
+    size_t other_algorithm; /* a library behind the kernel chose otherwise: no regression */
     uint64_t changed, compared;
     double sqnr_low, sqnr_high; /* smallest and largest change in dB of cases whose bits moved */
     const struct qg_pair *slowest, *fastest; /* largest and smallest ratio; NULL: nothing timed */
@@ -152,6 +153,9 @@ const char *qg_comparison_void(const struct qg_comparison *c);
  * compared. */
 size_t qg_comparison_regressions(const struct qg_comparison *c, unsigned on);
 bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
+
+/* Whether both sides say what a library chose for the case, and not the same. */
+bool qg_pair_chose_otherwise(const struct qg_pair *p);
 
 /* comparison_rows.c: hands over the rows of a table in pairs, those that `order` calls equal, and
  * with NULL those of one file only; sorted. False: no memory. */

@@ -127,6 +127,30 @@ static void put_bad_cases(FILE *out, const struct qg_result *r)
                 bad - MOST_BAD);
 }
 
+/* What cuBLASLt chose for each case that it multiplied. */
+static void put_algorithms(FILE *out, const struct qg_result *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_cases; i++)
+        n += *r->cases[i].algorithm != '\0';
+    if (!n)
+        return;
+    fputs("<details><summary>algorithms that cuBLASLt chose</summary>\n<div class=\"wide\"><table>"
+          "<tr><th class=\"text\">case</th><th class=\"text\">algorithm, by the numbers of "
+          "cublasLtMatmulAlgoConfigAttributes_t</th></tr>\n",
+          out);
+    for (size_t i = 0; i < r->n_cases; i++) {
+        if (!*r->cases[i].algorithm)
+            continue;
+        fputs("<tr><td class=\"text wrap\"><code>", out);
+        put(out, r->cases[i].spelling);
+        fputs("</code></td><td class=\"text wrap\">", out);
+        put(out, r->cases[i].algorithm);
+        fputs("</td></tr>\n", out);
+    }
+    fputs("</table></div></details>\n", out);
+}
+
 /* One cell: how many of a row's cases with one operation and backend are fine. */
 static void put_verdict_cell(FILE *out, const struct qg_digest *d, size_t row, size_t how)
 {
@@ -725,6 +749,7 @@ static void put_page(FILE *out, const struct qg_digest *d, const char *source, c
     if (cases) {
         put_resources(out, d->r);
         put_least_times(out, d);
+        put_algorithms(out, d->r);
     }
     put_meta(out, d->r);
     fprintf(out, "%s</body>\n</html>\n", guide);

@@ -190,6 +190,9 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
     fprintf(out, "; %zu newly bad, quality of %zu down, %zu slower, %zu undecided.\n\n",
             t->newly_bad, t->shift[QG_SHIFT_DOWN], t->pace[QG_PACE_SLOWER],
             t->pace[QG_PACE_UNDECIDED]);
+    if (t->other_algorithm)
+        fprintf(out, "%zu cases took another algorithm of cuBLASLt (no regression by itself).\n\n",
+                t->other_algorithm);
     put_facts(out, c);
     if (quiet < c->n_groups)
         put_groups(out, c, false);

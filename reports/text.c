@@ -136,6 +136,15 @@ static void put_plain(FILE *out, const char *s)
     fputs(s, out);
 }
 
+static void put_algorithms(FILE *out, const struct qg_pair *p)
+{
+    const struct qg_record *r = p->head ? p->head : p->base;
+    if (qg_pair_chose_otherwise(p))
+        fprintf(out, "; cuBLASLt chose %s -> %s", p->base->algorithm, p->head->algorithm);
+    else if (*r->algorithm)
+        fprintf(out, "; cuBLASLt chose %s", r->algorithm);
+}
+
 static void put_pair(FILE *out, const struct qg_pair *p)
 {
     const struct qg_record *r = p->head ? p->head : p->base;
@@ -150,6 +159,7 @@ static void put_pair(FILE *out, const struct qg_pair *p)
         fputs("; ", out);
         fputs(p->head->reason, out);
     }
+    put_algorithms(out, p);
     fputs("\n      ", out);
     qg_put_repro(out, r, put_plain);
     putc('\n', out);
@@ -167,6 +177,24 @@ static void put_list(FILE *out, const struct qg_comparison *c, const char *title
         if (kind && !qg_pair_regressed(&c->pair[i], kind))
             continue;
         put_pair(out, &c->pair[i]);
+        shown++;
+    }
+    if (shown < n)
+        fprintf(out, "  and %zu more (-v)\n", n - shown);
+}
+
+/* Cases for which cuBLASLt now takes another algorithm: to know, not a regression. */
+static void put_chosen(FILE *out, const struct qg_comparison *c, size_t most)
+{
+    size_t shown = 0, n = c->total.other_algorithm;
+    if (n)
+        fprintf(out, "\nanother algorithm of cuBLASLt, no regression by itself: %zu\n", n);
+    for (size_t i = 0; i < c->n_pairs && shown < most; i++) {
+        const struct qg_pair *p = &c->pair[i];
+        if (!qg_pair_chose_otherwise(p))
+            continue;
+        fprintf(out, "  %s\n      %s\n   -> %s\n", p->head->spelling, p->base->algorithm,
+                p->head->algorithm);
         shown++;
     }
     if (shown < n)
@@ -321,6 +349,7 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
     put_list(out, c, "slower", t->pace[QG_PACE_SLOWER], QG_ON_SLOWER, verbose);
     if (verbose)
         put_list(out, c, "all cases", c->n_pairs, 0, verbose);
+    put_chosen(out, c, verbose ? c->n_pairs : MOST_CASES);
     put_noise(out, c);
     put_modelled(out, c, verbose);
     put_foretold(out, c, verbose);

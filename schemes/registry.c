@@ -189,7 +189,7 @@ size_t qg_work_floats(const struct qg_args *a)
 {
     if (a->layer)
         return qg_layer_work_floats(a);
-    return (a->m + a->rows + 4) * (a->cols + a->cols / 16) + (a->m + 2) * (a->rows + 2);
+    return (a->m + a->rows + 16) * (a->cols + a->cols / 16 + 16) + (a->m + 2) * (a->rows + 18);
 }
 
 static struct qg_tensor matrix(const char *name, enum qg_dtype t, size_t rows, size_t cols)

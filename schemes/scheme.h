@@ -131,6 +131,11 @@ struct qg_failure {
     char text[200];
 };
 
+/* What a library that chooses among algorithms of its own chose for a call. */
+struct qg_chosen {
+    char text[192];
+};
+
 /* One call of one operation. */
 struct qg_args {
     const struct qg_scheme *scheme; /* NULL for forward and backward */
@@ -157,6 +162,7 @@ struct qg_args {
     /* Where a kernel on a device says that it failed, or NULL; its outputs then stay as they were.
      * The text is empty before the call. */
     struct qg_failure *failure;
+    struct qg_chosen *choice; /* where such a kernel says what was chosen, or NULL */
 };
 
 /* Fills `a` for the given call: default parameters were set by qg_params_default (and changed by
@@ -198,9 +204,9 @@ unsigned qg_code(const struct qg_args *a, size_t i);
 /* Number of planes of an operand, 0 when it is not converted. */
 int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 
-/* Floats of scratch that a call needs. Of a scheme: room for x and W in binary32 with a
- * sixteenth more columns, three more such rows, y, and two numbers per row of x and of W. Of a
- * layer: what the layer asks for. */
+/* Floats of scratch that a call needs. Of a scheme: room for x and W in binary32 with a sixteenth
+ * and 16 more columns, 16 more such rows, y with 16 more columns, and two numbers per row of x and
+ * of W. Of a layer: what the layer asks for. */
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",

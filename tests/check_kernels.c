@@ -312,6 +312,20 @@ static bool find_shape(struct qg_args *a, const struct qg_kernel *k, const struc
     return false;
 }
 
+/* Whether a kernel whose backend is here runs (a NULL), or takes this call; if not, says so. */
+static bool runs(const struct qg_kernel *k, const struct qg_args *a, const char *name)
+{
+    static char said[384];
+    char why[256], line[sizeof said];
+    if (qg_kernel_runs(k, a, why, sizeof why))
+        return true;
+    snprintf(line, sizeof line, "%s: %s", name, why);
+    if (strcmp(line, said) != 0)
+        printf("# SKIP %s\n", line);
+    memcpy(said, line, sizeof said);
+    return false;
+}
+
 /* All fills of one set of parameters and dtype, shapes and turns going round with them. */
 static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, enum qg_dtype t,
                           unsigned combination, const char *name)
@@ -332,6 +346,8 @@ static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, 
             ck_assert_msg(turn < last, "%s: %s", name, why);
             set_params(&a, s, combination, ++turn);
         }
+        if (!runs(k, &a, name))
+            break;
         for (int raw = 0; raw < (k->op == QG_DEQUANT ? 2 : 1); raw++) {
             judge(k, &a, (enum fill)f, 1000 * combination + 10 * f + t, raw, name);
             cases++;
@@ -353,7 +369,7 @@ static bool is_asked(const struct qg_kernel *k)
 START_TEST(test_kernels)
 {
     const struct qg_kernel *k;
-    size_t cases = 0, rows = 0;
+    size_t cases = 0, rows = 0, skipped = 0;
     for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
         const struct qg_scheme *s = qg_scheme_find(k->scheme);
         unsigned dtypes = s && s->dtypes ? s->dtypes : ~0u;
@@ -363,6 +379,10 @@ START_TEST(test_kernels)
         ck_assert_msg(qg_backend_find(k->backend) != NULL, "%s: no such backend", name);
         if (!is_asked(k))
             continue;
+        if (!runs(k, NULL, name)) {
+            skipped++;
+            continue;
+        }
         rows++;
         ck_assert_msg(k->claim == QG_BIT_EXACT || k->op == QG_MATMUL || k->op == QG_FAKE_QUANT_GRAD,
                       "%s claims less than bits", name);
@@ -370,8 +390,8 @@ START_TEST(test_kernels)
             for (enum qg_dtype t = QG_F32; t <= QG_F16; t++)
                 cases += dtypes >> t & 1 ? check_fills(k, s, t, c, name) : 0;
     }
-    ck_assert_uint_gt(rows, 0);
-    ck_assert_uint_gt(cases, 10 * rows);
+    ck_assert_uint_gt(rows + skipped, 0);
+    ck_assert(cases > 10 * rows || rows == 0);
 }
 END_TEST
 

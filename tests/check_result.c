@@ -66,6 +66,7 @@ static struct qg_record record(unsigned i)
     snprintf(r.data, sizeof r.data, "normal");
     snprintf(r.params, sizeof r.params, "group=32");
     snprintf(r.reason, sizeof r.reason, "%s", "because");
+    snprintf(r.algorithm, sizeof r.algorithm, "%s", "algorithm 66, tile 18");
     r.m = 0, r.rows = 256, r.cols = 4096, r.seed = i;
     r.verdict = i % QG_VERDICT_COUNT;
     r.count = 1u << 20, r.mismatches = i, r.class_mismatches = 0, r.first_bad = -1;

@@ -35,7 +35,9 @@ static const char help[] =
     "  --backend NAME judge the kernels of this backend and nothing else\n"
     "  -v, --verbose  name each case on stderr\n"
     "\n"
-    "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing.\n";
+    "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing. "
+    "77:\n"
+    "the backend, or every kernel that was asked for, does not run here.\n";
 
 struct options {
     struct qg_verify_request request;
@@ -182,13 +184,18 @@ static void print_row(const struct qg_verify_row *row)
         qg_kernel_name(row->kernel, subject, sizeof subject);
     printf("%-16s %-10s %-15s ", row->layer ? row->layer->name : row->scheme->name,
            row->layer ? "layer" : qg_operand_name(row->operand), qg_op_name(row->op));
-    if (row->sets == 0)
+    if (row->absent)
+        printf("  SKIP: %s", row->skip);
+    else if (row->sets == 0)
         printf("  MISSING: there is no golden");
     else
         printf("%5" PRIu64 " %9" PRIu64 " %10" PRIu64 " %9" PRIu64 " %8" PRIu64, row->sets,
                row->elements, row->elements - row->unequal - row->unjudged, row->wrong,
                row->unjudged);
-    printf("%s%s\n", subject[0] ? "  " : "", subject);
+    printf("%s%s", subject[0] ? "  " : "", subject);
+    if (row->skipped)
+        printf(" (SKIP of %" PRIu64 " sets more: %s)", row->skipped, row->skip);
+    putchar('\n');
 }
 
 static void print_verdict(const struct qg_verify *v)
@@ -222,9 +229,13 @@ static int verify(const struct options *o)
     if (qg_verify_golden(&o->request, &v, &err) != QG_OK)
         return qg_report_error(&qg_command_golden, &err);
     print_verdict(&v);
+    size_t absent = 0;
+    for (size_t i = 0; i < v.n_rows; i++)
+        absent += v.rows[i].absent;
+    bool none = absent > 0 && absent == v.n_rows;
     bool good = v.wrong == 0 && v.missing == 0 && v.elements > 0;
     qg_verify_free(&v);
-    return good ? QG_EXIT_OK : QG_EXIT_FAIL;
+    return none ? QG_EXIT_SKIP : good ? QG_EXIT_OK : QG_EXIT_FAIL;
 }
 
 static int list(const struct options *o)

@@ -424,12 +424,15 @@ static void kernels_text(bool verbose)
     const struct qg_kernel *k;
     (void)verbose;
     for (size_t i = 0; (k = qg_kernel_at(i)); i++) {
-        char name[128];
+        char name[128], why[256];
         qg_kernel_name(k, name, sizeof name);
         printf("%-44s %s", name, claim_word(k));
         for (int t = 0; t < 4; t++)
             if (k->traits >> t & 1)
                 printf(", %s", trait_words[t]);
+        if (k->probe && qg_backend_find(k->backend)->probe(why, sizeof why) &&
+            !qg_kernel_runs(k, NULL, why, sizeof why))
+            printf(" (not here: %s)", why);
         putchar('\n');
     }
 }

@@ -109,6 +109,8 @@ static void print_record(const struct qg_record *r)
     printf("  elements %" PRIu64 ", different bits %" PRIu64 ", other class %" PRIu64
            ", max ulp %g\n",
            r->count, r->mismatches, r->class_mismatches, r->max_ulp);
+    if (*r->algorithm)
+        printf("  cuBLASLt chose %s\n", r->algorithm);
     if (r->codes)
         printf("  codes %" PRIu64 ", changed %" PRIu64 "\n", r->codes, r->codes_changed);
     if (isfinite(r->bound_used))

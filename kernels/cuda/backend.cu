@@ -9,7 +9,8 @@
 
 /* --- what is there --------------------------------------------------------------------------- */
 
-static bool describe(char *text, size_t size)
+/* The device's architecture, 90 for sm_90, and its text; 0 and why there is none. */
+static int describe(char *text, size_t size)
 {
     int driver = 0, runtime = 0, count = 0;
     cudaDeviceProp p;
@@ -31,29 +32,28 @@ static bool describe(char *text, size_t size)
     } else {
         snprintf(text, size, "%.100s, sm_%d%d, CUDA %d.%d, driver for %d.%d", p.name, p.major,
                  p.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
-        return true;
+        return 10 * p.major + p.minor;
     }
-    return false;
-}
-
-/* A byte for the answer, then its text. */
-static void answer(int fd)
-{
-    char message[257];
-    message[0] = describe(message + 1, sizeof message - 1);
-    ssize_t written = write(fd, message, sizeof message);
-    _exit(written == (ssize_t)sizeof message ? 0 : 1);
+    return 0;
 }
 
 struct found {
-    bool there;
+    int arch;
     char text[256];
 };
 
+static void answer(int fd)
+{
+    struct found f = {};
+    f.arch = describe(f.text, sizeof f.text);
+    ssize_t written = write(fd, &f, sizeof f);
+    _exit(written == (ssize_t)sizeof f ? 0 : 1);
+}
+
 static struct found ask(void)
 {
-    struct found f = {false, "no process to ask the driver in"};
-    char message[sizeof f.text + 1] = {0};
+    const struct found nobody = {0, "no process to ask the driver in"};
+    struct found f = nobody;
     int ends[2], status;
     if (pipe(ends) != 0)
         return f;
@@ -62,21 +62,28 @@ static struct found ask(void)
     if (child == 0)
         answer(ends[1]);
     close(ends[1]);
-    ssize_t got = child < 0 ? 0 : read(ends[0], message, sizeof message);
+    ssize_t got = child < 0 ? 0 : read(ends[0], &f, sizeof f);
     close(ends[0]);
     if (child > 0)
         waitpid(child, &status, 0);
-    f.there = got > 1 && message[0];
-    if (got > 1)
-        snprintf(f.text, sizeof f.text, "%s", message + 1);
-    return f;
+    return got == (ssize_t)sizeof f ? f : nobody;
+}
+
+static const struct found *the_device(void)
+{
+    static const struct found found = ask(); // once: devices do not come and go
+    return &found;
 }
 
 bool qg_cuda_probe(char *text, size_t size)
 {
-    static const struct found found = ask(); // once: devices do not come and go
-    snprintf(text, size, "%s", found.text);
-    return found.there;
+    snprintf(text, size, "%s", the_device()->text);
+    return the_device()->arch > 0;
+}
+
+int qg_cuda_arch(void)
+{
+    return the_device()->arch;
 }
 
 /* --- one call -------------------------------------------------------------------------------- */

@@ -139,6 +139,38 @@ void matmul_tensor(const struct qg_args *a)
         a);
 }
 
+/* --- the same by cuBLASLt --------------------------------------------------------------------- */
+
+/* Scales of w's rows as they are, or of more rows. */
+const void *row_scales(const struct qg_tensor &scales, size_t rows, float **at)
+{
+    const struct qg_tensor flat = {NULL, QG_F32, 2, {1, qg_count(&scales)}, scales.data};
+    return qg_widened(flat, 1, rows, at).data;
+}
+
+void matmul_row_cublas(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct qg_fp8_storing q =
+        qg_fp8_input_codes(a, quantizer_of(a->dtype, a->param[SCALE]), a->m, &at);
+    qg_quantize(q, rows_of(a, a->m));
+    const struct qg_tensor w = qg_narrow_codes(a->in[1], QG_NARROW, &at);
+    const struct qg_factor of_w = {w, QG_SCALE_ROWS, row_scales(a->in[2], w.shape[0], &at)},
+                           of_x = {qg_narrow_codes(q.y, 1, &at), QG_SCALE_ROWS, q.scales};
+    qg_multiply_scaled(a, of_x, of_w, at);
+}
+
+void matmul_tensor_cublas(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct qg_fp8_storing q = qg_fp8_input_codes(a, by_torch(a), 1, &at);
+    qg_quantize_tensor(q, at);
+    const struct qg_factor of_w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_TENSOR,
+                                   a->in[2].data},
+                           of_x = {qg_narrow_codes(q.y, 1, &at), QG_SCALE_TENSOR, q.scales};
+    qg_multiply_scaled(a, of_x, of_w, at);
+}
+
 /* The weight is dequantized to the dtype of x. */
 struct qg_plain_product<struct qg_fp8_stored> weight_only(const struct qg_args *a) {
     return {qg_fp8_stored_of(a, a->in + 1, 1, a->cols), a->in[0], a->out[0], a->cols};
@@ -155,9 +187,11 @@ extern "C" const struct qg_kernel qg_kernels_fp8_cuda[] = {
     OPERAND("fp8-fp8", QG_WEIGHT, row),
     OPERAND("fp8-fp8", QG_ACTIVATION, row),
     QG_CUDA_MATMUL("fp8-fp8", matmul_row),
+    QG_NARROW_FLOATS("fp8-fp8", "", matmul_row_cublas, qg_takes_float_scales),
     OPERAND("fp8-fp8-tensor", QG_WEIGHT, tensor),
     OPERAND("fp8-fp8-tensor", QG_ACTIVATION, tensor),
     QG_CUDA_MATMUL("fp8-fp8-tensor", matmul_tensor),
+    QG_NARROW_FLOATS("fp8-fp8-tensor", "", matmul_tensor_cublas, qg_takes_fp8),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_CONVERT, convert_weight_only),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_DEQUANT, dequant_row),
     QG_CUDA_PRODUCT("fp8", weight_only),

@@ -6,7 +6,7 @@
 #ifndef QG_FP8_CUH
 #define QG_FP8_CUH
 
-#include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/narrow.cuh"
 
 /* The nearest e4m3 number, 448 at most; NaN stays. */
 static __device__ __forceinline__ float qg_e4m3_nearest(float x)
@@ -117,6 +117,15 @@ static inline struct qg_fp8_storing qg_fp8_inputs(const struct qg_args *a,
     float *at = a->work;
     const struct qg_tensor y = qg_scratch(QG_F32, a->m, a->cols, &at);
     return {a->in[0], y, at, 1, by};
+}
+
+/* The same with its codes, `rows` of them: scales at *at, then codes. */
+static inline struct qg_fp8_storing qg_fp8_input_codes(const struct qg_args *a,
+                                                       struct qg_fp8_quantizer by, size_t scales,
+                                                       float **at)
+{
+    float *of_x = (float *)qg_scratch(QG_F32, 1, scales, at).data;
+    return {a->in[0], qg_scratch(QG_E4M3, a->m, a->cols, at), of_x, 1, by};
 }
 
 /* --- what was stored ------------------------------------------------------------------------- */

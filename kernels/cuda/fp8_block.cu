@@ -117,6 +117,36 @@ void matmul(const struct qg_args *a)
     qg_multiply(product{qg_fp8_stored_of(a, a->in + 1, SIDE, SIDE), x.y, a->out[0], x.scales}, a);
 }
 
+/* --- the same by cuBLASLt --------------------------------------------------------------------- */
+
+/* Scales of x with those of a column of pieces together. */
+struct by_columns : qg_fp8_storing {
+    size_t rows; // that a column has room for
+
+    __device__ void put(struct qg_unit u, struct qg_fp8_factor f) const
+    {
+        scales[u.of_row * rows + u.row] = f.scale;
+    }
+};
+
+/* It wants four rows of x at once, and tiles in rows of four scales. */
+void matmul_cublas(const struct qg_args *a)
+{
+    float *at = a->work;
+    const size_t rows = qg_round_up(a->m, 4);
+    const struct by_columns q = {
+        qg_fp8_input_codes(a, quantizer_of(a, false), rows * along(a), &at), rows};
+    if (rows > a->m)
+        (void)cudaMemsetAsync(q.scales, 0, rows * along(a) * sizeof(float), qg_cuda_stream());
+    qg_quantize(q, {a->m, a->cols, SIDE});
+    const struct qg_tensor w_scales =
+        qg_widened(a->in[2], a->in[2].shape[0], qg_round_up(along(a), 4), &at);
+    const struct qg_factor of_w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_TILES,
+                                   w_scales.data},
+                           of_x = {qg_narrow_codes(q.y, 4, &at), QG_SCALE_PIECES, q.scales};
+    qg_multiply_scaled(a, of_x, of_w, at);
+}
+
 } // namespace
 
 extern "C" const struct qg_kernel qg_kernels_fp8_block_cuda[] = {
@@ -126,5 +156,6 @@ extern "C" const struct qg_kernel qg_kernels_fp8_block_cuda[] = {
     QG_CUDA_ROW("fp8-block", QG_ACTIVATION, QG_DEQUANT, dequant_activation),
     QG_CUDA_BOUNDED("fp8-block", QG_WEIGHT, QG_MATMUL, QG_FUSES | QG_REORDERS, qg_piece_depth,
                     matmul),
+    QG_NARROW_FLOATS("fp8-block", "", matmul_cublas, qg_takes_float_scales),
     QG_CUDA_END,
 };

@@ -426,6 +426,66 @@ template <bool plain> void matmul(const struct qg_args *a)
     qg_multiply(product{stored_of(a, a->in + 1, plain), x.y, a->out[0], x.scales}, a);
 }
 
+/* --- the same by cuBLASLt --------------------------------------------------------------------- */
+
+template <bool plain> void matmul_two_step(const struct qg_args *a)
+{
+    float *at = a->work, *scales = (float *)qg_scratch(QG_F32, 1, a->m, &at).data;
+    const struct qg_fp8_storing x = {a->in[0], qg_scratch(QG_F32, a->m, a->cols, &at), scales, 1,
+                                     quantizer_of(a)};
+    qg_quantize(x, {a->m, a->cols, a->cols});
+    qg_multiply_cublas(qg_with_x<product>{{stored_of(a, a->in + 1, plain), x.y, a->out[0], scales}},
+                       a, at);
+}
+
+/* Weights that are numbers of e4m3, as such; rows and columns that w lacks are 0, and the scale of
+ * a row that has none is 1. */
+struct to_e4m3 {
+    struct stored w;
+    uint8_t *codes;
+    float *scales;
+    size_t cols; // of codes
+
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        struct qg_codes q = {};
+        const bool there = row < w.rows && at < w.cols;
+        if (there) {
+            const struct qg_piece p = w.weights(row, at, qg_least(w.cols - at, n));
+            for (int i = 0; i < QG_PIECE; i++)
+                q.c[i] = qg_e4m3_encode(p.v[i]).v;
+        }
+        qg_store_bytes(codes, row * cols + at, n, &q);
+        if (at == 0)
+            scales[row] = there ? w.row_scale(row) : 0.0f;
+    }
+};
+
+template <bool plain> void matmul_e4m3(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct qg_fp8_storing q = qg_fp8_input_codes(a, quantizer_of(a), a->m, &at);
+    qg_quantize(q, {a->m, a->cols, a->cols});
+    const size_t rows = qg_round_up(a->rows, QG_NARROW), cols = qg_round_up(a->cols, QG_NARROW);
+    const struct qg_tensor codes = qg_scratch(QG_E4M3, rows, cols, &at),
+                           scales = qg_scratch(QG_F32, rows, 1, &at);
+    qg_pieces(
+        to_e4m3{stored_of(a, a->in + 1, plain), (uint8_t *)codes.data, (float *)scales.data, cols},
+        rows, cols);
+    const struct qg_factor of_w = {codes, QG_SCALE_ROWS, scales.data},
+                           of_x = {qg_narrow_codes(q.y, 1, &at), QG_SCALE_ROWS, q.scales};
+    qg_multiply_scaled(a, of_x, of_w, at);
+}
+
+bool takes_e4m3(const struct qg_args *a, char *text, size_t size)
+{
+    if (a && a->param[PRODUCT] == 1) {
+        snprintf(text, size, "with product=exact weights are no numbers of e4m3");
+        return false;
+    }
+    return qg_cublas_has_float_scales(text, size);
+}
+
 /* --- the rows -------------------------------------------------------------------------------- */
 
 #define ACTIVATION(s, cast)                                              \
@@ -436,10 +496,13 @@ template <bool plain> void matmul(const struct qg_args *a)
 #define PREPARE(s, cast)                                         \
     QG_CUDA_ROW(s, QG_WEIGHT, QG_FAKE_QUANT, fake_weight<cast>), \
         QG_CUDA_GRADIENT(s, QG_WEIGHT, grad_weight<cast>)
-#define CONVERT(s, convert, plain)                                    \
-    QG_CUDA_ROW(s, QG_WEIGHT, QG_CONVERT, convert),                   \
-        QG_CUDA_ROW(s, QG_WEIGHT, QG_DEQUANT, dequant_weight<plain>), \
-        QG_CUDA_MATMUL(s, matmul<plain>)
+#define CONVERT(s, convert, plain)                                                                \
+    QG_CUDA_ROW(s, QG_WEIGHT, QG_CONVERT, convert),                                               \
+        QG_CUDA_ROW(s, QG_WEIGHT, QG_DEQUANT, dequant_weight<plain>),                             \
+        QG_CUDA_MATMUL(s, matmul<plain>),                                                         \
+        QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS, \
+                      NULL, matmul_two_step<plain>),                                              \
+        QG_NARROW_FLOATS(s, "e4m3", matmul_e4m3<plain>, takes_e4m3)
 
 } // namespace
 

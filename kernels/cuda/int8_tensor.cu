@@ -5,6 +5,7 @@
  */
 #include "kernels/cuda/integers.cuh"
 #include "kernels/cuda/intx.cuh"
+#include "kernels/cuda/narrow.cuh"
 
 namespace
 {
@@ -111,20 +112,60 @@ struct integer_product {
     }
 };
 
-/* a->work holds the planes of x: scales, codes, zero points. */
-void integer_matmul(const struct qg_args *a)
+/* The planes of x at *at: scales, zero points, and codes with room for one more row. */
+struct integer_product integer_product_of(const struct qg_args *a, float **at)
 {
-    float *scales = a->work;
-    int8_t *codes = (int8_t *)(scales + a->m), *zeros = codes + a->m * a->cols;
+    const struct qg_tensor scales = qg_scratch(QG_F32, a->m, 1, at),
+                           zeros = qg_scratch(QG_I8, a->m, 1, at),
+                           codes = qg_scratch(QG_I8, a->m + 1, a->cols, at);
     struct qg_args of_x = *a;
     of_x.rows = a->m;
-    of_x.out[0].data = codes;
-    of_x.out[1] = {NULL, QG_F32, 1, {a->m}, scales};
-    of_x.out[2] = {NULL, QG_I8, 1, {a->m}, zeros};
+    of_x.out[0] = codes;
+    of_x.out[1] = scales;
+    of_x.out[2] = zeros;
     convert_activation(&of_x);
-    const struct integer_product p = {codes,    scales,    zeros,   a->in[1],
-                                      a->in[2], a->out[0], a->cols, a->param[ACT_MAPPING] > 0};
+    return {codes.data,
+            (const float *)scales.data,
+            (const int8_t *)zeros.data,
+            a->in[1],
+            a->in[2],
+            a->out[0],
+            a->cols,
+            a->param[ACT_MAPPING] > 0};
+}
+
+void integer_matmul(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct integer_product p = integer_product_of(a, &at);
     qg_multiply_codes(p, a);
+}
+
+/* The same with sums that are there. */
+struct summed {
+    struct integer_product p;
+    const int32_t *of_weights;
+    struct qg_tensor y;
+
+    __device__ float finish(size_t m, size_t row, int32_t products) const
+    {
+        return p.finish(m, row, {(uint32_t)products, p.asymmetric ? (uint32_t)of_weights[row] : 0});
+    }
+};
+
+/* Where zero points want sums of w's codes, they are those with a row of ones. */
+void integer_matmul_cublas(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct integer_product p = integer_product_of(a, &at);
+    const size_t m = a->m + p.asymmetric;
+    const struct qg_tensor codes = {NULL, QG_I8, 2, {m, a->cols}, (void *)p.codes};
+    if (p.asymmetric)
+        (void)cudaMemsetAsync((char *)codes.data + a->m * a->cols, 1, a->cols, qg_cuda_stream());
+    const struct qg_factor x = {qg_narrow_codes(codes, 1, &at), QG_SCALE_NONE, NULL},
+                           w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_NONE, NULL};
+    qg_multiply_narrow<int32_t>(summed{p, (const int32_t *)at + a->m * w.t.shape[0], a->out[0]}, a,
+                                x, w, at);
 }
 
 } // namespace
@@ -138,5 +179,6 @@ extern "C" const struct qg_kernel qg_kernels_int8_tensor_cuda[] = {
     QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),
     QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_DEQUANT, qg_codes_dequant_cuda),
     QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_MATMUL, integer_matmul),
+    QG_NARROW_ROW("int8-int8", "", QG_BIT_EXACT, 0, NULL, integer_matmul_cublas, qg_takes_integers),
     QG_CUDA_END,
 };

@@ -5,7 +5,7 @@
  * outlier columns to the integers in the same pass over W.
  */
 #include "kernels/cuda/integers.cuh"
-#include "kernels/cuda/units.cuh"
+#include "kernels/cuda/narrow.cuh"
 
 namespace
 {
@@ -280,16 +280,102 @@ struct product {
     }
 };
 
-/* a->work holds the planes of x and what `encode` needs: marks, r, codes, outliers. */
+/* The planes of x at *at, before them a number to a column, which is free afterwards. */
+struct product product_of(const struct qg_args *a, float **at)
+{
+    unsigned *marks = (unsigned *)qg_scratch(QG_I32, 1, a->cols, at).data;
+    const struct qg_tensor r = qg_scratch(QG_F32, a->m, 1, at),
+                           outliers = qg_scratch(QG_U8, 1, a->cols, at),
+                           codes = qg_scratch(QG_I8, a->m, a->cols, at);
+    encode(a, rule_of(a, a->param[THRESHOLD]), a->m, (uint8_t *)codes.data, (float *)r.data,
+           (uint8_t *)outliers.data, marks);
+    return {(const uint8_t *)codes.data,
+            (const uint8_t *)outliers.data,
+            (const float *)r.data,
+            a->in[0],
+            a->in[1],
+            a->in[2],
+            a->out[0],
+            a->cols,
+            a->param[IMPL] > 0};
+}
+
 void matmul(const struct qg_args *a)
 {
-    unsigned *marks = (unsigned *)a->work;
-    float *r = a->work + a->cols;
-    uint8_t *codes = (uint8_t *)(r + a->m), *outliers = codes + a->m * a->cols;
-    encode(a, rule_of(a, a->param[THRESHOLD]), a->m, codes, r, outliers, marks);
-    const struct product p = {codes,    outliers,  r,       a->in[0],          a->in[1],
-                              a->in[2], a->out[0], a->cols, a->param[IMPL] > 0};
+    float *at = a->work;
+    const struct product p = product_of(a, &at);
     qg_multiply_codes(p, a);
+}
+
+/* --- the integers by cuBLASLt ----------------------------------------------------------------- */
+
+/* The outlier columns in their order, and how many there are, by one warp: a piece to a lane. */
+__global__ void __launch_bounds__(QG_BLOCK)
+    list_outliers(const uint8_t *const outliers, const size_t cols, unsigned *const list,
+                  unsigned *const count)
+{
+    const unsigned lane = threadIdx.x;
+    unsigned before = 0;
+    if (lane >= QG_WARP)
+        return;
+    for (size_t first = 0; first < cols; first += QG_WARP * QG_PIECE) {
+        const size_t at = first + lane * (size_t)QG_PIECE;
+        const struct qg_codes q = qg_load_bytes(outliers, at < cols ? at : 0,
+                                                at < cols ? qg_least(cols - at, QG_PIECE) : 0);
+        unsigned here = 0, upto;
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            here += q.c[i];
+        upto = here;
+        for (unsigned d = 1; d < QG_WARP; d *= 2) {
+            const unsigned left = __shfl_up_sync(0xffffffffu, upto, d);
+            upto += lane >= d ? left : 0;
+        }
+        unsigned to = before + upto - here;
+        for (unsigned i = 0; i < QG_PIECE; i++)
+            if (q.c[i])
+                list[to++] = (unsigned)at + i;
+        before += __shfl_sync(0xffffffffu, upto, QG_WARP - 1);
+    }
+    if (lane == 0)
+        *count = before;
+}
+
+/* The outlier columns are added to a sum that is there. */
+struct summed {
+    struct product p;
+    const unsigned *list, *count;
+    struct qg_tensor y;
+
+    __device__ float finish(size_t m, size_t row, int32_t products) const
+    {
+        struct product::sums s = {products, 0.0f, *count > 0};
+        const float c = qg_get_float(&p.scales, row);
+        for (unsigned i = 0; i < *count; i++) {
+            const uint8_t q = ((const uint8_t *)p.w.data)[row * p.cols + list[i]];
+            s.apart = qg_fma(qg_get_float(&p.x, m * p.cols + list[i]),
+                             qg_round_float(p.x.dtype, value_of(q, c)), s.apart);
+        }
+        return p.finish(m, row, s);
+    }
+};
+
+void matmul_cublas(const struct qg_args *a)
+{
+    float *at = a->work;
+    unsigned *list = (unsigned *)at, *count;
+    const struct product p = product_of(a, &at);
+    count = (unsigned *)qg_scratch(QG_I32, 1, 1, &at).data;
+    qg_launch(list_outliers, QG_WARP, p.outliers, a->cols, list, count);
+    const struct qg_tensor codes = {NULL, QG_I8, 2, {a->m, a->cols}, (void *)p.codes};
+    const struct qg_factor x = {qg_narrow_codes(codes, 1, &at), QG_SCALE_NONE, NULL},
+                           w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_NONE, NULL};
+    qg_multiply_narrow<int32_t>(summed{p, list, count, a->out[0]}, a, x, w, at);
+}
+
+/* One outlier column after the other, then the integers' part. */
+size_t depth_in_order(size_t k)
+{
+    return k + 1;
 }
 
 /* A sum over outlier columns ends with the integers' part. */
@@ -306,5 +392,7 @@ extern "C" const struct qg_kernel qg_kernels_llm_int8_cuda[] = {
     QG_CUDA_ROW("llm-int8", QG_ACTIVATION, QG_CONVERT, activation_convert),
     QG_CUDA_ROW("llm-int8", QG_ACTIVATION, QG_DEQUANT, dequant),
     QG_CUDA_BOUNDED("llm-int8", QG_WEIGHT, QG_MATMUL, QG_FUSES | QG_REORDERS, depth, matmul),
+    QG_NARROW_ROW("llm-int8", "", QG_WITHIN_BOUND, QG_FUSES, depth_in_order, matmul_cublas,
+                  qg_takes_integers),
     QG_CUDA_END,
 };

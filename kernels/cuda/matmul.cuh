@@ -231,16 +231,18 @@ template <class P, bool weights> struct qg_spreading {
     }
 };
 
-template <class P> struct qg_finishing {
+template <class P, class T> struct qg_finishing {
     P p;
-    const float *sums;
-    size_t rows;
+    const T *sums;
+    size_t stride; /* from one row of sums to the next */
 
     __device__ void piece(size_t m, size_t at, size_t n) const
     {
+        const size_t rows = p.y.shape[1];
         for (unsigned i = 0; i < QG_PIECE; i++)
             if (i < n)
-                qg_put_float(&p.y, m * rows + at + i, p.finish(m, at + i, sums[m * rows + at + i]));
+                qg_put_float(&p.y, m * rows + at + i,
+                             p.finish(m, at + i, sums[m * stride + at + i]));
     }
 };
 
@@ -273,9 +275,15 @@ static void qg_multiply_cublas(const P &p, const struct qg_args *a, float *scrat
     const struct qg_tensor w = qg_scratch(t, a->rows, a->cols, &scratch),
                            y = qg_scratch(QG_F32, a->m, a->rows, &scratch);
     qg_pieces(qg_spreading<P, true>{p, w}, a->rows, a->cols);
-    qg_cublas_product(a, &x, &w, &y);
-    qg_pieces(qg_finishing<P>{p, (const float *)y.data, a->rows}, a->m, a->rows);
+    const struct qg_factor of_x = {x, QG_SCALE_NONE, NULL}, of_w = {w, QG_SCALE_NONE, NULL};
+    qg_cublas_product(a, &of_x, &of_w, &y);
+    qg_pieces(qg_finishing<P, float>{p, (const float *)y.data, a->rows}, a->m, a->rows);
 }
+
+/* A product of binary32 numbers whose x is in scratch already. */
+template <class P> struct qg_with_x : P {
+    static constexpr bool halves = false, plain = true;
+};
 
 /* Rows of both kinds for a product whose scratch cuBLASLt may have: of(a) makes it. */
 template <auto of> static void qg_matmul(const struct qg_args *a)

@@ -526,6 +526,13 @@ bool simt_library_touches(const char *library, const void *p, size_t n, bool wri
     return true;
 }
 
+void simt_library_finds(const char *library, const char *what)
+{
+    simt_find_in(NULL);
+    simt_found(NULL, "%s %s", library, what);
+    simt_break(cudaErrorLaunchFailure);
+}
+
 static void access_range(const void *p, size_t n, bool write, const void *pc)
 {
     const unsigned char *c = (const unsigned char *)p;

@@ -25,6 +25,9 @@ const char *simt_finding(void);
  * false, and a finding, when they are not all there or, to be read, not all have a value. */
 bool simt_library_touches(const char *library, const void *p, size_t n, bool writes);
 
+/* For the same: a finding about what it was given, and the device is broken. */
+void simt_library_finds(const char *library, const char *what);
+
 /* For the same: does work(copy of context), now or, in a capture, whenever the graph is launched.
  * false: it did not come to that, or the work made a finding. */
 bool simt_library_calls(void (*work)(void *), const void *context, size_t size);
