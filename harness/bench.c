@@ -183,17 +183,25 @@ static size_t take_samples(struct timed *t, size_t repeat, bool cold, double bud
     return n;
 }
 
-/* Keeps the process where it is while it is timed; where that is not allowed, nothing is lost but
- * some noise. */
-static void pin(void)
+/* Keeps the process where it is while it is timed, and lets it go to where it might be before.
+ * Where that is not allowed, nothing is lost but some noise. */
+static cpu_set_t pin(void)
 {
-    cpu_set_t set;
+    cpu_set_t before, here;
     int cpu = sched_getcpu();
-    if (cpu < 0)
-        return;
-    CPU_ZERO(&set);
-    CPU_SET((unsigned)cpu, &set);
-    (void)sched_setaffinity(0, sizeof set, &set);
+    CPU_ZERO(&before);
+    if (cpu < 0 || sched_getaffinity(0, sizeof before, &before) != 0)
+        return before;
+    CPU_ZERO(&here);
+    CPU_SET((unsigned)cpu, &here);
+    (void)sched_setaffinity(0, sizeof here, &here);
+    return before;
+}
+
+static void unpin(const cpu_set_t *before)
+{
+    if (CPU_COUNT(before))
+        (void)sched_setaffinity(0, sizeof *before, before);
 }
 
 void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *b,
@@ -201,9 +209,11 @@ void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *
 {
     struct timed t = {.fn = fn, .a = a, .stopwatch = b->stopwatch};
     *ret = qg_bench_none;
-    if (b->budget_s <= 0 || (t.stopwatch && !(t.session = t.stopwatch->start(b->launch, a))))
+    if (b->budget_s <= 0)
         return;
-    pin();
+    if (t.stopwatch && !(t.session = t.stopwatch->start(b->launch, a, &ret->untimed)))
+        return;
+    const cpu_set_t before = pin();
     ret->n_warm = (uint32_t)take_samples(&t, repetitions(&t), false, b->budget_s, ret->s);
     ret->overhead_s = t.overhead;
     if (b->cold && (t.stopwatch || CAN_FLUSH))
@@ -211,6 +221,7 @@ void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *
     ret->n_discarded = t.discarded;
     ret->warm = qg_bench_summary(ret->s, ret->n_warm);
     ret->cold = qg_bench_summary(ret->s + ret->n_warm, ret->n_cold);
+    unpin(&before);
     if (t.stopwatch)
-        t.stopwatch->stop(t.session);
+        t.stopwatch->stop(t.session, &ret->untimed);
 }

@@ -22,6 +22,9 @@ struct qg_bench {
      */
     const struct qg_stopwatch *stopwatch;
     qg_op_fn *launch;
+    /* Of a process that is there for a device's kernels and runs them itself (see crew.h): a file
+     * that it locks while it does. 0: each runs in a child of its own. */
+    int turn;
 };
 
 /* Plain memory without pointers: a child process fills it, its parent reads it. */
@@ -29,6 +32,7 @@ struct qg_bench_result {
     struct qg_timing warm, cold;
     double overhead_s;                    /* of an empty call, taken out of warm samples */
     uint32_t n_warm, n_cold, n_discarded; /* samples that a device's stopwatch did not trust */
+    struct qg_failure untimed;            /* what a device's stopwatch could not do, or "" */
     double s[2 * QG_BENCH_SAMPLES];       /* seconds per call: n_warm, then n_cold */
 };
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -119,6 +120,25 @@ static void copy_outputs(const struct qg_call *c, const struct qg_buffer *to)
 
 /* --- the child ------------------------------------------------------------------------------- */
 
+/* Twice on differently poisoned memory, then as often as its timing takes. */
+static void exercise(qg_op_fn *fn, struct qg_call *c, const struct qg_bench *b,
+                     const struct copies *copies, struct report *r)
+{
+    c->args.failure = &r->failure;
+    c->args.choice = &r->choice;
+    poison(c, POISON_FIRST);
+    fn(&c->args);
+    copy_outputs(c, &copies->first);
+    poison(c, POISON_SECOND);
+    fn(&c->args);
+    copy_outputs(c, &copies->second);
+    if (!r->failure.text[0])
+        qg_bench_run(fn, &c->args, b, &r->times);
+    c->args.failure = NULL;
+    c->args.choice = NULL;
+    r->finished = 1;
+}
+
 static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_bench *b,
                                const struct copies *copies, struct report *r)
 {
@@ -128,17 +148,27 @@ static _Noreturn void be_child(qg_op_fn *fn, struct qg_call *c, const struct qg_
     if (!protect_inputs(c))
         _exit(2);
     openblas_set_num_threads(1);
-    c->args.failure = &r->failure;
-    c->args.choice = &r->choice;
-    poison(c, POISON_FIRST);
-    fn(&c->args);
-    copy_outputs(c, &copies->first);
-    poison(c, POISON_SECOND);
-    fn(&c->args);
-    copy_outputs(c, &copies->second);
-    qg_bench_run(fn, &c->args, b, &r->times);
-    r->finished = 1;
+    exercise(fn, c, b, copies, r);
     _exit(0);
+}
+
+/* In this process, which is there for it: SIGALRM ends it when the time is up. */
+static enum qg_status run_here(qg_op_fn *fn, struct qg_call *c, const struct qg_bench *b,
+                               double timeout_s, const struct copies *copies, struct report *r,
+                               struct qg_error *err)
+{
+    const time_t whole = (time_t)timeout_s;
+    const struct timeval limit = {whole, (suseconds_t)(1e6 * (timeout_s - (double)whole))};
+    const struct itimerval alarm = {.it_value = limit}, none = {0};
+    if (lockf(b->turn, F_LOCK, 0) != 0)
+        return qg_fail(err, QG_EIO, "the turn on a device: %s", strerror(errno));
+    signal(SIGALRM, SIG_DFL);
+    setitimer(ITIMER_REAL, &alarm, NULL);
+    exercise(fn, c, b, copies, r);
+    setitimer(ITIMER_REAL, &none, NULL);
+    if (lockf(b->turn, F_ULOCK, 0) != 0)
+        return qg_fail(err, QG_EIO, "the turn on a device: %s", strerror(errno));
+    return QG_OK;
 }
 
 /* --- the verdict ----------------------------------------------------------------------------- */
@@ -318,6 +348,8 @@ static void judge_end(const struct qg_call *c, const struct copies *copies, cons
         verdict(t, r->failure.no_room ? QG_ERROR : QG_FAIL, "%s", r->failure.text);
     else if (!r->finished)
         verdict(t, QG_CRASH, "ends the process with exit code %d", WEXITSTATUS(status));
+    else if (r->times.untimed.text[0] && !r->times.untimed.no_room)
+        verdict(t, QG_FAIL, "%s", r->times.untimed.text);
     else
         compare_runs(c, copies, t);
 }
@@ -328,7 +360,7 @@ enum qg_status qg_isolate_run(qg_op_fn *fn, struct qg_call *c, const struct qg_b
     struct copies copies = {0};
     struct qg_buffer shared = {0};
     size_t bytes = 0;
-    bool in_time = false;
+    bool in_time = true;
     int status = 0;
     for (int i = 0; i < c->args.n_out; i++) {
         mark_slack(&c->out[i]);
@@ -338,10 +370,15 @@ enum qg_status qg_isolate_run(qg_op_fn *fn, struct qg_call *c, const struct qg_b
     if (qg_buffer_alloc(&copies.first, bytes, err) == QG_OK &&
         qg_buffer_alloc(&copies.second, bytes, err) == QG_OK &&
         qg_buffer_alloc(&shared, sizeof(struct report), err) == QG_OK &&
-        fork_and_wait(fn, c, b, timeout_s, &copies, shared.data, &in_time, &status, err) == QG_OK) {
+        (b->turn ? run_here(fn, c, b, timeout_s, &copies, shared.data, err)
+                 : fork_and_wait(fn, c, b, timeout_s, &copies, shared.data, &in_time, &status,
+                                 err)) == QG_OK) {
         struct report *r = shared.data;
-        *ret = (struct qg_trial){.verdict = QG_PASS, .choice = r->choice, .times = qg_bench_none};
-        if (r->finished)
+        *ret = (struct qg_trial){.verdict = QG_PASS,
+                                 .choice = r->choice,
+                                 .device_failed = r->failure.text[0] || r->times.untimed.text[0],
+                                 .times = qg_bench_none};
+        if (r->finished && !r->failure.text[0])
             ret->times = r->times;
         judge_end(c, &copies, r, in_time, status, timeout_s, ret);
         err->status = QG_OK;

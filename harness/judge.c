@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MOSTLY 0.9 /* of the results (MISTRUSTED), of the bound (MARGINAL) */
@@ -52,6 +53,16 @@ static void measure_size(struct qg_record *r, const struct qg_args *a)
         r->bytes += (double)qg_bytes(&a->out[i]);
     if (a->op == QG_MATMUL)
         r->flops = 2.0 * (double)a->m * (double)a->rows * (double)a->cols;
+}
+
+enum qg_status qg_judge_name(const struct qg_case *c, struct qg_record *ret, struct qg_error *err)
+{
+    struct qg_args a;
+    if (init_record(ret, c, err) != QG_OK)
+        return err->status;
+    if (qg_case_args(c, &a, ret->reason, sizeof ret->reason))
+        measure_size(ret, &a);
+    return QG_OK;
 }
 
 /* --- input ----------------------------------------------------------------------------------- */
@@ -236,26 +247,36 @@ static bool same_bytes(const struct qg_tensor *a, const struct qg_tensor *b)
 
 /* --- quality --------------------------------------------------------------------------------- */
 
-/* y against the exact product of the unquantized operands. */
-static double matmul_sqnr(const struct qg_judgement *j, double *nmse)
+/* y against the exact product of the unquantized operands. All m rows of x go side by side, so that
+ * their sums, each in the order of k, are vectors to the compiler. */
+static enum qg_status matmul_sqnr(const struct qg_judgement *j, double *sqnr, double *nmse,
+                                  struct qg_error *err)
 {
     const struct qg_args *g = &j->got.args;
-    double signal = 0, noise = 0;
-    for (size_t m = 0; m < g->m; m++) {
-        for (size_t n = 0; n < g->rows; n++) {
-            double exact = 0;
-            for (size_t k = 0; k < g->cols; k++)
-                exact += (double)qg_get(&g->in[0], m * g->cols + k) *
-                         qg_get(&j->original, n * g->cols + k);
-            double e = exact - qg_get(&g->out[0], m * g->rows + n);
-            signal += exact * exact;
+    double signal = 0, noise = 0, *x = malloc((g->cols + 1) * g->m * sizeof *x);
+    if (!x)
+        return qg_fail(err, QG_ENOMEM, "no memory for %zu x %zu numbers", g->m, g->cols);
+    double *exact = x + g->cols * g->m;
+    for (size_t i = 0; i < g->m * g->cols; i++)
+        x[i % g->cols * g->m + i / g->cols] = qg_get(&g->in[0], i);
+    for (size_t n = 0; n < g->rows; n++) {
+        memset(exact, 0, g->m * sizeof *exact);
+        for (size_t k = 0; k < g->cols; k++) {
+            const double w = qg_get(&j->original, n * g->cols + k);
+            for (size_t m = 0; m < g->m; m++)
+                exact[m] += x[k * g->m + m] * w;
+        }
+        for (size_t m = 0; m < g->m; m++) {
+            const double e = exact[m] - qg_get(&g->out[0], m * g->rows + n);
+            signal += exact[m] * exact[m];
             noise += e * e;
         }
     }
+    free(x);
+    const bool finite = isfinite(noise) && isfinite(signal) && signal != 0;
     *nmse = noise / signal;
-    if (!isfinite(noise) || !isfinite(signal) || signal == 0)
-        return (double)NAN;
-    return noise == 0 ? (double)INFINITY : 10 * log10(signal / noise);
+    *sqnr = !finite ? (double)NAN : noise == 0 ? (double)INFINITY : 10 * log10(signal / noise);
+    return QG_OK;
 }
 
 /* What the kernel's planes stand for, by the definition of dequant, against x. */
@@ -343,8 +364,7 @@ static enum qg_status measure_quality(struct qg_judgement *j, struct qg_error *e
     case QG_CONVERT:
         return convert_sqnr(j, &r->sqnr_db, &r->nmse, err);
     case QG_MATMUL:
-        r->sqnr_db = matmul_sqnr(j, &r->nmse);
-        return QG_OK;
+        return matmul_sqnr(j, &r->sqnr_db, &r->nmse, err);
     case QG_FAKE_QUANT_GRAD:
         return QG_OK;
     case QG_FAKE_QUANT:
@@ -454,6 +474,19 @@ static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
     describe_wrong(j, &d);
 }
 
+/* Why there are fewer times than asked for, behind what else there is to say. */
+static void note_times(struct qg_record *r, const struct qg_bench_result *t)
+{
+    const size_t n = strlen(r->reason);
+    const char *between = n ? "; " : "";
+    if (t->untimed.text[0] && t->untimed.no_room)
+        snprintf(r->reason + n, sizeof r->reason - n, "%snot timed: %s", between, t->untimed.text);
+    else if (t->n_discarded && !t->untimed.text[0])
+        snprintf(r->reason + n, sizeof r->reason - n,
+                 "%s%u samples discarded: the device had lowered its clocks", between,
+                 t->n_discarded);
+}
+
 /* Everything after the kernel has run. */
 static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *trial,
                                struct qg_judgement *j, struct qg_error *err)
@@ -463,15 +496,14 @@ static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *t
     snprintf(r->reason, sizeof r->reason, "%s", trial->reason);
     snprintf(r->algorithm, sizeof r->algorithm, "%s", trial->choice.text);
     hash_tensors(j);
-    if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT)
+    if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT ||
+        (trial->device_failed && trial->verdict != QG_PASS))
         return QG_OK; // what its outputs hold means nothing
     judge_outputs(c, j);
     r->warm = j->times.warm;
     r->cold = j->times.cold;
     r->overhead_s = j->times.overhead_s;
-    if (j->times.n_discarded && !r->reason[0])
-        snprintf(r->reason, sizeof r->reason,
-                 "%u samples discarded: the device had lowered its clocks", j->times.n_discarded);
+    note_times(r, &j->times);
     return measure_quality(j, err);
 }
 
@@ -505,6 +537,7 @@ enum qg_status qg_judge(const struct qg_case *c, const struct qg_bench *b, doubl
     if (qg_isolate_run(c->kernel->fn, &ret->got, &bench, timeout_s, &trial, err) != QG_OK)
         return err->status;
     ret->times = trial.times;
+    ret->device_failed = trial.device_failed;
     return conclude(c, &trial, ret, err);
 }
 

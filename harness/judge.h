@@ -26,6 +26,7 @@ struct qg_judgement {
     struct qg_tensor original; /* the unquantized tensor, in got or source */
     int wrong_out;             /* index of the output that holds the first wrong element, or -1 */
     size_t wrong_at;           /* and the element's index in it */
+    bool device_failed;        /* see isolate.h */
 };
 
 /* Judges one case; time it with a budget above 0. What a kernel does wrong is the verdict, not an
@@ -35,5 +36,9 @@ QG_MUST_CHECK enum qg_status qg_judge(const struct qg_case *c, const struct qg_b
                                       double timeout_s, struct qg_judgement *ret,
                                       struct qg_error *err);
 void qg_judgement_free(struct qg_judgement *j);
+
+/* The record of a case of which nothing is known but its name and size. */
+QG_MUST_CHECK enum qg_status qg_judge_name(const struct qg_case *c, struct qg_record *ret,
+                                           struct qg_error *err);
 
 #endif

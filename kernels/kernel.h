@@ -41,11 +41,13 @@ struct qg_kernel {
 /* How a device times its kernels: a session keeps the tensors of one call in the device's memory.
  */
 struct qg_stopwatch {
-    void *(*start)(qg_op_fn *launch, const struct qg_args *a); /* NULL: no memory */
+    /* NULL: *ret says why not. */
+    void *(*start)(qg_op_fn *launch, const struct qg_args *a, struct qg_failure *ret);
     /* Of `runs` runs one after the other; `cold`: none of the tensors in a cache before. NaN when
      * the sample is not to be trusted or the device failed. */
     double (*seconds)(void *session, size_t runs, bool cold);
-    void (*stop)(void *session);
+    /* *ret says what the device failed at since start, when it did. */
+    void (*stop)(void *session, struct qg_failure *ret);
 };
 
 /* A place where kernels run. */

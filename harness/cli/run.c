@@ -196,24 +196,25 @@ static int pending_signal(void)
     return sigismember(&set, SIGINT) ? SIGINT : sigismember(&set, SIGTERM) ? SIGTERM : 0;
 }
 
-/* The cases that are still to do, timed or not. */
-static size_t list_open(const struct execution *s, bool timed, const struct qg_planned **list)
+/* The cases that are still to do, timed or not, of a device or not. */
+static size_t list_open(const struct execution *s, bool timed, bool device,
+                        const struct qg_planned **list)
 {
     size_t n = 0;
     for (size_t i = 0; i < s->plan.n; i++) {
         const struct qg_planned *p = &s->plan.cases[i];
-        if (is_timed(s, p) == timed && !qg_result_has(s->writer, p->spelling))
+        if (is_timed(s, p) == timed && (p->c.kernel->launch != NULL) == device &&
+            !qg_result_has(s->writer, p->spelling))
             list[n++] = p;
     }
     return n;
 }
 
-/* Side by side: nothing is measured here but bits. */
-static enum qg_status run_untimed(struct execution *s, const struct qg_planned **list, size_t n,
-                                  int *ret_signal, struct qg_error *err)
+static enum qg_status run_crew(struct execution *s, struct qg_crew *crew,
+                               const struct qg_planned **list, size_t n, int *ret_signal,
+                               struct qg_error *err)
 {
     struct qg_outcome o;
-    struct qg_crew *crew = qg_crew_start(list, n, s->plan.timeout_s);
     enum qg_status status = crew ? QG_OK : qg_fail(err, QG_ENOMEM, "no memory for a crew");
     for (size_t i = 0; i < n && status == QG_OK && !(*ret_signal = pending_signal()); i++) {
         draw_bar(s, list[i]->spelling);
@@ -223,6 +224,20 @@ static enum qg_status run_untimed(struct execution *s, const struct qg_planned *
     if (crew)
         qg_crew_end(&crew);
     return status;
+}
+
+/* Side by side: nothing is measured here but bits, or a device measures. */
+static enum qg_status run_beside(struct execution *s, const struct qg_planned **list, size_t n,
+                                 bool timed, bool device, int *ret_signal, struct qg_error *err)
+{
+    const struct qg_bench untimed = {0};
+    if (n == 0 || *ret_signal)
+        return QG_OK;
+    return run_crew(
+        s,
+        device ? qg_crew_on_device(list, n, timed ? &s->plan.bench : &untimed, s->plan.timeout_s)
+               : qg_crew_start(list, n, s->plan.timeout_s),
+        list, n, ret_signal, err);
 }
 
 /* One at a time, on a machine that does nothing else of ours. */
@@ -241,16 +256,23 @@ static enum qg_status run_timed(struct execution *s, const struct qg_planned **l
 
 static enum qg_status run_cases(struct execution *s, int *ret_signal, struct qg_error *err)
 {
-    const struct qg_planned **list = calloc(s->plan.n + 1, sizeof *list);
-    if (!list)
+    const struct qg_planned **list[4]; // untimed, timed; of these, of a device
+    size_t n[4], all = 0;
+    const struct qg_planned **whole = calloc(s->plan.n + 1, sizeof *whole);
+    if (!whole)
         return qg_fail(err, QG_ENOMEM, "no memory for a list of %zu cases", s->plan.n);
-    size_t n = list_open(s, false, list), m = list_open(s, true, list + n);
-    s->done = s->plan.n - n - m;
-    enum qg_status status = run_untimed(s, list, n, ret_signal, err);
-    if (status == QG_OK && !*ret_signal)
-        status = run_timed(s, list + n, m, ret_signal, err);
+    for (int i = 0; i < 4; i++) {
+        list[i] = whole + all;
+        n[i] = list_open(s, i >= 2, i % 2, list[i]);
+        all += n[i];
+    }
+    s->done = s->plan.n - all;
+    enum qg_status status = QG_OK;
+    for (int i = 0; i < 4 && status == QG_OK && !*ret_signal; i++)
+        status = i == 2 ? run_timed(s, list[i], n[i], ret_signal, err)
+                        : run_beside(s, list[i], n[i], i >= 2, i % 2, ret_signal, err);
     clear_bar(s);
-    free(list);
+    free(whole);
     return status;
 }
 

@@ -142,6 +142,7 @@ void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
     if (e != cudaSuccess) {
         fail(a, true, e);
     } else {
+        (void)cudaGetLastError(); // of an earlier call that could do without
         launch(&d);
         e = cudaGetLastError();
         if (e == cudaSuccess)

@@ -4,6 +4,7 @@
  * behind launches that are queued as one graph, so that short kernels do not wait for the host.
  */
 #include <dlfcn.h>
+#include <stdio.h>
 
 #include "kernels/cuda/backend.cuh"
 #include "kernels/cuda/device.cuh"
@@ -62,6 +63,7 @@ struct session {
     size_t other_bytes;
     cudaGraphExec_t graph;
     size_t graph_runs;
+    cudaError_t failed;
 };
 
 cudaError_t open_session(struct session *s)
@@ -75,7 +77,7 @@ cudaError_t open_session(struct session *s)
     if (e == cudaSuccess)
         e = cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device);
     s->other_bytes = 2 * (size_t)cache;
-    if (e == cudaSuccess && cache > 0)
+    if (e == cudaSuccess)
         e = cudaMalloc(&s->other, s->other_bytes);
     return e;
 }
@@ -123,15 +125,20 @@ cudaError_t run(struct session *s, bool cold)
     return e == cudaSuccess ? cudaEventSynchronize(s->end) : e;
 }
 
-void *start(qg_op_fn *launch, const struct qg_args *a)
+void *start(qg_op_fn *launch, const struct qg_args *a, struct qg_failure *ret)
 {
     struct session *s = (struct session *)calloc(1, sizeof *s);
-    if (!s)
-        return NULL;
-    s->launch = launch;
-    if (qg_cuda_lend(a, &s->d) == cudaSuccess && open_session(s) == cudaSuccess)
+    cudaError_t e = s ? qg_cuda_lend(a, &s->d) : cudaErrorMemoryAllocation;
+    if (e == cudaSuccess)
+        e = open_session(s);
+    if (e == cudaSuccess) {
+        s->launch = launch;
         return s;
-    qg_cuda_stopwatch.stop(s);
+    }
+    if (s)
+        qg_cuda_stopwatch.stop(s, ret);
+    ret->no_room = true;
+    snprintf(ret->text, sizeof ret->text, "memory on the device: %s", cudaGetErrorString(e));
     return NULL;
 }
 
@@ -139,16 +146,21 @@ double seconds(void *session, size_t runs, bool cold)
 {
     struct session *s = (struct session *)session;
     float ms = 0;
-    if ((cold && !s->other) || (s->graph_runs != runs && capture(s, runs) != cudaSuccess) ||
-        run(s, cold) != cudaSuccess || cudaEventElapsedTime(&ms, s->begin, s->end) != cudaSuccess ||
-        is_throttled())
-        return (double)NAN;
-    return 1e-3 * (double)ms;
+    if (s->failed == cudaSuccess && s->graph_runs != runs)
+        s->failed = capture(s, runs);
+    if (s->failed == cudaSuccess)
+        s->failed = run(s, cold);
+    if (s->failed == cudaSuccess)
+        s->failed = cudaEventElapsedTime(&ms, s->begin, s->end);
+    return s->failed != cudaSuccess || is_throttled() ? (double)NAN : 1e-3 * (double)ms;
 }
 
-void stop(void *session)
+void stop(void *session, struct qg_failure *ret)
 {
     struct session *s = (struct session *)session;
+    if (s->failed != cudaSuccess)
+        snprintf(ret->text, sizeof ret->text, "timed, the device says: %s",
+                 cudaGetErrorString(s->failed));
     forget_graph(s);
     if (s->begin)
         (void)cudaEventDestroy(s->begin);
