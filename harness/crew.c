@@ -13,9 +13,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "harness/base/processors.h"
 #include "harness/journal.h"
 #include "harness/judge.h"
-#include "harness/lm/parallel.h"
 
 enum { MOST_WORKERS = 15, MOST_ON_DEVICE = 8 };
 

@@ -4,7 +4,8 @@
  * the program was built, as rows, and how many warps fit at a time.
  *
  * Occupancy is theoretical: that of blocks of QG_BLOCK threads (kernels/cuda/backend.h), with the
- * shared memory that the report knows, which is the static one. Its formula and the limits are
+ * shared memory that the report knows, which is the static one (no kernel asks for dynamic shared
+ * memory; of one that did, fewer blocks might fit). Its formula and the limits are
  * those of NVIDIA's calculator, <cuda_occupancy.h> of the CUDA toolkit (13.0), with the table
  * "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide; each
  * constant has its place there beside it in resources.c.

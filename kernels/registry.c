@@ -54,8 +54,9 @@ static bool probe_blas(char *text, size_t size)
 static bool probe_nothing(char *text, size_t size)
 {
     snprintf(text, size,
-             "built without the CUDA toolkit: install nvcc 12.9 or later and configure "
-             "with -Dcuda=enabled");
+             "built without CUDA kernels (%s): install nvcc 12.9 or later and configure with "
+             "-Dcuda=enabled",
+             QG_WITHOUT_CUDA);
     return false;
 }
 #define qg_cuda_probe   probe_nothing

@@ -41,7 +41,7 @@ enum {
     QG_ON_BITS = 8, /* other bits, whatever the quality */
     QG_ON_UNDECIDED = 16,
     QG_ON_MISSING = 32,   /* cases of BASE that HEAD does not have */
-    QG_ON_RESOURCES = 64, /* a CUDA kernel spills more, or fewer of its warps fit */
+    QG_ON_RESOURCES = 64, /* a CUDA kernel spills more, has more stack, or fewer of its warps fit */
 };
 #define QG_ON_DEFAULT (QG_ON_VERDICT | QG_ON_QUALITY | QG_ON_SLOWER | QG_ON_RESOURCES)
 
@@ -104,9 +104,9 @@ struct qg_foretold_pair {
 enum qg_burden {
     QG_BURDEN_NONE, /* the kernel is in one file only, for that target */
     QG_BURDEN_SAME,
-    QG_BURDEN_OTHER,   /* other numbers, but no other spills and as many warps */
-    QG_BURDEN_LIGHTER, /* fewer bytes spilled, or more warps fit */
-    QG_BURDEN_HEAVIER, /* more bytes spilled, or fewer warps fit */
+    QG_BURDEN_OTHER,   /* other numbers, but no other spills and stack, and as many warps */
+    QG_BURDEN_LIGHTER, /* fewer bytes spilled or of stack, or more warps fit */
+    QG_BURDEN_HEAVIER, /* more bytes spilled or of stack, or fewer warps fit */
     QG_BURDEN_COUNT
 };
 

@@ -74,13 +74,20 @@ static bool is_other(const struct qg_field *f, const struct qg_resource *b,
     return memcmp((const char *)b + f->offset, (const char *)h + f->offset, f->size) != 0;
 }
 
-/* Heavier in one thing counts, whatever the other does. */
+/* Whether a thread has or moves more bytes of its own memory, or fewer warps fit. */
+static bool is_heavier(const struct qg_resource *r, const struct qg_resource *than)
+{
+    const bool known = than->most_warps && than->most_warps == r->most_warps;
+    return r->stack > than->stack || spilled(r) > spilled(than) ||
+           (known && r->warps < than->warps);
+}
+
+/* Heavier in one thing counts, whatever the others do. */
 static enum qg_burden judge(const struct qg_resource *b, const struct qg_resource *h)
 {
-    bool known = b->most_warps && b->most_warps == h->most_warps;
-    if (spilled(h) > spilled(b) || (known && h->warps < b->warps))
+    if (is_heavier(h, b))
         return QG_BURDEN_HEAVIER;
-    if (spilled(h) < spilled(b) || (known && h->warps > b->warps))
+    if (is_heavier(b, h))
         return QG_BURDEN_LIGHTER;
     for (const struct qg_field *f = qg_resource_fields; f->name; f++)
         if (is_other(f, b, h))

@@ -337,13 +337,14 @@ static void put_occupancy(FILE *out, const struct qg_resource *r)
 
 static void put_resource_row(FILE *out, const struct qg_resource *r)
 {
+    static const char warn[] = " class=\"warn\"";
     const bool spills = r->spill_stores || r->spill_loads;
     fputs("<tr>", out);
     put_cell(out, r->file);
     put_text_cell(out, r->kernel);
     put_text_cell(out, r->target);
-    fprintf(out, "<td>%u</td><td>%u</td><td%s>%u + %u</td><td>%u</td><td>%u</td><td>%u</td>",
-            r->registers, r->stack, spills ? " class=\"warn\"" : "", r->spill_stores,
+    fprintf(out, "<td>%u</td><td%s>%u</td><td%s>%u + %u</td><td>%u</td><td>%u</td><td>%u</td>",
+            r->registers, r->stack ? warn : "", r->stack, spills ? warn : "", r->spill_stores,
             r->spill_loads, r->shared, r->barriers, r->block);
     put_occupancy(out, r);
     fputs("</tr>\n", out);

@@ -73,8 +73,8 @@ has out.txt '^- int4  converted: worse, KL 0.001 → 0.0013'
 expect 1 'no case in common' compare nothing.h5 models.h5
 has out.txt '0 rows in both, 0 only in BASE, 16 only in HEAD'
 
-# Resources of CUDA kernels: a spill or a warp less is a regression, a kernel in one file is counted.
-for change in resources resources-spill resources-warps resources-registers resources-gone \
+# Resources of CUDA kernels: a spill, stack or a warp less is a regression, a kernel in one file is counted.
+for change in resources resources-spill resources-stack resources-warps resources-registers resources-gone \
     resources-hostile resources-alone; do
     "$make_results" $change.h5 $change || exit 99
 done
@@ -85,6 +85,9 @@ has out.txt "^REGRESSION: 0 cases, 1 of CUDA kernels' resources$"
 expect 1 'heavier, registers 80 -> 90, warps 24 -> 16' compare resources.h5 resources-warps.h5
 expect 1 "REGRESSION: 0 cases, 1 of CUDA" compare resources.h5 resources-warps.h5 --fail-on resources
 expect 0 '1 heavier' compare resources.h5 resources-warps.h5 --fail-on verdict,quality,slower
+expect 1 'heavier, stack 0 -> 32' compare resources.h5 resources-stack.h5
+expect 0 '1 lighter; 5 same' compare resources-stack.h5 resources.h5
+expect 1 'heavier, stack 8 -> 32, spill_stores 8 -> 0' compare resources-spill.h5 resources-stack.h5
 expect 0 '1 lighter; 5 same' compare resources-warps.h5 resources.h5
 expect 0 '1 lighter; 5 same' compare resources-spill.h5 resources.h5
 has out.txt 'lighter, stack 8 -> 0, spill_stores 8 -> 0, spill_loads 8 -> 0$'

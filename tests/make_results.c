@@ -4,9 +4,9 @@
  * it, with one thing changed: bits, quality, fail, slow, missing, facts, hostile, empty, inputs,
  * incomplete, nothing; or a file of language models alone: models, and with one thing changed
  * there, models-worse, -other, -better, -gone, -failed, -foretold; or with resources of CUDA
- * kernels: resources, and with one thing changed there, resources-spill, -warps, -registers, -gone,
- * -hostile; resources-alone is those without a case; device: with three cases of a
- * device.
+ * kernels: resources, and with one thing changed there, resources-spill, -stack, -warps,
+ * -registers, -gone, -hostile; resources-alone is those without a case; device: with three cases of
+ * a device.
  */
 #include <math.h>
 #include <stdio.h>
@@ -227,6 +227,7 @@ static void append_resources(struct qg_result_writer *w)
         snprintf(r.limit, sizeof r.limit, "registers");
         r.warps = 24, r.most_warps = 64;
         r.stack = r.spill_stores = r.spill_loads = changed && is_change("resources-spill") ? 8 : 0;
+        r.stack += changed && is_change("resources-stack") ? 32 : 0;
         r.registers += changed && is_change("resources-registers");
         if (changed && is_change("resources-warps"))
             r.registers = 90, r.warps = 16;

@@ -10,13 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "harness/base/processors.h"
 #include "harness/bench.h"
 #include "harness/case.h"
 #include "harness/cli/cli.h"
 #include "harness/cli/version.h"
 #include "harness/convert/convert.h"
 #include "harness/io/writer.h"
-#include "harness/lm/parallel.h"
 #include "harness/result.h"
 
 const struct qg_command qg_command_convert;

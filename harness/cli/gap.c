@@ -12,12 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/base/processors.h"
 #include "harness/case.h"
 #include "harness/call.h"
 #include "harness/checkpoint.h"
 #include "harness/cli/cli.h"
 #include "harness/gap.h"
-#include "harness/lm/parallel.h"
 #include "harness/recipe/agree.h"
 
 enum { MAX_SEEDS = 1000, MAX_THREADS = 256 };

@@ -13,10 +13,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "harness/base/processors.h"
 #include "harness/bench.h"
 #include "harness/cli/lm.h"
 #include "harness/lm/heldout.h"
-#include "harness/lm/parallel.h"
 #include "harness/lm/qat.h"
 #include "reports/put.h"
 

@@ -13,10 +13,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/base/processors.h"
 #include "harness/bench.h"
 #include "harness/cli/lm.h"
 #include "harness/io/json.h"
-#include "harness/lm/parallel.h"
 #include "harness/lm/tokens.h"
 
 enum { HELD_OUT = 64 /* sequences */, ROWS_PER_HELD_OUT = 10 };

@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/base/processors.h"
 #include "harness/bench.h"
 #include "harness/case.h"
 #include "harness/cli/ppl.h"
 #include "harness/lm/base.h"
 #include "harness/lm/heldout.h"
-#include "harness/lm/parallel.h"
 #include "reports/report.h"
 
 const struct qg_command qg_command_ppl;

@@ -11,11 +11,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "harness/base/processors.h"
 #include "harness/bench.h"
 #include "harness/cli/proxy.h"
 #include "harness/lm/base.h"
 #include "harness/lm/heldout.h"
-#include "harness/lm/parallel.h"
 #include "harness/lm/proxy.h"
 
 const struct qg_command qg_command_proxy;

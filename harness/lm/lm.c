@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/base/processors.h"
 #include "harness/base/rng.h"
 #include "harness/lm/parallel.h"
 #include "harness/recipe/kind.h"

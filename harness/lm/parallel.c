@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE /* sched_getaffinity */
 #include "harness/lm/parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 
 enum { MOST = 64 };
@@ -46,11 +44,4 @@ void qg_parallel(int threads, size_t n, void (*work)(void *user, size_t item, in
     take_items(&w[0]);
     for (int i = 1; i < started; i++)
         pthread_join(w[i].thread, NULL);
-}
-
-int qg_processors(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n < MOST ? n : MOST;
 }

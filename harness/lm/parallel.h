@@ -13,7 +13,4 @@
 void qg_parallel(int threads, size_t n, void (*work)(void *user, size_t item, int thread),
                  void *user);
 
-/* Processors that this process may run on, at most 64. */
-int qg_processors(void);
-
 #endif

@@ -16,7 +16,7 @@
 
 /* --- runtime.cc ------------------------------------------------------------------------------ */
 
-/* What QG_SIMT_ARCH names: sm_80, sm_90 (the default) or sm_100; NULL: it names no other. */
+/* What QG_SIMT_ARCH names: sm_75, sm_80, sm_90 (the default) or sm_100; NULL: it names no other. */
 struct simt_arch {
     const char *arch, *name;
     int major, minor, processors, shared_optin, shared_processor, l2_bytes;

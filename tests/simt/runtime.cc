@@ -10,7 +10,9 @@
 
 #define KIB 1024
 
+// sm_75 is here to be refused: the kernels are for sm_80 and later.
 static const struct simt_arch devices[] = {
+    {"sm_75", "simt sm_75 (T4's limits)", 7, 5, 40, 64 * KIB, 64 * KIB, 4096 * KIB, 1024},
     {"sm_80", "simt sm_80 (A100's limits)", 8, 0, 108, 163 * KIB, 164 * KIB, 40960 * KIB, 2048},
     {"sm_90", "simt sm_90 (H100's limits)", 9, 0, 132, 227 * KIB, 228 * KIB, 51200 * KIB, 2048},
     {"sm_100", "simt sm_100 (B200's limits)", 10, 0, 148, 227 * KIB, 228 * KIB, 129024 * KIB, 2048},
@@ -20,7 +22,7 @@ const struct simt_arch *simt_device(void)
 {
     const char *arch = getenv("QG_SIMT_ARCH");
     if (!arch)
-        return &devices[1];
+        return &devices[2];
     for (const struct simt_arch &d : devices)
         if (strcmp(d.arch, arch) == 0)
             return &d;
@@ -55,9 +57,19 @@ cudaError_t simt_broken(void)
     return broken;
 }
 
-// What a call that needs the device and was itself right returns.
+// The version of CUDA that the driver is for: QG_SIMT_DRIVER, or the runtime's; 0: there is none.
+static int driver_version(void)
+{
+    const char *s = getenv("QG_SIMT_DRIVER");
+    return s ? atoi(s) : CUDART_VERSION;
+}
+
+// What a call that needs the device and was itself right returns. A driver of the same major
+// version does.
 static cudaError_t done(void)
 {
+    if (driver_version() < CUDART_VERSION / 1000 * 1000)
+        return fail(cudaErrorInsufficientDriver);
     return fail(broken ? broken : simt_device() ? cudaSuccess : cudaErrorNoDevice);
 }
 
@@ -579,7 +591,7 @@ cudaError_t cudaDeviceReset(void)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = CUDART_VERSION;
+    *version = driver_version();
     return cudaSuccess;
 }
 

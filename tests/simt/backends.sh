@@ -1,0 +1,24 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# backends.sh QGAUGE_SIMT: what is missing is said, by `list backends` and as the reason of SKIP.
+bad=0
+# want TEXT [VARIABLE=VALUE]...
+want() {
+    text=$1
+    shift
+    for backend in cuda cublas; do
+        env "$@" "$qgauge" list backends | grep "^$backend " | grep -qF -e "$text" ||
+            { echo "$* $backend: no '$text' in: $(env "$@" "$qgauge" list backends)"; bad=1; }
+    done
+    case $text in simt*) return ;; esac
+    env "$@" "$qgauge" repro 'int4.convert.cuda 2x256 bf16 fill=normal seed=7' | grep -A1 '^SKIP' |
+        grep -qF -e "$text" || { echo "$*: a case is not SKIP with '$text'"; bad=1; }
+}
+qgauge=$1
+want 'simt sm_90' QG_SIMT_SEED=0
+want 'simt sm_80' QG_SIMT_ARCH=sm_80
+want 'sm_75, too old: sm_80 is the least' QG_SIMT_ARCH=sm_75
+want 'a driver but no device' QG_SIMT_ARCH=none
+want 'no NVIDIA driver here' QG_SIMT_DRIVER=0
+want 'the driver is for CUDA 12.8 and too old for 13.' QG_SIMT_DRIVER=12080
+exit $bad
