@@ -51,6 +51,9 @@ static bool probe_blas(char *text, size_t size)
 }
 
 #ifndef QG_CUDA
+#ifndef QG_WITHOUT_CUDA /* why, by configuration */
+#define QG_WITHOUT_CUDA "not asked for"
+#endif
 static bool probe_nothing(char *text, size_t size)
 {
     snprintf(text, size,
