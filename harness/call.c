@@ -37,7 +37,7 @@ enum qg_status qg_call_alloc(struct qg_call *ret_c, const struct qg_args *args, 
         return err->status;
     }
     c.args.work = c.work.data;
-    if (judge && (args->layer || args->op == QG_MATMUL || args->op == QG_FAKE_QUANT_GRAD)) {
+    if (judge && (args->layer || qg_is_product(args->op) || args->op == QG_FAKE_QUANT_GRAD)) {
         c.args.exact = c.exact.data;
         c.args.bound = c.bound.data;
     }

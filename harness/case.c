@@ -33,11 +33,12 @@ bool qg_whole_parse(const char *text, uint64_t most, uint64_t *ret)
     return !errno && !*end && isdigit((unsigned char)*text) && *ret <= most;
 }
 
-bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols)
+bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols,
+                    size_t *ret_rank)
 {
-    size_t e[3], n = 0;
+    size_t e[4], n = 0;
     for (;;) {
-        if (n == 3 || !take_extent(&text, &e[n++]))
+        if (n == 4 || !take_extent(&text, &e[n++]))
             return false;
         if (!*text)
             break;
@@ -46,10 +47,16 @@ bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *r
     }
     if (n < 2)
         return false;
-    *ret_m = n == 3 ? e[0] : 0;
-    *ret_rows = e[n - 2];
-    *ret_cols = e[n - 1];
+    *ret_m = n > 2 ? e[0] : 0;
+    *ret_rows = e[n > 2];
+    *ret_cols = e[n > 2 ? 2 : 1];
+    *ret_rank = n > 3 ? e[3] : 0;
     return true;
+}
+
+bool qg_shape_suits(enum qg_op op, size_t m, size_t rank)
+{
+    return qg_is_product(op) == (m > 0) && (op == QG_LORA) == (rank > 0);
 }
 
 static bool needs_escape(unsigned char c)
@@ -170,10 +177,14 @@ static enum qg_status take_setting(struct qg_case *c, char *word, bool *ret_seed
 
 static enum qg_status take_shape(struct qg_case *c, const char *word, struct qg_error *err)
 {
-    bool matmul = c->kernel->op == QG_MATMUL;
-    if (!word || !qg_shape_parse(word, &c->m, &c->rows, &c->cols) || matmul != (c->m > 0))
+    enum qg_op op = c->kernel->op;
+    if (!word || !qg_shape_parse(word, &c->m, &c->rows, &c->cols, &c->rank) ||
+        !qg_shape_suits(op, c->m, c->rank))
         return qg_fail(err, QG_EINVAL, "'%s' is not a shape: %s takes %s", word ? word : "",
-                       qg_op_name(c->kernel->op), matmul ? "MxNxK" : "RxK");
+                       qg_op_name(op),
+                       op == QG_LORA     ? "MxNxKxr"
+                       : op == QG_MATMUL ? "MxNxK"
+                                         : "RxK");
     return QG_OK;
 }
 
@@ -239,20 +250,22 @@ void qg_case_data(const struct qg_case *c, char text[QG_DATA_SIZE])
 enum qg_status qg_case_format(const struct qg_case *c, char *text, size_t size,
                               struct qg_error *err)
 {
-    char kernel[128], m[32] = "", dtype[8], data[1024], params[128];
+    char kernel[128], m[32] = "", rank[32] = "", dtype[8], data[1024], params[128];
     struct qg_args a = {.scheme = c->scheme};
     memcpy(a.param, c->param, sizeof a.param);
     qg_kernel_name(c->kernel, kernel, sizeof kernel);
     if (c->m)
         snprintf(m, sizeof m, "%zux", c->m);
+    if (c->rank)
+        snprintf(rank, sizeof rank, "x%zu", c->rank);
     size_t n = 0;
     for (const char *w = qg_dtype_name(c->dtype); *w; w++)
         dtype[n++] = (char)tolower((unsigned char)*w);
     dtype[n] = '\0';
     format_data(c, data, sizeof data);
     qg_params_format(&a, params, sizeof params);
-    int length = snprintf(text, size, "%s %s%zux%zu %s %s seed=%" PRIu64 "%s%s", kernel, m, c->rows,
-                          c->cols, dtype, data, c->seed, *params ? " " : "", params);
+    int length = snprintf(text, size, "%s %s%zux%zu%s %s %s seed=%" PRIu64 "%s%s", kernel, m,
+                          c->rows, c->cols, rank, dtype, data, c->seed, *params ? " " : "", params);
     if (length >= (int)size)
         return qg_fail(err, QG_EINVAL,
                        "'%.100s...' is spelt with %d characters, %zu are the limit; use a shorter "
@@ -265,7 +278,7 @@ bool qg_case_args(const struct qg_case *c, struct qg_args *a, char *why, size_t 
 {
     char reason[384];
     const struct qg_kernel *k = c->kernel;
-    *a = (struct qg_args){.scheme = c->scheme};
+    *a = (struct qg_args){.scheme = c->scheme, .rank = c->rank};
     memcpy(a->param, c->param, sizeof a->param);
     bool good = qg_args_init(a, c->scheme, k->op, k->operand, c->dtype, c->m, c->rows, c->cols,
                              reason, sizeof reason);

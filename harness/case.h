@@ -7,9 +7,9 @@
  *     int4.matmul.blas 16x4096x4096 bf16 fill=heavy seed=7 group=32
  *     int4.fake-quant.c 4096x4096 bf16 weights=model.safetensors tensor=layers.0.up seed=7
  *
- * Kernel name (see qg_kernel_name), shape (RxK, MxNxK for matmul), dtype, data, seed, and the
- * parameters that differ from their defaults, in the scheme's order. In file and tensor names a
- * space, a quote, a percent sign and control characters are written as %20.
+ * Kernel name (see qg_kernel_name), shape (RxK, MxNxK for matmul, MxNxKxr for lora), dtype, data,
+ * seed, and the parameters that differ from their defaults, in the scheme's order. In file and
+ * tensor names a space, a quote, a percent sign and control characters are written as %20.
  */
 #ifndef QG_CASE_H
 #define QG_CASE_H
@@ -28,7 +28,7 @@ struct qg_case {
     const struct qg_scheme *scheme;
     const struct qg_kernel *kernel;
     enum qg_dtype dtype;
-    size_t m, rows, cols; /* m is 0 but for matmul */
+    size_t m, rows, cols, rank; /* m is 0 but for products, rank but for lora */
     uint64_t seed;
     const struct qg_fill *fill;                      /* NULL: a tensor of a file */
     char file[QG_FILE_SIZE], tensor[QG_TENSOR_SIZE]; /* "" with a fill */
@@ -49,9 +49,13 @@ QG_MUST_CHECK enum qg_status qg_case_format(const struct qg_case *c, char *text,
  * tensors have different texts. */
 void qg_case_data(const struct qg_case *c, char text[QG_DATA_SIZE]);
 
-/* Parses "256x4096" or "16x256x4096" into m, rows, cols (m = 0 for two). False when it is neither.
- */
-bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols);
+/* Parses "256x4096", "16x256x4096" or "16x256x4096x8" into m, rows, cols and rank (m = 0 for two,
+ * rank = 0 but for four). False when it is none of them. */
+bool qg_shape_parse(const char *text, size_t *ret_m, size_t *ret_rows, size_t *ret_cols,
+                    size_t *ret_rank);
+
+/* Whether the operation takes shapes like this one. */
+bool qg_shape_suits(enum qg_op op, size_t m, size_t rank);
 
 /* Parses a whole number of 0 .. most, digits only. False when it is none. */
 bool qg_whole_parse(const char *text, uint64_t most, uint64_t *ret);

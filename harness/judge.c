@@ -51,8 +51,10 @@ static void measure_size(struct qg_record *r, const struct qg_args *a)
         r->bytes += (double)qg_bytes(&a->in[i]);
     for (int i = 0; i < a->n_out; i++)
         r->bytes += (double)qg_bytes(&a->out[i]);
-    if (a->op == QG_MATMUL)
-        r->flops = 2.0 * (double)a->m * (double)a->rows * (double)a->cols;
+    if (qg_is_product(a->op))
+        r->flops =
+            2.0 * (double)a->m *
+            ((double)a->rows * (double)a->cols + (double)a->rank * (double)(a->rows + a->cols));
 }
 
 enum qg_status qg_judge_name(const struct qg_case *c, struct qg_record *ret, struct qg_error *err)
@@ -82,12 +84,14 @@ static enum qg_status fill_original(const struct qg_case *c, const struct qg_arg
     return QG_OK;
 }
 
-/* x of matmul, g of the gradient. Rows of g take turns at sigma 16, 256, 4096 and 1: gradients span
- * orders of magnitude, and where they pass through an 8-bit cast small ones become zero. */
-static void fill_beside(const struct qg_case *c, const struct qg_args *a, const struct qg_tensor *t)
+/* x of a product, a, b and s of an adapter, g of the gradient. Rows of g take turns at sigma 16,
+ * 256, 4096 and 1: gradients span orders of magnitude, and where they pass through an 8-bit cast
+ * small ones become zero. */
+static void fill_beside(const struct qg_case *c, const struct qg_args *a, const struct qg_tensor *t,
+                        double sigma)
 {
     const struct qg_fill *f = c->fill && c->fill->distribution ? c->fill : qg_fill_find("normal");
-    qg_fill_tensor(f, c->seed, qg_group(a), 1.0, t);
+    qg_fill_tensor(f, c->seed, qg_group(a), sigma, t);
     for (size_t i = 0; a->op == QG_FAKE_QUANT_GRAD && i < qg_count(t); i++)
         qg_put(t, i, ldexpf(qg_get(t, i), 4 * (int)((i / a->cols + 1) % 4)));
 }
@@ -113,13 +117,13 @@ static enum qg_status convert_original(const struct qg_case *c, struct qg_judgem
     if (make_source(c, j, err) != QG_OK)
         return err->status;
     j->original = j->source.args.in[0];
-    if (g->op == QG_MATMUL)
-        j->original.name = "w"; // in matmul "x" is the activation: not the same numbers
+    if (qg_is_product(g->op))
+        j->original.name = "w"; // in a product "x" is the activation: not the same numbers
     if (fill_original(c, &j->source.args, &j->original, err) != QG_OK)
         return err->status;
     qg_definition(c->scheme, g->operand, QG_CONVERT)(&j->source.args);
     for (int i = 0; i < j->source.args.n_out; i++)
-        memcpy(g->in[g->n_in - j->source.args.n_out + i].data, j->source.args.out[i].data,
+        memcpy(g->in[qg_is_product(g->op) + i].data, j->source.args.out[i].data,
                qg_bytes(&j->source.args.out[i]));
     return QG_OK;
 }
@@ -141,15 +145,17 @@ static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *
                                   struct qg_error *err)
 {
     struct qg_args *g = &j->got.args;
-    if (g->op == QG_MATMUL)
-        fill_beside(c, g, &g->in[0]);
-    if (g->op == QG_MATMUL || g->op == QG_DEQUANT)
+    if (qg_is_product(g->op))
+        fill_beside(c, g, &g->in[0], 1.0);
+    for (int i = g->n_in - 3; g->op == QG_LORA && i < g->n_in; i++)
+        fill_beside(c, g, &g->in[i], i < g->n_in - 1 ? sigma_of(QG_WEIGHT) : 1.0);
+    if (qg_is_product(g->op) || g->op == QG_DEQUANT)
         return convert_original(c, j, err);
     j->original = g->in[0];
     if (fill_original(c, g, &g->in[0], err) != QG_OK)
         return err->status;
     if (g->op == QG_FAKE_QUANT_GRAD)
-        fill_beside(c, g, &g->in[1]);
+        fill_beside(c, g, &g->in[1], 1.0);
     return c->scheme->operand[g->operand].learned && g->op != QG_CONVERT ? fill_learned(c, j, err)
                                                                          : QG_OK;
 }
@@ -159,7 +165,7 @@ static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *
 static void run_definition(const struct qg_case *c, struct qg_judgement *j)
 {
     struct qg_args *w = &j->want.args;
-    size_t terms = w->op == QG_MATMUL ? w->cols : qg_group(w);
+    size_t terms = qg_is_product(w->op) ? w->cols : qg_group(w);
     for (int i = 0; i < w->n_in; i++)
         w->in[i].data = j->got.args.in[i].data;
     w->depth = c->kernel->depth ? c->kernel->depth(terms) : 0;
@@ -366,6 +372,7 @@ static enum qg_status measure_quality(struct qg_judgement *j, struct qg_error *e
     case QG_MATMUL:
         return matmul_sqnr(j, &r->sqnr_db, &r->nmse, err);
     case QG_FAKE_QUANT_GRAD:
+    case QG_LORA:
         return QG_OK;
     case QG_FAKE_QUANT:
         measure_errors(j);

@@ -287,12 +287,12 @@ static enum qg_status push_fills(struct builder *b, const struct entry *e, struc
 static enum qg_status push_shapes(struct builder *b, const struct entry *e, struct qg_case *c)
 {
     for (unsigned i = 0; i < e->shapes_count; i++) {
-        if (!qg_shape_parse(e->shapes[i], &c->m, &c->rows, &c->cols))
+        if (!qg_shape_parse(e->shapes[i], &c->m, &c->rows, &c->cols, &c->rank))
             return qg_fail(b->err, QG_EINVAL,
-                           "suite '%s', entry %zu: '%s' is not a shape; write 256x1024, or "
-                           "8x256x1024 for matmul",
+                           "suite '%s', entry %zu: '%s' is not a shape; write 256x1024, "
+                           "8x256x1024 for matmul, or 8x256x1024x16 for lora",
                            b->path, b->entry, e->shapes[i]);
-        if ((c->kernel->op == QG_MATMUL) != (c->m > 0))
+        if (!qg_shape_suits(c->kernel->op, c->m, c->rank))
             continue;
         if ((b->o->weights ? push_tensors(b, c) : push_fills(b, e, c)) != QG_OK)
             return b->err->status;

@@ -17,7 +17,7 @@
  *         backends: [c]
  *         dtypes: [bf16, f32]                # left out: bf16
  *         fills: [normal, ties]              # left out: normal
- *         shapes: [256x1024, 8x256x1024]     # RxK; MxNxK is for matmul
+ *         shapes: [256x1024, 8x256x1024]     # RxK; MxNxK is for matmul, MxNxKxr for lora
  *         params: ["", "group=32"]           # "" is the defaults
  *         timed: no                          # left out: yes, when the suite times at all
  *
@@ -61,7 +61,7 @@ struct qg_plan_options {
     const uint64_t *seed; /* instead of the suite's, or NULL */
     /* With weights, the rank-2 F32, BF16 and F16 tensors take the place of shapes, dtypes and
      * fills: each serves as a linear weight, and as an embedding table when "emb" is in its name.
-     * Of a matmul's shape, M stays. Activations are left out. */
+     * Of a matmul's shape, M stays, and r of lora's. Activations are left out. */
     const struct qg_model *weights;
     const char *weights_path; /* as it stands in spellings */
     const char *tensors;      /* POSIX ERE on names, or NULL */

@@ -114,16 +114,17 @@ static enum qg_status scheme_args(const struct qg_golden_case *c, const struct q
     enum qg_op op = qg_op_parse(c->op);
     enum qg_operand operand = qg_operand_parse(c->operand);
     const struct qg_tensor *x = find(c->in, c->n_in, "x"), *y = find(c->out, c->n_out, "y");
-    const struct qg_tensor *shape = op == QG_DEQUANT ? y : x;
+    const struct qg_tensor *shape = op == QG_DEQUANT ? y : x, *down = find(c->in, c->n_in, "a");
     char why[256];
     if (operand == QG_OPERAND_COUNT)
         return misfit(c, "an operand that does not exist", err);
-    if (!shape || shape->rank != 2 || (op == QG_MATMUL && (!y || y->rank != 2)))
+    if (!shape || shape->rank != 2 || (qg_is_product(op) && (!y || y->rank != 2)))
         return misfit(c, "x or y is missing or no matrix", err);
     qg_params_default(a, s);
     if (qg_params_parse(a, s, c->params, err) != QG_OK)
         return qg_context(err, "golden '%s', set '%s'", c->file, c->set);
-    size_t rows = op == QG_MATMUL ? y->shape[1] : shape->shape[0];
+    a->rank = op == QG_LORA && down ? down->shape[0] : 0;
+    size_t rows = qg_is_product(op) ? y->shape[1] : shape->shape[0];
     if (!qg_args_init(a, s, op, operand, qg_dtype_parse(c->dtype), shape->shape[0], rows,
                       shape->shape[1], why, sizeof why))
         return misfit(c, why, err);

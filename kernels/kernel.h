@@ -17,7 +17,7 @@
 
 enum qg_claim {
     QG_BIT_EXACT,    /* every byte of every output equals the definition's */
-    QG_WITHIN_BOUND, /* matmul, gradients: within the proved rounding bound */
+    QG_WITHIN_BOUND, /* matmul, lora, gradients: within the proved rounding bound */
 };
 
 /* What a kernel does on purpose and its definition does not: for people, printed by `list`. */

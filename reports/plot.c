@@ -155,8 +155,8 @@ static bool starts_with_op(const char *how, const char *op)
 
 static size_t time_data(const struct qg_digest *d, FILE *out)
 {
-    static const char *const ops[] = {"fake-quant", "fake-quant-grad", "convert", "dequant",
-                                      "matmul"};
+    static const char *const ops[] = {"fake-quant", "fake-quant-grad", "convert",
+                                      "dequant",    "matmul",          "lora"};
     size_t lines = 0, y = 0;
     fputs("row\top\tscheme\tbackend\tm\trows\tcols\tmedian_s\tlow_s\thigh_s\tbytes_per_s\t"
           "low_bytes_per_s\thigh_bytes_per_s\tflops_per_s\n",

@@ -432,6 +432,7 @@ const struct qg_scheme qg_schemes_fp8[] = {
                                 .planes = row_planes,
                                 .code_bits = 8,
                                 .codes = 254}},
-     .matmul = weight_only_matmul},
+     .matmul = weight_only_matmul,
+     .adapts = true},
     {NULL},
 };

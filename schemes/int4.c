@@ -323,6 +323,7 @@ const struct qg_scheme qg_schemes_int4[] = {
      .variants = variants,
      .operand[QG_WEIGHT] = {fake_quant, fake_quant_grad, convert, dequant, group, planes, 4},
      .matmul = matmul,
+     .adapts = true,
      .refuse = refuse},
     {.name = "int4-old",
      .summary = "int4 with the prepare path before pytorch/ao#2986: symmetric, eps 2^-7",
@@ -333,6 +334,7 @@ const struct qg_scheme qg_schemes_int4[] = {
      .operand[QG_WEIGHT] = {qg_old_int4_fake_quant, qg_old_int4_fake_quant_grad, convert, dequant,
                             group, planes, 4},
      .matmul = matmul,
+     .adapts = true,
      .refuse = refuse},
     {NULL},
 };

@@ -171,7 +171,8 @@ const struct qg_scheme qg_schemes_int8_tensor[] = {
      .nonfinite = NONFINITE,
      .params = no_params,
      .operand = {[QG_WEIGHT] = OPERAND(convert)},
-     .matmul = row_matmul},
+     .matmul = row_matmul,
+     .adapts = true},
     {.name = "int8-int8",
      .summary = "int8 activations and weights per row, exact sums of integers",
      .upstream =

@@ -188,6 +188,7 @@ const struct qg_scheme qg_schemes_nf4[] = {
                                 .code = code_of,
                                 .spans_rows = true}},
      .matmul = matmul,
+     .adapts = true,
      .refuse = refuse},
     {.name = NULL},
 };

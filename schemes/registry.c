@@ -38,9 +38,9 @@ const struct qg_scheme *qg_scheme_find(const char *name)
     return NULL;
 }
 
-static const char *const op_words[] = {"fake-quant", "fake-quant-grad",
-                                       "convert",    "dequant",
-                                       "matmul",     "", // QG_OP_COUNT is no operation
+static const char *const op_words[] = {"fake-quant", "fake-quant-grad", "convert",
+                                       "dequant",    "matmul",          "lora",
+                                       "", // QG_OP_COUNT is no operation
                                        "forward",    "backward"};
 static const char *const operand_words[] = {"weight", "activation", "embedding"};
 static const char *const dtype_words[] = {"F32",     "BF16", "F16", "F8_E4M3", "F8_E5M2",
@@ -125,6 +125,8 @@ qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum
         return d->dequant;
     case QG_MATMUL:
         return operand == QG_WEIGHT ? s->matmul : NULL;
+    case QG_LORA:
+        return operand == QG_WEIGHT && s->adapts ? qg_adapted_matmul : NULL;
     default:
         return NULL;
     }
@@ -185,11 +187,25 @@ int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand)
     return n;
 }
 
+/* What a matmul needs of a weight that holds W, a and b side by side, in whole pieces of 16 bytes.
+ */
+static size_t base_floats(const struct qg_args *a)
+{
+    size_t rows = a->rows + a->rank, cols = a->cols > a->rank ? a->cols : a->rank;
+    size_t n = (a->m + rows + 16) * (cols + cols / 16 + 16) + (a->m + 2) * (rows + 18);
+    return (n + 3) / 4 * 4;
+}
+
 size_t qg_work_floats(const struct qg_args *a)
 {
     if (a->layer)
         return qg_layer_work_floats(a);
-    return (a->m + a->rows + 16) * (a->cols + a->cols / 16 + 16) + (a->m + 2) * (a->rows + 18);
+    return base_floats(a) + (a->rank ? a->m * (3 * a->rank + 2 * a->rows) + 16 : 0);
+}
+
+float *qg_adapter_work(const struct qg_args *a)
+{
+    return a->work + base_floats(a);
 }
 
 static struct qg_tensor matrix(const char *name, enum qg_dtype t, size_t rows, size_t cols)
@@ -218,6 +234,14 @@ static void add_planes(const struct qg_args *a, const struct qg_plane *planes, s
 {
     for (; planes && planes->name; planes++)
         t[(*n)++] = plane_tensor(a, planes);
+}
+
+/* a and b as PEFT keeps them, and the factor, s = lora_alpha / r. */
+static void add_adapter(struct qg_args *a)
+{
+    a->in[a->n_in++] = matrix("a", a->dtype, a->rank, a->cols);
+    a->in[a->n_in++] = matrix("b", a->dtype, a->rows, a->rank);
+    a->in[a->n_in++] = (struct qg_tensor){.name = "s", .dtype = QG_F32, .rank = 1, .shape = {1}};
 }
 
 static void set_tensors(struct qg_args *a)
@@ -250,6 +274,8 @@ static void set_tensors(struct qg_args *a)
         a->in[a->n_in++] = matrix("x", a->dtype, a->m, a->cols);
         a->out[a->n_out++] = matrix("y", a->dtype, a->m, a->rows);
         add_planes(a, d->planes, a->in, &a->n_in);
+        if (a->op == QG_LORA)
+            add_adapter(a);
     }
 }
 
@@ -263,7 +289,8 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     a->op = op;
     a->operand = operand;
     a->dtype = dtype;
-    a->m = op == QG_MATMUL ? m : 0;
+    a->m = qg_is_product(op) ? m : 0;
+    a->rank = op == QG_LORA ? a->rank : 0;
     a->rows = rows;
     a->cols = cols;
     a->work = NULL;
@@ -288,9 +315,14 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
                  qg_dtype_name(dtype));
         return false;
     }
-    if (rows == 0 || cols == 0 || (op == QG_MATMUL && m == 0)) {
-        snprintf(why, why_size, "the tensor is empty (%zu x %zu)", op == QG_MATMUL && !m ? m : rows,
-                 cols);
+    if (rows == 0 || cols == 0 || (qg_is_product(op) && m == 0)) {
+        snprintf(why, why_size, "the tensor is empty (%zu x %zu)",
+                 qg_is_product(op) && !m ? m : rows, cols);
+        return false;
+    }
+    if (op == QG_LORA &&
+        (a->rank == 0 || a->rank > limit / rows || a->rank > limit / cols || a->rank > limit / m)) {
+        snprintf(why, why_size, "the adapter's rank is %zu; it is 1 or more", a->rank);
         return false;
     }
     if (rows > limit / cols || (m && (m > limit / cols || m > limit / rows))) {

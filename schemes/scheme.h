@@ -29,6 +29,7 @@
  *     convert           x [R,K]               -> planes     the real quantizer
  *     dequant           planes                -> y  [R,K]   what the kernel makes of them
  *     matmul            x [M,K], planes [N,K] -> y  [M,N]   y = x . W^T with every rounding point
+ *     lora              the same, then a [r,K], b [N,r], s -> y  [M,N]   y + s (x . a^T) . b^T
  *
  * Two more are those of a layer (schemes/layers/layer.h), which says what they read and write:
  * forward, and backward with the base weights frozen. No scheme has them. */
@@ -38,6 +39,7 @@ enum qg_op {
     QG_CONVERT,
     QG_DEQUANT,
     QG_MATMUL,
+    QG_LORA,
     QG_OP_COUNT,
     QG_FORWARD,
     QG_BACKWARD,
@@ -46,6 +48,12 @@ enum qg_op {
 
 /* What is quantized: a linear layer's weight [N,K], its input [M,K], an embedding table [V,K]. */
 enum qg_operand { QG_WEIGHT, QG_ACTIVATION, QG_EMBEDDING, QG_OPERAND_COUNT };
+
+/* Whether x [M,K] is multiplied with a converted weight: matmul, lora. */
+static inline bool qg_is_product(enum qg_op op)
+{
+    return op == QG_MATMUL || op == QG_LORA;
+}
 
 struct qg_args;
 typedef void qg_op_fn(const struct qg_args *a);
@@ -113,6 +121,7 @@ struct qg_scheme {
     /* Upstream trains on the quantized matmul itself, not on an ordinary one of fake-quantized
      * operands: a prepared layer is that matmul. */
     bool trains_on_matmul;
+    bool adapts; /* PEFT's adapters stand beside its matmul: it has lora */
 };
 
 /* A named intermediate value, recorded for one element (`explain`, `gap`). */
@@ -143,7 +152,8 @@ struct qg_args {
     enum qg_op op;
     enum qg_operand operand;
     enum qg_dtype dtype; /* of x, y, g and dx: F32, BF16 or F16 */
-    size_t m;            /* matmul only: rows of x */
+    size_t m;            /* matmul and lora only: rows of x */
+    size_t rank;         /* lora only: of the adapter; set before qg_args_init */
     size_t rows, cols;   /* of the quantized tensor: R (N for matmul) and K */
     size_t extent[26];   /* of a layer's tensors, by letter, see qg_extent_of; 0: not used */
     double param[QG_MAX_PARAMS];
@@ -151,7 +161,7 @@ struct qg_args {
     int n_in, n_out;
     float *work; /* scratch of qg_work_floats() floats, for kernels and definitions alike */
 
-    /* Wanted from a definition of matmul, fake-quant-grad or a layer, or NULL: one double per
+    /* Wanted from a definition of matmul, lora, fake-quant-grad or a layer, or NULL: one double per
      * element of all outputs, one after the other. `exact` is the value before the final store,
      * with sums in exact arithmetic; a correct implementation's value before the store differs from
      * it by at most `bound`, whatever the order of its sums, as long as no term passes through more
@@ -191,6 +201,24 @@ bool qg_param_set(struct qg_args *a, const struct qg_scheme *s, const char *name
  * Numbers are written so that they read back to the same double. */
 void qg_params_format(const struct qg_args *a, char *text, size_t size);
 
+/* The matmul within a call of lora: the same tensors less the adapter's, which are the last three.
+ */
+static inline struct qg_args qg_base_of(const struct qg_args *a)
+{
+    struct qg_args base = *a;
+    base.op = QG_MATMUL;
+    base.rank = 0;
+    base.n_in -= 3;
+    return base;
+}
+
+/* The definition of lora, of every scheme that adapts: see adapted.c. */
+qg_op_fn qg_adapted_matmul;
+
+/* Where scratch begins in a call of lora that none of its three products needs, 16 bytes aligned if
+ * all scratch is: room for x a^T three times over and for y twice, in binary32. */
+float *qg_adapter_work(const struct qg_args *a);
+
 /* The definition of (operand, op), or NULL. */
 qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum qg_op op);
 
@@ -206,7 +234,7 @@ int qg_plane_count(const struct qg_scheme *s, enum qg_operand operand);
 
 /* Floats of scratch that a call needs. Of a scheme: room for x and W in binary32 with a sixteenth
  * and 16 more columns, 16 more such rows, y with 16 more columns, and two numbers per row of x and
- * of W. Of a layer: what the layer asks for. */
+ * of W; of lora more, see qg_adapter_work. Of a layer: what the layer asks for. */
 size_t qg_work_floats(const struct qg_args *a);
 
 /* Words of ops, operands and dtypes, as used on the command line and in files ("fake-quant",

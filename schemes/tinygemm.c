@@ -326,6 +326,7 @@ const struct qg_scheme qg_schemes_tinygemm[] = {
      .dtypes = 1u << QG_BF16,
      .operand[QG_WEIGHT] = {fake_quant, fake_quant_grad, convert, dequant, group, planes, 4, code},
      .matmul = matmul,
+     .adapts = true,
      .refuse = refuse},
     {NULL},
 };

@@ -33,7 +33,8 @@ static void draw_case(struct qg_case *c, const struct qg_kernel *k, uint64_t i)
     static const char odd[] = "a b%c'd/e=f\tg\"h";
     *c = (struct qg_case){.scheme = qg_scheme_find(k->scheme), .kernel = k};
     c->dtype = dtypes[draw(i, 3)];
-    c->m = k->op == QG_MATMUL ? 1 + draw(i + 1, 100) : 0;
+    c->m = qg_is_product(k->op) ? 1 + draw(i + 1, 100) : 0;
+    c->rank = k->op == QG_LORA ? 1 + draw(i + 1, 64) : 0;
     c->rows = 1 + draw(i + 2, 1000000);
     c->cols = 1 + draw(i + 3, 5000);
     c->seed = qg_rng_bits(22, 0, i);

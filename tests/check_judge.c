@@ -24,7 +24,7 @@ static const struct qg_record *judge_fill(const char *scheme, enum qg_op op,
     k = (struct qg_kernel){scheme, "c", "planted", op, operand, claim, 0, NULL, fn};
     struct qg_case c = {
         .scheme = qg_scheme_find(scheme), .kernel = &k, .dtype = QG_BF16, .seed = 7, .fill = fill};
-    ck_assert(qg_shape_parse(shape, &c.m, &c.rows, &c.cols));
+    ck_assert(qg_shape_parse(shape, &c.m, &c.rows, &c.cols, &c.rank));
     qg_params_default(&defaults, c.scheme);
     memcpy(c.param, defaults.param, sizeof c.param);
     ck_assert_msg(qg_judge(&c, &none, 20, &j, &err) == QG_OK, "%s", err.message);

@@ -188,7 +188,7 @@ static bool untouched(const struct qg_buffer *b)
  * are of usual size again. */
 static enum fill of_weights(const struct qg_kernel *k, enum fill fill)
 {
-    return k->op == QG_MATMUL && (fill == TINY || fill == LEAST) ? HUGE_ : fill;
+    return qg_is_product(k->op) && (fill == TINY || fill == LEAST) ? HUGE_ : fill;
 }
 
 static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fill fill,
@@ -200,8 +200,8 @@ static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fi
     ck_assert_msg(qg_call_alloc(&got, args, false, &err) == QG_OK, "%s", err.message);
     for (int i = 0; i < args->n_in; i++)
         fill_tensor(&want.args.in[i], fill, seed + (uint64_t)i);
-    if (!raw && (k->op == QG_DEQUANT || k->op == QG_MATMUL))
-        convert_planes(args, want.args.in + (k->op == QG_MATMUL), of_weights(k, fill), seed);
+    if (!raw && (k->op == QG_DEQUANT || qg_is_product(k->op)))
+        convert_planes(args, want.args.in + qg_is_product(k->op), of_weights(k, fill), seed);
     for (int i = 0; i < args->n_in; i++)
         memcpy(got.args.in[i].data, want.args.in[i].data, want.in[i].bytes);
     for (int i = 0; i < args->n_out; i++)
@@ -285,7 +285,7 @@ static unsigned combinations(const struct qg_scheme *s)
 }
 
 struct shape {
-    size_t m, rows, groups, extra;
+    size_t m, rows, groups, extra, rank;
 };
 
 /* Sets up the call with the first shape that the scheme takes: odd and ragged K, else an even
@@ -305,6 +305,7 @@ static bool find_shape(struct qg_args *a, const struct qg_kernel *k, const struc
                                {32, 256},
                                {128, 256},
                                {32, 32 * g}};
+    a->rank = shape->rank;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
         if (qg_args_init(a, s, k->op, k->operand, t, shape->m, tries[i][0], tries[i][1], why,
                          why_size))
@@ -330,8 +331,8 @@ static bool runs(const struct qg_kernel *k, const struct qg_args *a, const char 
 static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, enum qg_dtype t,
                           unsigned combination, const char *name)
 {
-    static const struct shape shapes[] = {{1, 1, 1, 0},   {2, 3, 2, 0},  {5, 17, 3, 0},
-                                          {16, 2, 3, 21}, {33, 3, 1, 1}, {1, 2, 70, 2}};
+    static const struct shape shapes[] = {{1, 1, 1, 0, 1},    {2, 3, 2, 0, 8},  {5, 17, 3, 0, 5},
+                                          {16, 2, 3, 21, 40}, {33, 3, 1, 1, 3}, {1, 2, 70, 2, 16}};
     struct qg_args a = {.scheme = s, .operand = k->operand};
     char why[256];
     size_t cases = 0;
@@ -384,7 +385,8 @@ START_TEST(test_kernels)
             continue;
         }
         rows++;
-        ck_assert_msg(k->claim == QG_BIT_EXACT || k->op == QG_MATMUL || k->op == QG_FAKE_QUANT_GRAD,
+        ck_assert_msg(k->claim == QG_BIT_EXACT || qg_is_product(k->op) ||
+                          k->op == QG_FAKE_QUANT_GRAD,
                       "%s claims less than bits", name);
         for (unsigned c = 0; c < combinations(s); c++)
             for (enum qg_dtype t = QG_F32; t <= QG_F16; t++)

@@ -15,7 +15,7 @@
 static struct qg_call call_of(const struct qg_scheme *s, const char *params, enum qg_op op,
                               enum qg_operand operand, enum qg_dtype t, size_t rows, size_t cols)
 {
-    struct qg_args a = {0};
+    struct qg_args a = {.rank = 4};
     struct qg_call c;
     struct qg_error err;
     char why[256] = "";
@@ -146,7 +146,7 @@ END_TEST
 static bool takes(const struct qg_scheme *s, const char *params, enum qg_op op,
                   enum qg_operand operand, size_t rows)
 {
-    struct qg_args a = {0};
+    struct qg_args a = {.rank = 4};
     struct qg_error err;
     char why[256];
     qg_params_default(&a, s);

@@ -38,6 +38,20 @@ shows mmout 'y BF16 2x1 -8 7'
 expect 0 '' apply --scheme int4 --op matmul --set group=32 -i mmplanes -o mmout2
 cmp -s mmout mmout2 || fail 'matmul of w and of its planes differ'
 
+# lora: e_0 and e_1 again; a sees e_1 twice over, b doubles, s halves.
+adapter="a BF16 1x32 0,2,$(echo $e0 | sed 's/1,0,//') b BF16 1x1 2 s F32 1 0.5"
+"$tensors" write lo x BF16 2x32 $e0,$e1 w BF16 1x32 -8,7,0,1,2,3,-1,-2 $adapter
+"$tensors" write loplanes x BF16 2x32 $e0,$e1 codes U8 1x16 120,16,50,239 scales BF16 1x1 1 \
+    zeros BF16 1x1 0 $adapter
+for in in lo loplanes; do
+    expect 0 '' apply --scheme int4 --op lora --set group=32 -i $in -o $in.out
+    shows $in.out 'y BF16 2x1 -8 9'
+    expect 0 '' apply --scheme int4 --op lora --set group=32 --backend blas -i $in -o $in.out --force
+    shows $in.out 'y BF16 2x1 -8 9'
+done
+expect 1 "there is no tensor 'a'" apply --scheme int4 --op lora -i mm -o no
+expect 2 "scheme 'q8_0' has no lora" apply --scheme q8_0 --op lora -i lo -o no
+
 # dtypes: the input's is kept; dequant takes it from a plane, or from --dtype.
 for dtype in F32 BF16 F16; do
     "$tensors" write x x $dtype 2x128 1,2,-3

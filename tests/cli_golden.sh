@@ -15,8 +15,8 @@ expect 0 ' 0 mismatches, 0 operations without a golden' golden verify
 expect 0 'LoRA_W.backward' golden list --layer lora-unsloth
 
 # A folder that holds one scheme: the others are missing, aloud.
-mkdir one && cp "$source_root/golden/data/int4-old.h5" one || exit 99
-grep -e '^file' -e '^int4-old.h5' "$source_root/golden/data/MANIFEST.tsv" >one/MANIFEST.tsv
+mkdir one && cp "$source_root/golden/data/int4-old.h5" "$source_root/golden/data/adapters.h5" one || exit 99
+grep -e '^file' -e '^int4-old.h5' -e '^adapters.h5' "$source_root/golden/data/MANIFEST.tsv" >one/MANIFEST.tsv
 QG_GOLDEN_DIR=one && export QG_GOLDEN_DIR
 expect 0 ' 0 mismatches, 0 operations without a golden' golden verify --scheme int4-old
 expect 0 'int4-old.convert.c' golden verify --kernels --scheme int4-old
@@ -26,8 +26,8 @@ expect 1 'MISSING: there is no golden' golden verify
 expect 1 'MISSING: there is no golden' golden verify --layer lora-unsloth
 expect 2 '--scheme or --layer, one of them' golden verify --scheme int4 --layer lora-unsloth
 (cd one && "$qgauge" golden verify --golden . --scheme int4-old) >out.txt 2>&1 || fail "in the folder itself: $(cat out.txt)"
-expect 1 '0 elements, 0 mismatches' golden verify --scheme int4
-expect 1 'no golden of int4' golden list --scheme int4
+expect 1 '0 elements, 0 mismatches' golden verify --scheme q8_0
+expect 1 'no golden of q8_0' golden list --scheme q8_0
 cp "$source_root/golden/data/int8.h5" one
 expect 1 'is not in MANIFEST.tsv' golden verify
 rm one/int8.h5

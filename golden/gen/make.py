@@ -31,6 +31,7 @@ FAMILIES = [
     "merge_goldens",
     "mlp_goldens",
     "experts_goldens",
+    "adapter_goldens",
     "lm_model",
     "lm_adamw",
 ]

@@ -197,10 +197,10 @@ static enum qg_status dequant_dtype(const struct qg_request *q, const struct qg_
 /* --- the call -------------------------------------------------------------------------------- */
 
 enum qg_status qg_request_call(const struct qg_request *q, enum qg_op op, const char *tensor,
-                               enum qg_dtype dtype, size_t m, size_t rows, size_t cols,
+                               enum qg_dtype dtype, size_t m, size_t rows, size_t cols, size_t rank,
                                struct qg_call *ret_c, struct qg_error *err)
 {
-    struct qg_args a;
+    struct qg_args a = {.rank = rank};
     char why[256];
     memcpy(a.param, q->param, sizeof a.param);
     if (!qg_args_init(&a, q->scheme, op, q->operand, dtype, m, rows, cols, why, sizeof why))
@@ -215,8 +215,8 @@ enum qg_status qg_request_convert(const struct qg_request *q, const struct qg_sa
                                   struct qg_error *err)
 {
     struct qg_call c;
-    if (qg_request_call(q, QG_CONVERT, w->name, w->dtype, 0, w->shape[0], w->shape[1], &c, err) !=
-        QG_OK)
+    if (qg_request_call(q, QG_CONVERT, w->name, w->dtype, 0, w->shape[0], w->shape[1], 0, &c,
+                        err) != QG_OK)
         return err->status;
     enum qg_status status = qg_safetensors_load(f, w, c.args.in[0].data, err);
     if (status == QG_OK) {
@@ -228,12 +228,23 @@ enum qg_status qg_request_convert(const struct qg_request *q, const struct qg_sa
     return status == QG_OK ? QG_OK : qg_context(err, "%s", q->in);
 }
 
-static enum qg_status prepare_matmul(const struct qg_request *q, const struct qg_safetensors *f,
-                                     struct qg_call *ret_c, struct qg_error *err)
+/* The tensors of a product that the file holds: all, or without the planes, which are made. */
+static struct qg_args inputs_of(const struct qg_args *a, bool makes_planes)
+{
+    struct qg_args of_file = *a;
+    int planes = makes_planes ? qg_plane_count(a->scheme, QG_WEIGHT) : 0;
+    of_file.n_in -= planes;
+    for (int i = 1; i < of_file.n_in; i++)
+        of_file.in[i] = a->in[i + planes];
+    return of_file;
+}
+
+static enum qg_status prepare_product(const struct qg_request *q, const struct qg_safetensors *f,
+                                      struct qg_call *ret_c, struct qg_error *err)
 {
     size_t rows = 0, cols = 0;
-    const struct qg_tensor *x = qg_request_matrix(q, f, "x", err), *w = NULL;
-    if (!x)
+    const struct qg_tensor *x = qg_request_matrix(q, f, "x", err), *w = NULL, *down = NULL;
+    if (!x || (q->op == QG_LORA && !(down = qg_request_matrix(q, f, "a", err))))
         return err->status;
     bool has_w = qg_safetensors_find(f, "w") != NULL;
     if (has_w && !(w = qg_request_matrix(q, f, "w", err)))
@@ -250,11 +261,10 @@ static enum qg_status prepare_matmul(const struct qg_request *q, const struct qg
         return qg_fail(err, QG_EFORMAT, "%s: 'x' has K = %zu and the weight has K = %zu", q->in,
                        x->shape[1], cols);
     struct qg_call c;
-    if (qg_request_call(q, QG_MATMUL, w ? "w" : "codes", x->dtype, x->shape[0], rows, cols, &c,
-                        err) != QG_OK)
+    if (qg_request_call(q, q->op, w ? "w" : "codes", x->dtype, x->shape[0], rows, cols,
+                        down ? down->shape[0] : 0, &c, err) != QG_OK)
         return err->status;
-    struct qg_args inputs = c.args;
-    inputs.n_in = w ? 1 : c.args.n_in; // the planes are read, or made
+    const struct qg_args inputs = inputs_of(&c.args, w != NULL);
     enum qg_status status = load(q, f, &inputs, err);
     if (status == QG_OK && w)
         status = qg_request_convert(q, f, w, &c.args.in[1], err);
@@ -273,8 +283,8 @@ static enum qg_status prepare(const struct qg_request *q, const struct qg_safete
     const char *first = "x";
     if (q->layer)
         return qg_request_layer(q, f, ret_c, err);
-    if (q->op == QG_MATMUL)
-        return prepare_matmul(q, f, ret_c, err);
+    if (qg_is_product(q->op))
+        return prepare_product(q, f, ret_c, err);
     if (q->op == QG_DEQUANT) {
         if (qg_request_extents(q, f, "", &rows, &cols, err) != QG_OK ||
             dequant_dtype(q, f, &dtype, err) != QG_OK)
@@ -287,7 +297,7 @@ static enum qg_status prepare(const struct qg_request *q, const struct qg_safete
         dtype = x->dtype, rows = x->shape[0], cols = x->shape[1];
     }
     struct qg_call c;
-    if (qg_request_call(q, q->op, first, dtype, 0, rows, cols, &c, err) != QG_OK)
+    if (qg_request_call(q, q->op, first, dtype, 0, rows, cols, 0, &c, err) != QG_OK)
         return err->status;
     enum qg_status status = load(q, f, &c.args, err);
     if (status != QG_OK)
@@ -415,8 +425,8 @@ static bool check_supported(const struct qg_request *q)
 
 static bool set_shape(struct qg_request *q, const char *word)
 {
-    size_t m;
-    if (qg_shape_parse(word, &m, &q->rows, &q->cols) && m == 0)
+    size_t m, rank;
+    if (qg_shape_parse(word, &m, &q->rows, &q->cols, &rank) && m == 0)
         return true;
     qg_usage_error(&qg_command_apply, "'%s' is not a shape: write 256x1024, rows by columns", word);
     return false;
@@ -540,8 +550,9 @@ static bool check_request(struct qg_request *q, const struct words *w)
         return qg_usage_error(c, "--variant needs --backend"), false;
     if (q->dtype != QG_DTYPE_COUNT && q->op != QG_DEQUANT)
         return qg_usage_error(c, "--dtype is for dequant; %s keeps the dtype of x", w->op), false;
-    if (q->rows && q->op != QG_DEQUANT && q->op != QG_MATMUL && !q->layer)
-        return qg_usage_error(c, "--shape is for dequant, matmul and layers, of planes"), false;
+    if (q->rows && q->op != QG_DEQUANT && !qg_is_product(q->op) && !q->layer)
+        return qg_usage_error(c, "--shape is for dequant, matmul, lora and layers, of planes"),
+               false;
     if (q->layer && (q->backend || q->operand != QG_WEIGHT))
         return qg_usage_error(c, "--backend and --operand are not for layers"), false;
     set_defaults(q);
@@ -599,10 +610,12 @@ const struct qg_command qg_command_apply = {
         "  dequant          the planes                         y [R,K]\n"
         "  matmul           x [M,K] and w [N,K], or the        y [M,N]\n"
         "                   planes of a converted weight\n"
+        "  lora             the same, a [r,K], b [N,r], s [1]  y [M,N]\n"
         "\n"
-        "x, w and g are F32, BF16 or F16, have two dimensions and share one dtype; y and dx have "
-        "it\n"
-        "too. When matmul finds w, it converts w by the scheme's own convert and reads no planes.\n"
+        "x, w, a, b and g are F32, BF16 or F16, have two dimensions and share one dtype; y and dx "
+        "have it\n"
+        "too; s is F32. When matmul or lora finds w, it converts w by the scheme's own convert and "
+        "reads no planes.\n"
         "Names, dtypes, shapes and packings of planes: qgauge list schemes -v.\n"
         "\n"
         "A layer reads and writes what qgauge list layers -v says. Its base weights (w) come\n"

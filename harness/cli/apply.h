@@ -49,11 +49,12 @@ QG_MUST_CHECK enum qg_status qg_request_extents(const struct qg_request *q,
                                                 size_t *ret_rows, size_t *ret_cols,
                                                 struct qg_error *err);
 
-/* A call of the request's scheme with memory; `tensor` is what a refusal is about. */
+/* A call of the request's scheme with memory; `rank` of an adapter, else 0; `tensor` is what a
+ * refusal is about. */
 QG_MUST_CHECK enum qg_status qg_request_call(const struct qg_request *q, enum qg_op op,
                                              const char *tensor, enum qg_dtype dtype, size_t m,
-                                             size_t rows, size_t cols, struct qg_call *ret_c,
-                                             struct qg_error *err);
+                                             size_t rows, size_t cols, size_t rank,
+                                             struct qg_call *ret_c, struct qg_error *err);
 
 /* The tensor w of the file through the scheme's own convert: the planes are written to to[], one
  * after the other. */

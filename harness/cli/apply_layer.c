@@ -36,7 +36,7 @@ static enum qg_status dequantize(const struct qg_request *q, const struct qg_saf
     if (w && w->dtype != to->dtype)
         return qg_fail(err, QG_EFORMAT, "%s: tensor '%s' is %s, expected %s", q->in, to->name,
                        qg_dtype_name(w->dtype), qg_dtype_name(to->dtype));
-    if (qg_request_call(q, QG_DEQUANT, to->name, to->dtype, 0, to->shape[0], to->shape[1], &c,
+    if (qg_request_call(q, QG_DEQUANT, to->name, to->dtype, 0, to->shape[0], to->shape[1], 0, &c,
                         err) != QG_OK)
         return err->status;
     enum qg_status status = w ? qg_request_convert(q, f, w, c.args.in, err) : QG_OK;

@@ -21,7 +21,7 @@ static const char help[] =
     "Goldens are inputs and the outputs that upstream libraries computed from them.\n"
     "\n"
     "verify  judges every definition against every golden: fake-quant, convert and dequant to the\n"
-    "        bit, matmul, gradients and layers within the bound that the definition proves. "
+    "        bit, matmul, lora, gradients and layers within the bound that the definition proves. "
     "Prints\n"
     "        one line per scheme or layer and operation and the first wrong element of every set.\n"
     "list    prints every case: file, set, scheme, operand, operation, dtype, parameters, and "
@@ -206,7 +206,7 @@ static void print_verdict(const struct qg_verify *v)
     for (size_t i = 0; i < v->n_rows; i++) {
         const struct qg_verify_row *row = &v->rows[i];
         print_row(row);
-        if (row->layer || row->op == QG_MATMUL || row->op == QG_FAKE_QUANT_GRAD) {
+        if (row->layer || qg_is_product(row->op) || row->op == QG_FAKE_QUANT_GRAD) {
             bounded += row->elements;
             equal += row->elements - row->unequal - row->unjudged;
         }

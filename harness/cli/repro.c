@@ -83,7 +83,7 @@ static void print_wrong(struct qg_judgement *j)
     const struct qg_tensor *want = &w->out[j->wrong_out], *got = &j->got.args.out[j->wrong_out];
     printf("first wrong element: '%s'", want->name);
     print_index(want, j->wrong_at);
-    if (w->op != QG_MATMUL) {
+    if (!qg_is_product(w->op)) {
         size_t e = element_of(w, j->wrong_out, j->wrong_at);
         printf(", row %zu, group %zu of %zu elements", e / w->cols, e % w->cols / qg_group(w),
                qg_group(w));
@@ -98,7 +98,7 @@ static void print_wrong(struct qg_judgement *j)
         printf("  %-10s %.17g, bound %.3g\n", "exact", w->exact[at], w->bound[at]);
     if (w->op == QG_FAKE_QUANT || w->op == QG_FAKE_QUANT_GRAD || w->op == QG_CONVERT)
         print_value("x", &w->in[0], element_of(w, j->wrong_out, j->wrong_at));
-    if (w->op != QG_MATMUL && w->op != QG_FAKE_QUANT_GRAD)
+    if (!qg_is_product(w->op) && w->op != QG_FAKE_QUANT_GRAD)
         print_trace(j, element_of(w, j->wrong_out, j->wrong_at));
 }
 

@@ -230,7 +230,8 @@ static void round_all(enum qg_dtype t, size_t n, float *restrict w)
         round_all(a->dtype, n, w);                                                                 \
     }                                                                                              \
     static const struct qg_product name##_product = {name##_weights, qg_inputs_plain, NULL};       \
-    QG_MATMUL(name##_product)
+    QG_MATMUL(name##_product)                                                                      \
+    QG_LORA(name##_product)
 FOUR_BITS(nf4)
 FOUR_BITS(fp4)
 
@@ -361,6 +362,7 @@ static void double_weights(const struct qg_args *a, size_t row, size_t at, size_
 
 static const struct qg_product double_product = {double_weights, qg_inputs_plain, NULL};
 QG_MATMUL(double_product)
+QG_LORA(double_product)
 
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
@@ -371,12 +373,15 @@ const struct qg_kernel qg_kernels_bnb_c[] = {
     ROW("nf4-bnb", QG_CONVERT, nf4_convert),
     ROW("nf4-bnb", QG_DEQUANT, nf4_dequant),
     QG_MATMUL_ROWS("nf4-bnb", nf4_product),
+    QG_LORA_ROWS("nf4-bnb", nf4_product),
     ROW("fp4-bnb", QG_CONVERT, fp4_convert),
     ROW("fp4-bnb", QG_DEQUANT, fp4_dequant),
     QG_MATMUL_ROWS("fp4-bnb", fp4_product),
+    QG_LORA_ROWS("fp4-bnb", fp4_product),
     ROW("nf4-bnb-double", QG_CONVERT, double_convert),
     ROW("nf4-bnb-double", QG_DEQUANT, double_dequant),
     QG_MATMUL_ROWS("nf4-bnb-double", double_product),
+    QG_LORA_ROWS("nf4-bnb-double", double_product),
     ROW("int8-bnb", QG_CONVERT, byte_convert),
     ROW("int8-bnb", QG_DEQUANT, byte_dequant),
     {.scheme = NULL},

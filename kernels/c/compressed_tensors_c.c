@@ -228,6 +228,7 @@ static void inputs_fp8(const struct qg_args *a, float *x, float *scales)
 static const struct qg_product plain = {weights, qg_inputs_plain, NULL};
 static const struct qg_product dynamic = {weights, inputs_fp8, NULL};
 QG_MATMUL(plain)
+QG_LORA(plain)
 QG_MATMUL(dynamic)
 
 #define ROW(s, what, o, f)                                                            \
@@ -244,7 +245,9 @@ const struct qg_kernel qg_kernels_compressed_tensors_c[] = {
     ROWS("ct-fp8", QG_WEIGHT, fake_quant_fp8, convert_fp8),
     ROWS("ct-fp8", QG_ACTIVATION, fake_quant_fp8, convert_fp8),
     QG_MATMUL_ROWS("ct-int4", plain),
+    QG_LORA_ROWS("ct-int4", plain),
     QG_MATMUL_ROWS("ct-int8", plain),
+    QG_LORA_ROWS("ct-int8", plain),
     QG_MATMUL_ROWS("ct-fp8", dynamic),
     {.scheme = NULL},
 };

@@ -281,6 +281,7 @@ static const struct qg_product plain = {weights_only, qg_inputs_plain, NULL};
 QG_MATMUL(by_row)
 QG_MATMUL(by_tensor)
 QG_MATMUL(plain)
+QG_LORA(plain)
 
 static void fake_quant_row(const struct qg_args *a)
 {
@@ -342,5 +343,6 @@ const struct qg_kernel qg_kernels_fp8_c[] = {
     BITS("fp8", QG_WEIGHT, QG_CONVERT, convert_weight_only),
     BITS("fp8", QG_WEIGHT, QG_DEQUANT, dequant_row),
     QG_MATMUL_ROWS("fp8", plain),
+    QG_LORA_ROWS("fp8", plain),
     {.scheme = NULL},
 };

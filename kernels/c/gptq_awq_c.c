@@ -324,7 +324,9 @@ static void awq_finish(const struct qg_args *a, size_t row, size_t n, float x_sc
 static const struct qg_product gptq = {gptq_weights, qg_inputs_plain, NULL};
 static const struct qg_product awq = {awq_weights, awq_inputs, awq_finish};
 QG_MATMUL(gptq)
+QG_LORA(gptq)
 QG_MATMUL(awq)
+QG_LORA(awq)
 
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
@@ -337,6 +339,8 @@ const struct qg_kernel qg_kernels_gptq_awq_c[] = {
     ROWS("gptq", gptq_fake_quant, gptq_convert, gptq_dequant),
     ROWS("awq", awq_fake_quant, awq_convert, awq_dequant),
     QG_MATMUL_ROWS("gptq", gptq),
+    QG_LORA_ROWS("gptq", gptq),
     QG_MATMUL_ROWS("awq", awq),
+    QG_LORA_ROWS("awq", awq),
     {.scheme = NULL},
 };

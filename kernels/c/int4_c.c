@@ -184,6 +184,7 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 
 static const struct qg_product product = {weights, qg_inputs_plain, NULL};
 QG_MATMUL(product)
+QG_LORA(product)
 
 #define ROW(s, o, f)                                                                       \
     {                                                                                      \
@@ -213,6 +214,8 @@ const struct qg_kernel qg_kernels_int4_c[] = {
     ROW("int4-old", QG_CONVERT, convert),
     ROW("int4-old", QG_DEQUANT, dequant),
     QG_MATMUL_ROWS("int4", product),
+    QG_LORA_ROWS("int4", product),
     QG_MATMUL_ROWS("int4-old", product),
+    QG_LORA_ROWS("int4-old", product),
     {.scheme = NULL},
 };

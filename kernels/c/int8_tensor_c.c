@@ -53,6 +53,7 @@ static void scale_after(const struct qg_args *a, size_t row, size_t n, float x_s
 
 static const struct qg_product row = {codes_as_they_are, qg_inputs_plain, scale_after};
 QG_MATMUL(row)
+QG_LORA(row)
 
 /* --- int8-int8 ------------------------------------------------------------------------------- */
 
@@ -162,6 +163,7 @@ const struct qg_kernel qg_kernels_int8_tensor_c[] = {
     ROW("int8-row", QG_WEIGHT, QG_CONVERT, convert),
     ROW("int8-row", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_c),
     QG_MATMUL_ROWS("int8-row", row),
+    QG_LORA_ROWS("int8-row", row),
     ROW("int8-int8", QG_WEIGHT, QG_CONVERT, convert),
     ROW("int8-int8", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_c),
     ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),

@@ -417,6 +417,7 @@ void qg_old_int4_fake_quant_grad_c(const struct qg_args *a)
 static const struct qg_product plain = {qg_codes_weights, qg_inputs_plain, NULL};
 static const struct qg_product dynamic = {qg_codes_weights, token_inputs, NULL};
 QG_MATMUL(plain)
+QG_LORA(plain)
 QG_MATMUL(dynamic)
 
 #define ROW(s, what, o, f)                                                            \
@@ -445,9 +446,12 @@ const struct qg_kernel qg_kernels_intx_c[] = {
     SYMMETRIC("intx-dynamic", QG_WEIGHT),
     TOKENS("intx-dynamic"),
     QG_MATMUL_ROWS("int8", plain),
+    QG_LORA_ROWS("int8", plain),
     QG_MATMUL_ROWS("int8-g32", plain),
+    QG_LORA_ROWS("int8-g32", plain),
     QG_MATMUL_ROWS("int8-int4", dynamic),
     QG_MATMUL_ROWS("intx", plain),
+    QG_LORA_ROWS("intx", plain),
     QG_MATMUL_ROWS("intx-dynamic", dynamic),
     {.scheme = NULL},
 };

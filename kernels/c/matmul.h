@@ -43,6 +43,11 @@ typedef void qg_take_sums_fn(const struct qg_args *a, size_t m, size_t n, size_t
 void qg_multiply_integers(const struct qg_args *a, const float *x, const float *w,
                           qg_take_sums_fn *take, const void *user);
 
+/* lora: `base` is a matmul, `multiply` one of the functions above; a's and b's products go through
+ * it, too. */
+void qg_adapt(const struct qg_args *a, qg_op_fn *base,
+              void (*multiply)(const struct qg_args *a, const struct qg_product *p));
+
 #define QG_MATMUL(product)                              \
     static void product##_c(const struct qg_args *a)    \
     {                                                   \
@@ -71,5 +76,31 @@ void qg_multiply_integers(const struct qg_args *a, const float *x, const float *
      .depth = qg_multiply_depth,   \
      .fn = product##_c},           \
         QG_BLAS_ROW(s, NULL, product##_blas)
+
+/* The same with an adapter, for schemes that have lora:
+ *
+ *     QG_MATMUL(product)
+ *     QG_LORA(product)
+ *     ... QG_LORA_ROWS("nf4", product)
+ */
+#define QG_LORA(product)                                     \
+    static void product##_lora_c(const struct qg_args *a)    \
+    {                                                        \
+        qg_adapt(a, product##_c, qg_multiply);               \
+    }                                                        \
+    static void product##_lora_blas(const struct qg_args *a) \
+    {                                                        \
+        qg_adapt(a, product##_blas, qg_multiply_blas);       \
+    }
+
+#define QG_LORA_ROW(s, where, additions, f)                                                \
+    {                                                                                      \
+        .scheme = s, .backend = where, .variant = "", .op = QG_LORA, .operand = QG_WEIGHT, \
+        .claim = QG_WITHIN_BOUND, .traits = QG_REORDERS, .depth = additions, .fn = f       \
+    }
+
+#define QG_LORA_ROWS(s, product)                              \
+    QG_LORA_ROW(s, "c", qg_multiply_depth, product##_lora_c), \
+        QG_LORA_ROW(s, "blas", NULL, product##_lora_blas)
 
 #endif

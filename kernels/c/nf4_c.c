@@ -116,6 +116,7 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 
 static const struct qg_product product = {weights, qg_inputs_plain, NULL};
 QG_MATMUL(product)
+QG_LORA(product)
 
 #define ROW(o, f)                                                                              \
     {                                                                                          \
@@ -123,8 +124,6 @@ QG_MATMUL(product)
     }
 
 const struct qg_kernel qg_kernels_nf4_c[] = {
-    ROW(QG_CONVERT, convert),
-    ROW(QG_DEQUANT, dequant),
-    QG_MATMUL_ROWS("nf4", product),
-    {.scheme = NULL},
+    ROW(QG_CONVERT, convert),     ROW(QG_DEQUANT, dequant), QG_MATMUL_ROWS("nf4", product),
+    QG_LORA_ROWS("nf4", product), {.scheme = NULL},
 };

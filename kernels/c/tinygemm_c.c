@@ -185,6 +185,7 @@ static void weights(const struct qg_args *a, size_t row, size_t at, size_t n, fl
 
 static const struct qg_product tiles = {weights, qg_inputs_plain, NULL};
 QG_MATMUL(tiles)
+QG_LORA(tiles)
 
 #define ROW(o, f)                                                                                \
     {                                                                                            \
@@ -198,5 +199,6 @@ const struct qg_kernel qg_kernels_tinygemm_c[] = {
     ROW(QG_CONVERT, convert),
     ROW(QG_DEQUANT, dequant),
     QG_MATMUL_ROWS("int4-tinygemm", tiles),
+    QG_LORA_ROWS("int4-tinygemm", tiles),
     {.scheme = NULL},
 };

@@ -346,7 +346,8 @@ template <class F, auto scale> auto product_of(const struct qg_args *a)
 #define FOUR_BITS(s, convert, format, scale)                                    \
     QG_CUDA_ROW(s, QG_WEIGHT, QG_CONVERT, convert),                             \
         QG_CUDA_ROW(s, QG_WEIGHT, QG_DEQUANT, (dequant<struct format, scale>)), \
-        QG_CUDA_PRODUCT(s, (product_of<struct format, scale>))
+        QG_CUDA_PRODUCT(s, (product_of<struct format, scale>)),                 \
+        QG_CUDA_LORA(s, (product_of<struct format, scale>))
 
 } // namespace
 

@@ -250,7 +250,9 @@ extern "C" const struct qg_kernel qg_kernels_compressed_tensors_cuda[] = {
     ROWS("ct-fp8", QG_WEIGHT),
     ROWS("ct-fp8", QG_ACTIVATION),
     QG_CUDA_PRODUCT("ct-int4", product_of),
+    QG_CUDA_LORA("ct-int4", product_of),
     QG_CUDA_PRODUCT("ct-int8", product_of),
+    QG_CUDA_LORA("ct-int8", product_of),
     QG_CUDA_PRODUCT("ct-fp8", dynamic_product_of),
     QG_CUDA_END,
 };

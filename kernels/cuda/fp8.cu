@@ -195,5 +195,6 @@ extern "C" const struct qg_kernel qg_kernels_fp8_cuda[] = {
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_CONVERT, convert_weight_only),
     QG_CUDA_ROW("fp8", QG_WEIGHT, QG_DEQUANT, dequant_row),
     QG_CUDA_PRODUCT("fp8", weight_only),
+    QG_CUDA_LORA("fp8", weight_only),
     QG_CUDA_END,
 };

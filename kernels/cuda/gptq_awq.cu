@@ -338,7 +338,7 @@ struct qg_plain_product<struct gptq_numbers> gptq_product_of(const struct qg_arg
 struct awq_numbers {
     struct qg_tensor scales;
     const uint32_t *codes, *zeros;
-    size_t rows, cols, group;
+    size_t rows, group;
 
     __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
@@ -363,11 +363,7 @@ struct awq_numbers {
 
 struct awq_numbers awq_numbers_of(const struct qg_args *a, const struct qg_tensor *planes)
 {
-    return {planes[2],
-            (const uint32_t *)planes[0].data,
-            (const uint32_t *)planes[1].data,
-            a->rows,
-            a->cols,
+    return {planes[2], (const uint32_t *)planes[0].data, (const uint32_t *)planes[1].data, a->rows,
             qg_group(a)};
 }
 
@@ -377,32 +373,26 @@ void awq_dequant(const struct qg_args *a)
 }
 
 /* One of binary16, whatever dtype x has. */
-struct awq_product {
-    static constexpr bool halves = false;
-    struct awq_numbers w;
-    struct qg_tensor x, y;
+struct awq_product : qg_plain_product<struct awq_numbers> {
+    [[maybe_unused]] static constexpr bool halves = false, plain = false;
 
-    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
-    {
-        return w.weights(row, at, n);
-    }
     __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
     {
-        struct qg_piece p = qg_load_piece(&x, m * w.cols + at, n);
+        struct qg_piece p = qg_plain_product::inputs(m, at, n);
 #pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++)
             p.v[i] = qg_round_float(QG_F16, p.v[i]);
         return p;
     }
-    __device__ float finish(size_t, size_t, float sum) const
+    __device__ float finish(size_t m, size_t row, float sum) const
     {
-        return qg_round_float(QG_F16, sum);
+        return qg_plain_product::finish(m, row, qg_round_float(QG_F16, sum));
     }
 };
 
 struct awq_product awq_product_of(const struct qg_args *a)
 {
-    return {awq_numbers_of(a, a->in + 1), a->in[0], a->out[0]};
+    return {{awq_numbers_of(a, a->in + 1), a->in[0], a->out[0], a->cols}};
 }
 
 } // namespace
@@ -415,6 +405,8 @@ extern "C" const struct qg_kernel qg_kernels_gptq_awq_cuda[] = {
     QG_CUDA_ROW("awq", QG_WEIGHT, QG_CONVERT, awq_convert),
     QG_CUDA_ROW("awq", QG_WEIGHT, QG_DEQUANT, awq_dequant),
     QG_CUDA_PRODUCT("gptq", gptq_product_of),
+    QG_CUDA_LORA("gptq", gptq_product_of),
     QG_CUDA_PRODUCT("awq", awq_product_of),
+    QG_CUDA_LORA("awq", awq_product_of),
     QG_CUDA_END,
 };

@@ -248,6 +248,8 @@ extern "C" const struct qg_kernel qg_kernels_int4_cuda[] = {
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4-old", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_PRODUCT("int4", product_of),
+    QG_CUDA_LORA("int4", product_of),
     QG_CUDA_PRODUCT("int4-old", product_of),
+    QG_CUDA_LORA("int4-old", product_of),
     QG_CUDA_END,
 };

@@ -33,35 +33,37 @@ void convert_activation(const struct qg_args *a)
 
 /* --- int8-row --------------------------------------------------------------------------------- */
 
-/* y = R(R(x . q^T) R(s)). Codes are numbers of every dtype. */
-struct row_product {
-    static constexpr bool halves = true;
-    struct qg_tensor codes, scales, x, y;
-    size_t cols;
+/* Codes, which are numbers of every dtype. */
+struct row_codes {
+    struct qg_tensor codes;
 
     __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
-        const struct qg_codes q = qg_load_bytes(codes.data, row * cols + at, n);
+        const struct qg_codes q = qg_load_bytes(codes.data, row * codes.shape[1] + at, n);
         struct qg_piece w;
 #pragma unroll
         for (unsigned i = 0; i < QG_PIECE; i++)
             w.v[i] = (float)(int8_t)q.c[i];
         return w;
     }
-    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
-    {
-        return qg_load_piece(&x, m * cols + at, n);
-    }
-    __device__ float finish(size_t, size_t row, float sum) const
+};
+
+/* y = R(R(x . q^T) R(s)). */
+struct row_product : qg_plain_product<struct row_codes> {
+    struct qg_tensor scales;
+
+    __device__ float finish(size_t m, size_t row, float sum) const
     {
         const enum qg_dtype t = y.dtype;
-        return qg_mul(qg_round_float(t, sum), qg_round_float(t, qg_get_float(&scales, row)));
+        const float scaled =
+            qg_mul(qg_round_float(t, sum), qg_round_float(t, qg_get_float(&scales, row)));
+        return qg_plain_product::finish(m, row, scaled);
     }
 };
 
 struct row_product row_product_of(const struct qg_args *a)
 {
-    return {a->in[1], a->in[2], a->in[0], a->out[0], a->cols};
+    return {{{a->in[1]}, a->in[0], a->out[0], a->cols}, a->in[2]};
 }
 
 /* --- int8-int8 -------------------------------------------------------------------------------- */
@@ -174,6 +176,7 @@ extern "C" const struct qg_kernel qg_kernels_int8_tensor_cuda[] = {
     QG_CUDA_ROW("int8-row", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int8-row", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_cuda),
     QG_CUDA_PRODUCT("int8-row", row_product_of),
+    QG_CUDA_LORA("int8-row", row_product_of),
     QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_DEQUANT, qg_codes_dequant_cuda),
     QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),

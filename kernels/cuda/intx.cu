@@ -380,9 +380,12 @@ extern "C" const struct qg_kernel qg_kernels_intx_cuda[] = {
     SYMMETRIC("intx-dynamic", QG_WEIGHT),
     TOKENS("intx-dynamic"),
     QG_CUDA_MATMULS("int8", qg_codes_matmul_cuda, qg_codes_matmul_cublas),
+    QG_CUDA_LORA("int8", product_of),
     QG_CUDA_MATMULS("int8-g32", qg_codes_matmul_cuda, qg_codes_matmul_cublas),
+    QG_CUDA_LORA("int8-g32", product_of),
     QG_CUDA_MATMULS("int8-int4", token_matmul, token_matmul_cublas),
     QG_CUDA_MATMULS("intx", qg_codes_matmul_cuda, qg_codes_matmul_cublas),
+    QG_CUDA_LORA("intx", product_of),
     QG_CUDA_MATMULS("intx-dynamic", token_matmul, token_matmul_cublas),
     QG_CUDA_END,
 };

@@ -10,13 +10,14 @@
  *     qg_piece inputs(m, at, n) const;       the same of x
  *     float finish(m, row, sum) const;       what becomes of a sum before the store
  *     struct qg_tensor y;                    [M, N]
- *     static constexpr bool halves;          weights and inputs are values of the call's dtype
+ *     bool halves;                           weights and inputs are values of the call's dtype
  *     double scale(m, row, at) const;        optional: of a piece's products, whose sum goes on in
  *                                            binary64, where nothing overflows or is subnormal
  */
 #ifndef QG_MATMUL_CUH
 #define QG_MATMUL_CUH
 
+#include "kernels/cuda/adapter.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/units.cuh"
 
@@ -187,6 +188,24 @@ template <class W> static void qg_unpack(const W &w, const struct qg_args *a)
     qg_pieces(qg_unpacking<W>{w, a->out[0], a->cols}, a->rows, a->cols);
 }
 
+/* What a product adds to its sums in a call of lora: LoRA's second product, which is short. */
+struct qg_adapter {
+    struct qg_tensor xa, b; /* R(x a^T) [M, r] and b [N, r]; xa without data: no adapter */
+    const float *s;
+
+    __device__ __forceinline__ float added(size_t m, size_t row, float sum) const
+    {
+        const enum qg_dtype t = xa.dtype;
+        const size_t rank = xa.shape[1];
+        float lora = 0;
+#pragma unroll 1
+        for (size_t r = 0; r < rank; r++)
+            lora = qg_fma(qg_get_float(&xa, m * rank + r), qg_get_float(&b, row * rank + r), lora);
+        lora = qg_round_float(t, qg_mul(qg_round_float(t, lora), *s));
+        return qg_add(qg_round_float(t, sum), lora);
+    }
+};
+
 /* The product of w and the numbers of x [M, K], which is that of the call, or made from it in
  * scratch (qg_made_x); x has the call's dtype, and w's numbers are values of it. */
 template <class W> struct qg_plain_product {
@@ -194,6 +213,7 @@ template <class W> struct qg_plain_product {
     W w;
     struct qg_tensor x, y;
     size_t cols;
+    struct qg_adapter adapter = {};
 
     __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
     {
@@ -203,9 +223,9 @@ template <class W> struct qg_plain_product {
     {
         return qg_load_piece(&x, m * cols + at, n);
     }
-    __device__ float finish(size_t, size_t, float sum) const
+    __device__ float finish(size_t m, size_t row, float sum) const
     {
-        return sum;
+        return adapter.xa.data ? adapter.added(m, row, sum) : sum;
     }
 };
 
@@ -255,14 +275,14 @@ static inline struct qg_tensor qg_scratch(enum qg_dtype t, size_t rows, size_t c
 }
 
 /* y of a call of matmul. The scratch holds x, w and the sums in binary32; where P says that weights
- * and inputs are values of the call's dtype (P::halves), x and w are multiplied as that. A plain
+ * and inputs are values of the call's dtype (p.halves), x and w are multiplied as that. A plain
  * product has its x, in scratch or not. */
 template <class P>
 static void qg_multiply_cublas(const P &p, const struct qg_args *a, float *scratch)
 {
-    const enum qg_dtype t = P::halves ? a->dtype : QG_F32;
+    const enum qg_dtype t = p.halves ? a->dtype : QG_F32;
     struct qg_tensor x;
-    if constexpr (requires { P::plain; }) {
+    if constexpr (requires { requires P::plain; }) {
         x = p.x;
         if (x.data != a->in[0].data) {
             scratch = (float *)x.data;
@@ -299,6 +319,38 @@ template <auto of> static void qg_matmul_cublas(const struct qg_args *a)
     QG_CUDA_MATMUL(s, own), QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, \
                                           QG_FUSES | QG_REORDERS, NULL, by_cublas)
 #define QG_CUDA_PRODUCT(s, of) QG_CUDA_MATMULS(s, qg_matmul<of>, qg_matmul_cublas<of>)
+
+/* Rows of lora, for schemes that have it: with the second product in the base's own launch, which
+ * reads the packed weight once and y never (fused), or behind it (separate), and by cuBLASLt. of,
+ * own, by_cublas: as above. */
+template <auto of> static void qg_lora_fused(const struct qg_args *a)
+{
+    const struct qg_args base = qg_base_of(a);
+    const struct qg_tensor *adapter = &a->in[a->n_in - 3];
+    auto p = of(&base);
+    p.adapter = {qg_cuda_project(a), adapter[1], (const float *)adapter[2].data};
+    qg_multiply(p, &base);
+}
+template <qg_op_fn *matmul, qg_op_fn *adapt> static void qg_lora_separate(const struct qg_args *a)
+{
+    const struct qg_args base = qg_base_of(a);
+    matmul(&base);
+    adapt(a);
+}
+
+#define QG_CUDA_LORA_ROW(s, where, v, t, d, f)                                                \
+    {                                                                                         \
+        .scheme = s, .backend = where, .variant = v, .op = QG_LORA, .operand = QG_WEIGHT,     \
+        .claim = QG_WITHIN_BOUND, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f \
+    }
+#define QG_CUDA_LORAS(s, of, own, by_cublas)                                    \
+    QG_CUDA_LORA_ROW(s, "cuda", "fused", QG_FUSES | QG_REORDERS, qg_warp_depth, \
+                     qg_lora_fused<of>),                                        \
+        QG_CUDA_LORA_ROW(s, "cuda", "separate", QG_REORDERS, qg_warp_depth,     \
+                         (qg_lora_separate<own, qg_cuda_adapt>)),               \
+        QG_CUDA_LORA_ROW(s, "cublas", "", QG_REORDERS, NULL,                    \
+                         (qg_lora_separate<by_cublas, qg_cublas_adapt>))
+#define QG_CUDA_LORA(s, of) QG_CUDA_LORAS(s, of, qg_matmul<of>, qg_matmul_cublas<of>)
 
 /* A row of a table: depth as above. */
 #define QG_CUDA_MATMUL(s, f) \

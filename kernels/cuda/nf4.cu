@@ -151,5 +151,6 @@ extern "C" const struct qg_kernel qg_kernels_nf4_cuda[] = {
     QG_CUDA_ROW("nf4", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("nf4", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_PRODUCT("nf4", product_of),
+    QG_CUDA_LORA("nf4", product_of),
     QG_CUDA_END,
 };

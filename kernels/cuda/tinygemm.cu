@@ -238,28 +238,14 @@ void dequant(const struct qg_args *a)
     qg_unpack(stored_of(a, a->in), a);
 }
 
-struct product {
-    static constexpr bool halves = false; // with dequant=cpu
-    struct stored w;
-    struct qg_tensor x, y;
-
-    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
-    {
-        return w.weights(row, at, n);
-    }
-    __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
-    {
-        return qg_load_piece(&x, m * w.from.cols + at, n);
-    }
-    __device__ float finish(size_t, size_t, float sum) const
-    {
-        return sum;
-    }
+struct product : qg_plain_product<struct stored> {
+    [[maybe_unused]] static constexpr bool plain = false; // x enters as binary32 where weights do
+    bool halves; // weights are numbers of bf16: not with dequant=cpu
 };
 
 struct product product_of(const struct qg_args *a)
 {
-    return {stored_of(a, a->in + 1), a->in[0], a->out[0]};
+    return {{stored_of(a, a->in + 1), a->in[0], a->out[0], a->cols}, (int)a->param[DEQUANT] != CPU};
 }
 
 } // namespace
@@ -270,5 +256,6 @@ extern "C" const struct qg_kernel qg_kernels_tinygemm_cuda[] = {
     QG_CUDA_ROW("int4-tinygemm", QG_WEIGHT, QG_CONVERT, convert),
     QG_CUDA_ROW("int4-tinygemm", QG_WEIGHT, QG_DEQUANT, dequant),
     QG_CUDA_PRODUCT("int4-tinygemm", product_of),
+    QG_CUDA_LORA("int4-tinygemm", product_of),
     QG_CUDA_END,
 };
