@@ -374,7 +374,7 @@ void awq_dequant(const struct qg_args *a)
 
 /* One of binary16, whatever dtype x has. */
 struct awq_product : qg_plain_product<struct awq_numbers> {
-    [[maybe_unused]] static constexpr bool halves = false, plain = false;
+    static constexpr bool halves = false, plain = false;
 
     __device__ struct qg_piece inputs(size_t m, size_t at, size_t n) const
     {

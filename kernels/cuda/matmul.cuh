@@ -274,6 +274,13 @@ static inline struct qg_tensor qg_scratch(enum qg_dtype t, size_t rows, size_t c
     return s;
 }
 
+template <class P> static constexpr bool qg_is_plain(void)
+{
+    if constexpr (requires { P::plain; })
+        return P::plain;
+    return false;
+}
+
 /* y of a call of matmul. The scratch holds x, w and the sums in binary32; where P says that weights
  * and inputs are values of the call's dtype (p.halves), x and w are multiplied as that. A plain
  * product has its x, in scratch or not. */
@@ -282,7 +289,7 @@ static void qg_multiply_cublas(const P &p, const struct qg_args *a, float *scrat
 {
     const enum qg_dtype t = p.halves ? a->dtype : QG_F32;
     struct qg_tensor x;
-    if constexpr (requires { requires P::plain; }) {
+    if constexpr (qg_is_plain<P>()) {
         x = p.x;
         if (x.data != a->in[0].data) {
             scratch = (float *)x.data;

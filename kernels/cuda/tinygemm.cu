@@ -239,8 +239,8 @@ void dequant(const struct qg_args *a)
 }
 
 struct product : qg_plain_product<struct stored> {
-    [[maybe_unused]] static constexpr bool plain = false; // x enters as binary32 where weights do
-    bool halves; // weights are numbers of bf16: not with dequant=cpu
+    static constexpr bool plain = false; // x enters as binary32 where weights do
+    bool halves;                         // weights are numbers of bf16: not with dequant=cpu
 };
 
 struct product product_of(const struct qg_args *a)
