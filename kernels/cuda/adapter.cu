@@ -79,7 +79,8 @@ void multiply_cublas(const struct qg_args *a, const struct qg_tensor *x, const s
                      const struct qg_tensor *y, float *scratch)
 {
     const struct qg_tensor sums = qg_scratch(QG_F32, y->shape[0], y->shape[1], &scratch);
-    qg_cublas_product(a, x, w, &sums);
+    const struct qg_factor of_x = {*x, QG_SCALE_NONE, NULL}, of_w = {*w, QG_SCALE_NONE, NULL};
+    qg_cublas_product(a, &of_x, &of_w, &sums);
     qg_pieces(rounding{sums, *y}, y->shape[0], y->shape[1]);
 }
 
