@@ -33,7 +33,8 @@
  *
  * Matmul: both operands dequantized to the dtype, then an ordinary product (kernel preference
  * EMULATED, for all elements). The block-scaled product of tensor cores (AUTO; e4m3 and e2m1, bf16
- * out) sums the same numbers: they are exact in the dtype, so it lies within the same bound.
+ * out) sums the same numbers: they are exact in the dtype, so it lies within the same bound. Where
+ * one overflows there (q s of an infinite x) the two have nothing in common: no bound.
  *
  * Sources: ao:torchao/prototype/mx_formats/mx_tensor.py to_mx, to_dtype, _addmm_mx_dispatch;
  * .../config.py; ao:torchao/prototype/custom_fp_utils.py; ao:torchao/prototype/qat/mx.py. 0.18:
@@ -325,6 +326,23 @@ static void quantize_block(const struct qg_args *a, size_t at, float *y)
     }
 }
 
+static bool any_infinite(const float *x, size_t n)
+{
+    bool any = false;
+    for (size_t i = 0; i < n; i++)
+        any |= isinf(x[i]) != 0;
+    return any;
+}
+
+/* Of y's column n: x . w with inf in one of them. */
+static void disown_overflows(const struct qg_args *a, size_t n, const float *w, const float *x)
+{
+    bool of_w = any_infinite(w, a->cols);
+    for (size_t m = 0; m < a->m; m++)
+        if (of_w || any_infinite(x + m * a->cols, a->cols))
+            qg_emit(a, m * a->rows + n, qg_get(&a->out[0], m * a->rows + n), 0, (double)INFINITY);
+}
+
 /* a->work holds a row of W, then x. */
 static void matmul(const struct qg_args *a)
 {
@@ -338,6 +356,7 @@ static void matmul(const struct qg_args *a)
         for (size_t k = 0; k < a->cols; k++)
             a->work[k] = value_at(a, a->in + 1, n, k);
         qg_matmul_row(&b, n, a->work);
+        disown_overflows(a, n, a->work, x);
     }
 }
 

@@ -357,13 +357,16 @@ static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, 
     return cases;
 }
 
-/* Whether the backend is here and, where QG_BACKEND or QG_SCHEME names one, is that one. */
+/* Whether the backend is here and, where QG_BACKEND, QG_SCHEME or QG_VARIANT names one, all are
+ * those. */
 static bool is_asked(const struct qg_kernel *k)
 {
-    const char *backend = getenv("QG_BACKEND"), *scheme = getenv("QG_SCHEME");
+    const char *backend = getenv("QG_BACKEND"), *scheme = getenv("QG_SCHEME"),
+               *variant = getenv("QG_VARIANT");
     char why[256];
     return (!backend || strcmp(backend, k->backend) == 0) &&
            (!scheme || strcmp(scheme, k->scheme) == 0) &&
+           (!variant || strcmp(variant, k->variant) == 0) &&
            qg_backend_find(k->backend)->probe(why, sizeof why);
 }
 

@@ -18,7 +18,7 @@
 #ifndef QG_BLOCKS_CUH
 #define QG_BLOCKS_CUH
 
-#include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/narrow.cuh"
 #include "schemes/blocked.h"
 
 /* Where the bytes of scales lie, and whether codes are nibbles. */
@@ -139,6 +139,16 @@ static struct qg_block_stored<D> qg_stored_blocks(const D &decoder, const struct
                                                   struct qg_block_layout layout) {
     return {(const uint8_t *)planes[0].data, (const uint8_t *)planes[1].data, layout, a->dtype,
             decoder};
+}
+
+/* --- factors for cuBLASLt -------------------------------------------------------------------- */
+
+/* Room at *at for scales of that many rows in the tiles of tensor cores. */
+static inline struct qg_tensor
+qg_tiled_scales(size_t rows, size_t per_row, float **at)
+{
+    return qg_scratch(QG_U8, qg_layout_rows(QG_SWIZZLED, rows),
+                      qg_layout_cols(QG_SWIZZLED, per_row), at);
 }
 
 #endif

@@ -132,6 +132,78 @@ struct qg_plain_product<struct qg_block_stored<struct decoder>> product_of(
     return {stored_of(a, a->in + 1), x, a->out[0], a->cols};
 }
 
+/* --- by cuBLASLt, as MXFP8 -------------------------------------------------------------------- */
+
+/* cuBLASLt has blocks of 32 with E8M0 scales for numbers of 8 bits alone, not both of e5m2. Smaller
+ * elements are numbers of e4m3. What is multiplied is R(q s) over s, which is q but where R(q s) is
+ * subnormal in the dtype; it still is a number of e4m3. */
+struct recoding {
+    struct qg_block_stored<struct decoder> from;
+    uint8_t *codes, *scales; // in tiles
+    size_t rows;             // that there are; those behind are 0
+
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        const size_t cols = from.layout.cols;
+        struct qg_codes q = {};
+        if (row < rows) {
+            const uint8_t byte = from.scales[from.layout.scale_at(row, at / BLOCK)];
+            const float inverse = qg_e8m0_decode({(uint8_t)(254 - byte)});
+            const struct qg_piece p = from.weights(row, at, n);
+            for (int i = 0; i < QG_PIECE; i++)
+                q.c[i] = qg_e4m3_encode(qg_mul(p.v[i], inverse)).v;
+            if (at % BLOCK == 0)
+                scales[qg_layout_at(QG_SWIZZLED, cols / BLOCK, row, at / BLOCK)] = byte;
+        }
+        qg_store_bytes(codes, row * cols + at, n, &q);
+    }
+};
+
+struct qg_factor recode(const struct qg_block_stored<struct decoder> &from, size_t rows,
+                        size_t multiple, float **at)
+{
+    const size_t cols = from.layout.cols;
+    const struct qg_tensor codes = qg_scratch(QG_E4M3, qg_round_up(rows, multiple), cols, at),
+                           scales = qg_tiled_scales(rows, cols / BLOCK, at);
+    qg_clear(&scales);
+    qg_pieces(recoding{from, (uint8_t *)codes.data, (uint8_t *)scales.data, rows}, codes.shape[0],
+              cols);
+    return {codes, QG_SCALE_E8M0, scales.data};
+}
+
+/* W in e4m3 with its scales in tiles is what cuBLASLt wants already, and is taken as it is: there
+ * numbers that are subnormal in BF16 (below 2^-126) are not rounded to it. */
+struct qg_factor weight_factor(const struct qg_args *a, float **at)
+{
+    const struct qg_block_stored<struct decoder> w = stored_of(a, a->in + 1);
+    if ((int)w.layout.layout == QG_PLAIN || w.decoder.element.bits < 8 || a->rows % QG_NARROW != 0)
+        return recode(w, a->rows, QG_NARROW, at);
+    struct qg_tensor codes = a->in[1];
+    codes.dtype = QG_E4M3;
+    return {codes, QG_SCALE_E8M0, a->in[2].data};
+}
+
+/* x through its own codes. */
+struct qg_factor input_factor(const struct qg_args *a, float **at)
+{
+    const struct qg_block_layout layout = qg_block_layout_of(a, QG_PLAIN);
+    struct qg_args of_x = *a;
+    of_x.rows = a->m;
+    of_x.out[0] = qg_scratch(QG_U8, a->m, a->cols / (layout.nibbles ? 2 : 1), at);
+    of_x.out[1] = qg_scratch(QG_U8, a->m, a->cols / BLOCK, at);
+    qg_convert_blocks(rule_of(a), &of_x, layout);
+    return recode(qg_stored_blocks(decoder{element_of(a)}, a, of_x.out, layout), a->m, 1, at);
+}
+
+void matmul_mxfp8(const struct qg_args *a)
+{
+    float *at = a->work;
+    const struct qg_factor x = input_factor(a, &at), w = weight_factor(a, &at);
+    qg_multiply_scaled(a, x, w, at);
+}
+
+#define MXFP8(s) QG_NARROW_FLOATS(s, "mxfp8", matmul_mxfp8, qg_takes_block_scales)
+
 #define OPERAND(s, what)                                            \
     QG_CUDA_ROW(s, what, QG_FAKE_QUANT, fake_quant),                \
         QG_CUDA_ROW(s, what, QG_FAKE_QUANT_GRAD, qg_pass_gradient), \
@@ -141,6 +213,7 @@ struct qg_plain_product<struct qg_block_stored<struct decoder>> product_of(
 } // namespace
 
 extern "C" const struct qg_kernel qg_kernels_mx_cuda[] = {
-    SCHEME("mxfp4"),      SCHEME("mxfp6-e2m3"), SCHEME("mxfp6-e3m2"),
-    SCHEME("mxfp8-e4m3"), SCHEME("mxfp8-e5m2"), QG_CUDA_END,
+    SCHEME("mxfp4"),      SCHEME("mxfp6-e2m3"), SCHEME("mxfp6-e3m2"), SCHEME("mxfp8-e4m3"),
+    SCHEME("mxfp8-e5m2"), MXFP8("mxfp4"),       MXFP8("mxfp6-e2m3"),  MXFP8("mxfp6-e3m2"),
+    MXFP8("mxfp8-e4m3"),  QG_CUDA_END,
 };

@@ -166,6 +166,64 @@ struct product product_of(const struct qg_args *a)
     return {{stored_of(a, a->in + 1, false), x, a->out[0], a->cols}, a->work};
 }
 
+/* --- by cuBLASLt ------------------------------------------------------------------------------ */
+
+/* Scales of rows one after the other to tiles. */
+struct tiling {
+    const uint8_t *from;
+    uint8_t *to;
+    size_t per_row;
+
+    __device__ void piece(size_t row, size_t at, size_t n) const
+    {
+        for (size_t i = at; i < at + n; i++)
+            to[qg_layout_at(QG_SWIZZLED, per_row, row, i)] = from[row * per_row + i];
+    }
+};
+
+struct qg_factor weight_factor(const struct qg_args *a, float **at)
+{
+    struct qg_tensor scales = a->in[2];
+    if ((int)a->param[LAYOUT] != QG_SWIZZLED) {
+        scales = qg_tiled_scales(a->rows, a->cols / BLOCK, at);
+        qg_clear(&scales);
+        qg_pieces(tiling{(const uint8_t *)a->in[2].data, (uint8_t *)scales.data, a->cols / BLOCK},
+                  a->rows, a->cols / BLOCK);
+    }
+    return {qg_narrow_codes(a->in[1], QG_NARROW, at), QG_SCALE_E4M3, scales.data};
+}
+
+struct qg_factor input_factor(const struct qg_args *a, float **at)
+{
+    struct qg_args of_x = *a;
+    of_x.rows = a->m;
+    of_x.out[0] = qg_scratch(QG_U8, a->m, a->cols / 2, at);
+    of_x.out[1] = qg_tiled_scales(a->m, a->cols / BLOCK, at);
+    qg_convert_blocks(rule_of(a, false, a->work), &of_x, qg_block_layout_of(a, QG_SWIZZLED));
+    return {qg_narrow_codes(of_x.out[0], 1, at), QG_SCALE_E4M3, of_x.out[1].data};
+}
+
+/* The tensors' scales come behind R(sum), where the definition has them, not as alpha before it. */
+void matmul_nvfp4(const struct qg_args *a)
+{
+    float *at = a->work + 4;
+    const struct qg_factor x = input_factor(a, &at), w = weight_factor(a, &at);
+    const struct product p = {{stored_of(a, a->in + 1, false), a->in[0], a->out[0], a->cols},
+                              a->work};
+    qg_multiply_narrow<float>(p, a, x, w, at);
+}
+
+bool takes_nvfp4(const struct qg_args *a, char *text, size_t size)
+{
+    if (a && kind_of(a) != TRANSFORMER_ENGINE && (int)a->param[MATMUL] == WEIGHT_ONLY) {
+        snprintf(text, size, "with matmul=weight-only x has no codes");
+        return false;
+    }
+    return qg_cublas_has_block_scales(text, size);
+}
+
+#define NVFP4(s) QG_NARROW_FLOATS(s, "nvfp4", matmul_nvfp4, takes_nvfp4)
+
 #define STORED(s, what) \
     QG_CUDA_ROW(s, what, QG_CONVERT, convert), QG_CUDA_ROW(s, what, QG_DEQUANT, dequant)
 #define TRAINED(s, what)                             \
@@ -184,5 +242,8 @@ extern "C" const struct qg_kernel qg_kernels_nvfp4_cuda[] = {
     QG_CUDA_PRODUCT("nvfp4", product_of),
     QG_CUDA_PRODUCT("nvfp4-single", product_of),
     QG_CUDA_PRODUCT("nvfp4-te", product_of),
+    NVFP4("nvfp4"),
+    NVFP4("nvfp4-single"),
+    NVFP4("nvfp4-te"),
     QG_CUDA_END,
 };

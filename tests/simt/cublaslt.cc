@@ -80,6 +80,8 @@ const char *cublasLtGetStatusString(cublasStatus_t status)
         return "the resource allocation failed";
     case CUBLAS_STATUS_INVALID_VALUE:
         return "an unsupported value or parameter was passed to the function";
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+        return "the function failed to launch on the GPU";
     case CUBLAS_STATUS_NOT_SUPPORTED:
         return "the functionality requested is not supported";
     default:
