@@ -355,13 +355,42 @@ START_TEST(test_limits)
 }
 END_TEST
 
+/* --- cuBLASLt -------------------------------------------------------------------------------- */
+
+enum { NOTHING_DONE = 13 }; /* CUBLAS_STATUS_EXECUTION_FAILED */
+
+static void multiply(size_t i, int captured)
+{
+    const struct simt_product_case *c = simt_product_at(i);
+    setenv("QG_SIMT_ARCH", simt_product_arch(i), 1);
+    ck_assert_msg(simt_multiply(i, 0, captured) == 0, "%s, without it: %s", c->name,
+                  simt_finding() ? simt_finding() : "no finding");
+    setenv("QG_SIMT_ARCH", c->arch, 1);
+    int status = simt_multiply(i, 1, captured);
+    ck_assert_msg(status == (c->finding ? NOTHING_DONE : c->status), "%s: status %d", c->name,
+                  status);
+    if (c->finding)
+        expect(c->finding);
+    simt_reset();
+}
+
+/* What cuBLASLt refuses, and what it would do wrong, at once and when a graph is launched. */
+START_TEST(test_products)
+{
+    for (size_t i = 0; simt_product_at(i); i++) {
+        multiply(i, 0);
+        multiply(i, 1);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("simt");
     TCase *tcase = tcase_create("simt");
     const TTest *const tests[] = {test_million_threads, test_block_sums,      test_block_scan,
                                   test_histogram,       test_warp_operations, test_limits,
-                                  test_other_orders};
+                                  test_other_orders,    test_products};
     tcase_set_timeout(tcase, 240);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);

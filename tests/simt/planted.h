@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What planted.cu gives check_simt.c: each function launches a kernel on device memory and returns
- * the launch's cudaError_t.
+ * What planted.cu and planted_lt.cc give check_simt.c: each function of the former launches a
+ * kernel on device memory and returns the launch's cudaError_t.
  */
 #ifndef QG_SIMT_PLANTED_H
 #define QG_SIMT_PLANTED_H
@@ -31,6 +31,20 @@ int simt_plant(const char *name, int wrong, const struct simt_shape *shape);
 /* Device memory of n bytes with a copy of from (NULL: without); NULL when there is none. */
 void *simt_to_device(const void *from, size_t n);
 int simt_from_device(void *to, const void *from, size_t n);
+
+/* Products of the stand-in for cuBLASLt, planted_lt.cc: a mistake that can be made in each. */
+struct simt_product_case {
+    const char *name;
+    const char *arch; /* that it is made on */
+    int status;       /* cublasStatus_t that it is answered with; 0: a finding, when it is done */
+    const char *finding; /* a part of it */
+};
+const struct simt_product_case *simt_product_at(size_t i); /* NULL past the end */
+const char *simt_product_arch(size_t i);                   /* that it is right on */
+
+/* Asks for product i, as it should be or with its mistake, at once or through a graph. Its status;
+ * -1: a success whose result is wrong. */
+int simt_multiply(size_t i, int mistaken, int captured);
 
 #ifdef __cplusplus
 }
