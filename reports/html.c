@@ -392,7 +392,10 @@ static void put_case_cells(FILE *out, const struct qg_digest *d, size_t row, siz
 
 static bool has_least_time(const struct qg_record *r)
 {
-    return !isnan(qg_least_time(r, &qg_devices[0]).seconds);
+    bool any = false;
+    for (int i = 0; i < QG_DEVICES; i++)
+        any |= !isnan(qg_least_time(r, &qg_devices[i]).seconds);
+    return any;
 }
 
 static void put_least_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
@@ -410,10 +413,11 @@ static void put_least_row(FILE *out, const struct qg_digest *d, size_t row, size
         fprintf(out, "<td>%s</td>", qg_text_rate(c->flops, "FLOP").s);
     for (int i = 0; i < QG_DEVICES; i++) {
         const struct qg_least_time t = qg_least_time(c, &qg_devices[i]);
-        fprintf(out, "<td>%s, %s</td>", qg_text_time(t.seconds).s,
-                t.by_memory         ? "memory"
-                : t.on_tensor_cores ? "tensor cores"
-                                    : "binary32");
+        if (isnan(t.seconds))
+            fputs("<td></td>", out);
+        else
+            fprintf(out, "<td>%s, %s</td>", qg_text_time(t.seconds).s,
+                    t.by_memory ? "memory" : qg_cores_name(t.cores));
     }
     fputs("</tr>\n", out);
 }
@@ -433,9 +437,11 @@ static void put_least_times(FILE *out, const struct qg_digest *d)
     for (int i = 0; i < QG_DEVICES; i++) {
         const struct qg_peaks *p = &qg_devices[i];
         fprintf(out, " %s: %s, ", p->name, qg_text_rate(p->bytes_per_s, "B/s").s);
-        fprintf(out, "%s in BF16 and F16 on tensor cores (cublas), ",
-                qg_text_rate(p->half_per_s, "FLOP/s").s);
-        fprintf(out, "%s in binary32.", qg_text_rate(p->f32_per_s, "FLOP/s").s);
+        for (int c = 0; c < QG_CORES; c++)
+            if (p->per_s[c] > 0)
+                fprintf(out, "%s%s in %s", c ? ", " : "", qg_text_rate(p->per_s[c], "FLOP/s").s,
+                        qg_cores_name((enum qg_cores)c));
+        putc('.', out);
     }
     fputs("</p>\n<div class=\"wide\"><table><tr><th>scheme</th>"
           "<th class=\"text\">operation, backend</th><th>shape</th><th class=\"text\">dtype</th>"

@@ -6,9 +6,10 @@
  * reaches it.
  *
  * What a kernel multiplies in: those of cuda add binary32 products (fused multiply-adds of
- * kernels/cuda/matmul.cuh), for which tensor cores have no format; cuBLASLt takes matrices of the
- * call's dtype, or of F32 where inputs are no values of that dtype. The record does not say which,
- * so that the faster one is assumed: the time may be too short, never too long.
+ * kernels/cuda/matmul.cuh). cuBLASLt takes codes as they are where it has their format (the rows of
+ * kernels/cuda/narrow.cuh, by scheme and variant), else matrices of the call's dtype, or of F32
+ * where inputs are no values of that dtype. The record does not say which of the last two, so that
+ * the faster one is assumed: the time may be too short, never too long.
  */
 #ifndef QG_ROOFLINE_H
 #define QG_ROOFLINE_H
@@ -19,21 +20,32 @@
 
 enum { QG_DEVICES = 3 };
 
+/* What products are added up in. */
+enum qg_cores {
+    QG_BINARY32, /* outside of tensor cores; the others are their inputs */
+    QG_HALVES,   /* BF16, F16 */
+    QG_INT8,
+    QG_FP8,
+    QG_FP4,
+    QG_CORES
+};
+const char *qg_cores_name(enum qg_cores c); /* "binary32", "fp8 tensor cores" */
+
 /* Peaks of a device, of one GPU and of dense matrices. */
 struct qg_peaks {
     const char *name;
-    double bytes_per_s; /* of its memory */
-    double half_per_s;  /* BF16 or F16 products and additions, on tensor cores */
-    double f32_per_s;   /* binary32, outside of them */
+    int arch;               /* 90 for sm_90 */
+    double bytes_per_s;     /* of its memory */
+    double per_s[QG_CORES]; /* products and additions; 0: it has no such cores */
 };
 
 /* H100 SXM, H200 SXM and B200, by NVIDIA's documents (see roofline.c). */
 extern const struct qg_peaks qg_devices[QG_DEVICES];
 
 struct qg_least_time {
-    double seconds; /* NaN: nothing is known of it, or the case is of another backend */
+    double seconds; /* NaN: nothing is known of it, it is of another backend, or cannot run there */
     bool by_memory; /* what takes longer: moving, or else computing */
-    bool on_tensor_cores;
+    enum qg_cores cores;
 };
 struct qg_least_time qg_least_time(const struct qg_record *r, const struct qg_peaks *device);
 

@@ -3,7 +3,7 @@
 # qgauge compare, end to end: exit codes, what is named.
 . "$(dirname "$0")/cli.sh"
 
-for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete; do
+for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete device algorithm; do
     "$make_results" $change.h5 $change || exit 99
 done
 expect 0 'no regression' compare nothing.h5 nothing.h5
@@ -27,6 +27,9 @@ expect 0 '14 faster' compare slow.h5 nothing.h5
 expect 0 '35 only in BASE, 0 only in HEAD' compare nothing.h5 missing.h5
 expect 1 '35 only in BASE' compare nothing.h5 missing.h5 --fail-on missing
 expect 0 'compiler differs: gcc 12.2.0  ->  clang 14' compare nothing.h5 facts.h5
+expect 0 'another algorithm of cuBLASLt, no regression by itself: 1' compare device.h5 algorithm.h5
+has out.txt '-> algorithm 66, tile 20, first of 8'
+expect 0 '1 cases took another algorithm of cuBLASLt' compare device.h5 algorithm.h5 --format markdown
 expect 1 'no case in common' compare nothing.h5 empty.h5
 expect 1 'no case in common' compare empty.h5 empty.h5
 expect 1 'nothing was compared: every case in common has other inputs' compare nothing.h5 inputs.h5

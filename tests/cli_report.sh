@@ -46,13 +46,16 @@ grep -q '<script' stranger/index.html && fail 'a kernel of a stranger is markup'
 # Least times: 655360 bytes and 33554432 flops, of cublas 64 times as many.
 grep -q 'least times of CUDA' plain/index.html && fail 'least times without a device'
 "$qgauge" report device.h5 -o device >/dev/null 2>&1 || fail 'least times'
-has device/index.html 'H100: 3.35 TB/s, 989 TFLOP/s in BF16 and F16 on tensor cores (cublas), 66.9 TFLOP/s in binary32'
+has device/index.html 'H200: 4.80 TB/s, 66.9 TFLOP/s in binary32, 989 TFLOP/s in 16-bit tensor cores, 1.98 PFLOP/s in int8 tensor cores, 1.98 PFLOP/s in fp8 tensor cores. B200'
 least() { # least HOW TIMES
     has device/index.html "<td class=\"text\">$1</td><td>.*512×512</td><td class=\"text\">BF16</td><td>655 kB</td><td>.*</td>$2</tr>"
 }
 least 'convert cuda' '<td>196 ns, memory</td><td>137 ns, memory</td><td>81.9 ns, memory</td>'
 least 'matmul cuda' '<td>502 ns, binary32</td><td>502 ns, binary32</td><td>419 ns, binary32</td>'
-least 'matmul cublas' '<td>2.17 µs, tensor cores</td><td>2.17 µs, tensor cores</td><td>954 ns, tensor cores</td>'
+least 'matmul cublas' '<td>2.17 µs, 16-bit tensor cores</td><td>2.17 µs, 16-bit tensor cores</td><td>954 ns, 16-bit tensor cores</td>'
+least 'matmul cublas.nvfp4' '<td></td><td></td><td>239 ns, fp4 tensor cores</td>'
+least 'matmul cublas.e4m3' '<td>1.09 µs, fp8 tensor cores</td><td>1.09 µs, fp8 tensor cores</td><td></td>'
+has device/index.html 'seed=7</code></td><td class="text wrap">algorithm 66, tile 18, first of 8</td>'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.
 "$qgauge" report hostile.h5 -o hostile >/dev/null 2>&1 || fail 'hostile strings'

@@ -78,7 +78,9 @@ static void describe(struct qg_record *r, size_t s, size_t o, const char *backen
     snprintf(r->scheme, sizeof r->scheme, "%s", schemes[s]);
     snprintf(r->op, sizeof r->op, "%s", ops[o]);
     snprintf(r->operand, sizeof r->operand, "weight");
-    snprintf(r->backend, sizeof r->backend, "%s", backend);
+    size_t word = strcspn(backend, "."); // a variant may follow
+    snprintf(r->backend, sizeof r->backend, "%.*s", (int)word, backend);
+    snprintf(r->variant, sizeof r->variant, "%s", backend + word + (backend[word] == '.'));
     snprintf(r->dtype, sizeof r->dtype, "BF16");
     snprintf(r->data, sizeof r->data, "%s", fills[f]);
     snprintf(r->spelling, sizeof r->spelling, "%s.%s.%s %s512x512 bf16 fill=%s seed=7", schemes[s],
@@ -92,8 +94,11 @@ static void describe(struct qg_record *r, size_t s, size_t o, const char *backen
     r->output_hash = f + 100 * s + 10000 * o;
     r->bytes = 512 * 512 * 2.5;
     r->flops = r->m ? 2.0 * 64 * 512 * 512 : 0;
-    if (strcmp(backend, "cublas") == 0)
+    if (strcmp(r->backend, "cublas") == 0) {
         r->flops *= 64;
+        snprintf(r->algorithm, sizeof r->algorithm, "algorithm 66, tile %d, first of 8",
+                 is_change("algorithm") && !r->variant[0] ? 20 : 18);
+    }
     if (strcmp(fills[f], "zeros") == 0) {
         r->verdict = QG_MISTRUSTED;
         snprintf(r->reason, sizeof r->reason, "all outputs are zero");
@@ -265,15 +270,12 @@ int main(int argc, char **argv)
             }
     if (cases)
         append_gaps(w);
-    if (is_change("device")) {
+    if (is_change("device") || is_change("algorithm")) {
         append_case(w, 0, 1, "cuda", 0);
         append_case(w, 0, 3, "cuda", 0);
         append_case(w, 0, 3, "cublas", 0);
-    }
-    if (is_change("device")) {
-        append_case(w, 0, 1, "cuda", 0);
-        append_case(w, 0, 3, "cuda", 0);
-        append_case(w, 0, 3, "cublas", 0);
+        append_case(w, 0, 3, "cublas.nvfp4", 0);
+        append_case(w, 2, 3, "cublas.e4m3", 0);
     }
     if (models)
         append_models(w);
