@@ -17,7 +17,7 @@
 #include "harness/journal.h"
 #include "harness/judge.h"
 
-enum { MOST_WORKERS = 15, MOST_ON_DEVICE = 8 };
+enum { MOST_WORKERS = 15, MOST_ON_DEVICE = 12 };
 
 struct qg_crew {
     const struct qg_planned *const *list;
