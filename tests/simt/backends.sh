@@ -14,11 +14,24 @@ want() {
     env "$@" "$qgauge" repro 'int4.convert.cuda 2x256 bf16 fill=normal seed=7' | grep -A1 '^SKIP' |
         grep -qF -e "$text" || { echo "$*: a case is not SKIP with '$text'"; bad=1; }
 }
-qgauge=$1
+qgauge=$(realpath "$1")
 want 'simt sm_90' QG_SIMT_SEED=0
 want 'simt sm_80' QG_SIMT_ARCH=sm_80
 want 'sm_75, too old: sm_80 is the least' QG_SIMT_ARCH=sm_75
 want 'a driver but no device' QG_SIMT_ARCH=none
 want 'no NVIDIA driver here' QG_SIMT_DRIVER=0
 want 'the driver is for CUDA 12.8 and too old for 13.' QG_SIMT_DRIVER=12080
+
+# A device with room for the kernel, but not for what its timing fills the cache with.
+dir=$(mktemp -d) || exit 99
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 99
+cat >timed.yaml <<'YAML'
+about: one case
+time: 0.001
+cases:
+  - {schemes: [int4], backends: [cuda], ops: [convert], shapes: [2x256]}
+YAML
+QG_SIMT_MEMORY=70000000 "$qgauge" run --suite timed.yaml -o a.h5 >out.txt && "$qgauge" export --format csv a.h5 |
+    grep -q 'PASS,not timed: memory on the device: out of memory,' || { cat out.txt; bad=1; }
 exit $bad
