@@ -237,6 +237,16 @@ static inline struct qg_tensor qg_made_x(const struct qg_args *a)
     return x;
 }
 
+/* Additions of binary32 that err as much as those of K products on tensor cores, of BF16 or F16.
+ * Nobody who makes them says how they add. By measurement an instruction cuts off eight products or
+ * more and the sum so far one place behind the last of the largest, then the result: less than 11
+ * halves of a last place for eight products, and as much as two where parts of K are added up. (M.
+ * Fasi et al., PeerJ Computer Science 7:e330, 2021; P. Xie et al., arXiv:2511.10909.) */
+static inline size_t qg_core_depth(size_t k)
+{
+    return 2 * k + 16;
+}
+
 /* --- the same by cuBLASLt -------------------------------------------------------------------- */
 
 /* Weights or inputs as a matrix that cuBLASLt takes. */
@@ -324,7 +334,7 @@ template <auto of> static void qg_matmul_cublas(const struct qg_args *a)
 
 #define QG_CUDA_MATMULS(s, own, by_cublas)                                                    \
     QG_CUDA_MATMUL(s, own), QG_DEVICE_ROW(s, QG_WEIGHT, QG_MATMUL, "cublas", QG_WITHIN_BOUND, \
-                                          QG_FUSES | QG_REORDERS, NULL, by_cublas)
+                                          QG_FUSES | QG_REORDERS, qg_core_depth, by_cublas)
 #define QG_CUDA_PRODUCT(s, of) QG_CUDA_MATMULS(s, qg_matmul<of>, qg_matmul_cublas<of>)
 
 /* Rows of lora, for schemes that have it: with the second product in the base's own launch, which
