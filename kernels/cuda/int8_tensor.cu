@@ -164,8 +164,8 @@ void integer_matmul_cublas(const struct qg_args *a)
     const struct qg_tensor codes = {NULL, QG_I8, 2, {m, a->cols}, (void *)p.codes};
     if (p.asymmetric)
         (void)cudaMemsetAsync((char *)codes.data + a->m * a->cols, 1, a->cols, qg_cuda_stream());
-    const struct qg_factor x = {qg_narrow_codes(codes, 1, &at), QG_SCALE_NONE, NULL},
-                           w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_NONE, NULL};
+    const struct qg_factor x = qg_integer_factor(codes, 1, &at),
+                           w = qg_integer_factor(a->in[1], QG_NARROW, &at);
     qg_multiply_narrow<int32_t>(summed{p, (const int32_t *)at + a->m * w.t.shape[0], a->out[0]}, a,
                                 x, w, at);
 }

@@ -367,8 +367,8 @@ void matmul_cublas(const struct qg_args *a)
     count = (unsigned *)qg_scratch(QG_I32, 1, 1, &at).data;
     qg_launch(list_outliers, QG_WARP, p.outliers, a->cols, list, count);
     const struct qg_tensor codes = {NULL, QG_I8, 2, {a->m, a->cols}, (void *)p.codes};
-    const struct qg_factor x = {qg_narrow_codes(codes, 1, &at), QG_SCALE_NONE, NULL},
-                           w = {qg_narrow_codes(a->in[1], QG_NARROW, &at), QG_SCALE_NONE, NULL};
+    const struct qg_factor x = qg_integer_factor(codes, 1, &at),
+                           w = qg_integer_factor(a->in[1], QG_NARROW, &at);
     qg_multiply_narrow<int32_t>(summed{p, list, count, a->out[0]}, a, x, w, at);
 }
 

@@ -51,6 +51,13 @@ static inline struct qg_tensor qg_narrow_codes(const struct qg_tensor &t, size_t
     return qg_widened(t, qg_round_up(t.shape[0], multiple), qg_round_up(t.shape[1], QG_NARROW), at);
 }
 
+/* The same of int8, which has no scales. */
+static inline struct qg_factor qg_integer_factor(const struct qg_tensor &t, size_t multiple,
+                                                 float **at)
+{
+    return {qg_narrow_codes(t, multiple, at), QG_SCALE_NONE, NULL};
+}
+
 /* --- products -------------------------------------------------------------------------------- */
 
 /* Sums, then what p.finish makes of them. T: float, or int32_t, whose sums do not leave it for the

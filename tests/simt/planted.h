@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What planted.cu and planted_lt.cc give check_simt.c: each function of the former launches a
+ * What planted.cu and planted_cublaslt.cc give check_simt.c: each function of the former launches a
  * kernel on device memory and returns the launch's cudaError_t.
  */
 #ifndef QG_SIMT_PLANTED_H
@@ -32,7 +32,8 @@ int simt_plant(const char *name, int wrong, const struct simt_shape *shape);
 void *simt_to_device(const void *from, size_t n);
 int simt_from_device(void *to, const void *from, size_t n);
 
-/* Products of the stand-in for cuBLASLt, planted_lt.cc: a mistake that can be made in each. */
+/* Products of the stand-in for cuBLASLt, planted_cublaslt.cc: a mistake that can be made in each.
+ */
 struct simt_product_case {
     const char *name;
     const char *arch; /* that it is made on */
