@@ -126,6 +126,12 @@ static int dismiss(struct qg_crew *c, int worker, bool at_once)
     return status;
 }
 
+static bool is_alone(const struct qg_planned *p)
+{
+    const struct qg_backend *b = qg_backend_find(p->c.kernel->backend);
+    return b->is_alone && b->is_alone();
+}
+
 static struct qg_crew *start(const struct qg_planned *const *list, size_t n,
                              const struct qg_bench *b, double timeout_s, bool device)
 {
@@ -138,6 +144,8 @@ static struct qg_crew *start(const struct qg_planned *const *list, size_t n,
     c->workers = beside < most ? beside : most;
     if (device && c->workers < 2)
         c->workers = 2; // while the kernel of one runs, the other computes what it should
+    if (device && n && is_alone(list[0]))
+        c->workers = 1;
     if (stride(c) > n)
         c->workers = n ? (int)n - !device : 0;
     for (int w = 0; w < MOST_WORKERS; w++)

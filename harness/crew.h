@@ -36,7 +36,8 @@ struct qg_crew;
 struct qg_crew *qg_crew_start(const struct qg_planned *const *list, size_t n, double timeout_s);
 
 /* The same for cases of devices (kernels with launch), which may be timed. At least two workers, at
- * most twelve: each has memory of its own on the device. */
+ * most twelve, for each has memory of its own on the device; one where the device allows no more.
+ */
 struct qg_crew *qg_crew_on_device(const struct qg_planned *const *list, size_t n,
                                   const struct qg_bench *b, double timeout_s);
 

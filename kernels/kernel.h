@@ -55,6 +55,7 @@ struct qg_backend {
     const char *name, *summary;
     bool (*probe)(char *text, size_t size); /* true: text says what is there; false: why not */
     const struct qg_stopwatch *stopwatch;   /* of a device; NULL: the host's clock */
+    bool (*is_alone)(void); /* of a device: whether it is for one process at a time; else NULL */
 };
 
 const struct qg_kernel *qg_kernel_at(size_t i); /* NULL past the end */

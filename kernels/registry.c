@@ -65,15 +65,17 @@ static bool probe_nothing(char *text, size_t size)
 #define qg_cuda_probe   probe_nothing
 #define qg_cublas_probe probe_nothing
 #define STOPWATCH       NULL
+#define IS_ALONE        NULL
 #else
 #define STOPWATCH &qg_cuda_stopwatch
+#define IS_ALONE  qg_cuda_is_alone
 #endif
 
 static const struct qg_backend backends[] = {
-    {"c", "plain C that the compiler may vectorise", probe_c, NULL},
-    {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas, NULL},
-    {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe, STOPWATCH},
-    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe, STOPWATCH},
+    {"c", "plain C that the compiler may vectorise", probe_c, NULL, NULL},
+    {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas, NULL, NULL},
+    {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe, STOPWATCH, IS_ALONE},
+    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe, STOPWATCH, IS_ALONE},
 };
 
 const struct qg_backend *qg_backend_at(size_t i)

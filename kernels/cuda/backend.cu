@@ -9,10 +9,17 @@
 
 /* --- what is there --------------------------------------------------------------------------- */
 
-/* The device's architecture, 90 for sm_90, and its text; 0 and why there is none. */
-static int describe(char *text, size_t size)
+struct found {
+    int arch; /* 90 for sm_90; 0, and text says why: there is none */
+    bool alone;
+    char text[256];
+};
+
+static void describe(struct found *f)
 {
-    int driver = 0, runtime = 0, count = 0;
+    int driver = 0, runtime = 0, count = 0, mode = cudaComputeModeDefault;
+    char *text = f->text;
+    const size_t size = sizeof f->text;
     cudaDeviceProp p;
     cudaError_t e = cudaGetDeviceCount(&count);
     (void)cudaDriverGetVersion(&driver);
@@ -29,30 +36,30 @@ static int describe(char *text, size_t size)
     } else if (p.major < 8) {
         snprintf(text, size, "%.100s is sm_%d%d, too old: sm_80 is the least", p.name, p.major,
                  p.minor);
+    } else if ((e = cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, 0)) != cudaSuccess) {
+        snprintf(text, size, "%s", cudaGetErrorString(e));
+    } else if (mode == cudaComputeModeProhibited) {
+        snprintf(text, size, "%.100s, whose compute mode is 'prohibited'", p.name);
     } else {
-        snprintf(text, size, "%.100s, sm_%d%d, CUDA %d.%d, driver for %d.%d", p.name, p.major,
-                 p.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
-        return 10 * p.major + p.minor;
+        f->alone = mode != cudaComputeModeDefault;
+        f->arch = 10 * p.major + p.minor;
+        snprintf(text, size, "%.100s, sm_%d, CUDA %d.%d, driver for %d.%d%s", p.name, f->arch,
+                 runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10,
+                 f->alone ? ", for one process at a time" : "");
     }
-    return 0;
 }
-
-struct found {
-    int arch;
-    char text[256];
-};
 
 static void answer(int fd)
 {
     struct found f = {};
-    f.arch = describe(f.text, sizeof f.text);
+    describe(&f);
     ssize_t written = write(fd, &f, sizeof f);
     _exit(written == (ssize_t)sizeof f ? 0 : 1);
 }
 
 static struct found ask(void)
 {
-    const struct found nobody = {0, "no process to ask the driver in"};
+    const struct found nobody = {0, false, "no process to ask the driver in"};
     struct found f = nobody;
     int ends[2], status;
     if (pipe(ends) != 0)
@@ -79,6 +86,11 @@ bool qg_cuda_probe(char *text, size_t size)
 {
     snprintf(text, size, "%s", the_device()->text);
     return the_device()->arch > 0;
+}
+
+bool qg_cuda_is_alone(void)
+{
+    return the_device()->alone;
 }
 
 int qg_cuda_arch(void)

@@ -26,6 +26,9 @@ bool qg_cuda_probe(char *text, size_t size);
 /* Its architecture, 90 for sm_90; 0 without a device. Asked in the same way. */
 int qg_cuda_arch(void);
 
+/* Whether the device is for one process at a time: its compute mode. Asked in the same way. */
+bool qg_cuda_is_alone(void);
+
 /* Runs `launch` on copies of a's tensors in device memory, of which those of out[] come back. Each
  * is an allocation of its own; scratch is not copied. What goes wrong is said in a->failure. */
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a);

@@ -10,7 +10,7 @@ want() {
         env "$@" "$qgauge" list backends | grep "^$backend " | grep -qF -e "$text" ||
             { echo "$* $backend: no '$text' in: $(env "$@" "$qgauge" list backends)"; bad=1; }
     done
-    case $text in simt*) return ;; esac
+    case $text in simt* | for*) return ;; esac
     env "$@" "$qgauge" repro 'int4.convert.cuda 2x256 bf16 fill=normal seed=7' | grep -A1 '^SKIP' |
         grep -qF -e "$text" || { echo "$*: a case is not SKIP with '$text'"; bad=1; }
 }
@@ -18,6 +18,8 @@ qgauge=$(realpath "$1")
 want 'simt sm_90' QG_SIMT_SEED=0
 want 'simt sm_80' QG_SIMT_ARCH=sm_80
 want 'sm_75, too old: sm_80 is the least' QG_SIMT_ARCH=sm_75
+want "compute mode is 'prohibited'" QG_SIMT_MODE=2
+want 'for one process at a time' QG_SIMT_MODE=3
 want 'a driver but no device' QG_SIMT_ARCH=none
 want 'no NVIDIA driver here' QG_SIMT_DRIVER=0
 want 'the driver is for CUDA 12.8 and too old for 13.' QG_SIMT_DRIVER=12080

@@ -544,6 +544,11 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr which, int de
     cudaError_t e = cudaGetDeviceProperties(&p, device);
     if (e != cudaSuccess)
         return e;
+    if (which == cudaDevAttrComputeMode) {
+        const char *mode = getenv("QG_SIMT_MODE");
+        *value = mode ? atoi(mode) : cudaComputeModeDefault;
+        return cudaSuccess;
+    }
     switch (which) {
 #define ATTRIBUTE(name, member)   \
     case name:                    \
