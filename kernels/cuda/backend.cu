@@ -98,7 +98,95 @@ int qg_cuda_arch(void)
     return the_device()->arch;
 }
 
+/* --- memory that is watched ------------------------------------------------------------------ */
+
+/* A device has no page that ends where a tensor does, so marked bytes lie on both sides of each,
+ * and inputs are looked at afterwards. tests/simt knows the state of every byte and finds more
+ * where there are no marks and scratch holds nothing. */
+enum {
+#ifdef __CUDACC__
+    MARGIN = 256,
+#else
+    MARGIN = 0,
+#endif
+    MARK = 0xc3
+};
+
+static cudaError_t allocate(void **ret, size_t bytes)
+{
+    char *base = NULL;
+    cudaError_t e = cudaMalloc((void **)&base, bytes + 2 * MARGIN);
+    if (e != cudaSuccess || MARGIN == 0) {
+        *ret = base;
+        return e;
+    }
+    *ret = base + MARGIN;
+    e = cudaMemset(base, MARK, MARGIN);
+    return e == cudaSuccess ? cudaMemset(base + MARGIN + bytes, MARK, MARGIN) : e;
+}
+
+static void release(void *p)
+{
+    (void)cudaFree(p ? (char *)p - MARGIN : NULL);
+}
+
+static bool is_marked(const char *at, cudaError_t *e)
+{
+    char got[MARGIN + 1];
+    *e = cudaMemcpy(got, at, MARGIN, cudaMemcpyDeviceToHost);
+    for (int i = 0; i < MARGIN; i++)
+        if (*e == cudaSuccess && (uint8_t)got[i] != MARK)
+            return false;
+    return true;
+}
+
+static void blame(const struct qg_args *a, const char *did, const char *name)
+{
+    if (a->failure && !a->failure->text[0])
+        snprintf(a->failure->text, sizeof a->failure->text, "%s '%s' in the device's memory", did,
+                 name);
+}
+
+/* Says so when one of the bytes beside p was written. */
+static cudaError_t check_margins(const struct qg_args *a, const void *p, size_t bytes,
+                                 const char *name)
+{
+    cudaError_t e = cudaSuccess;
+    if (MARGIN == 0)
+        return e;
+    if (!is_marked((const char *)p - MARGIN, &e))
+        blame(a, "writes before", name);
+    else if (e == cudaSuccess && !is_marked((const char *)p + bytes, &e))
+        blame(a, "writes behind", name);
+    return e;
+}
+
+/* Says so when an input is no longer what it was. */
+static cudaError_t check_input(const struct qg_args *a, const struct qg_tensor *was, const void *is)
+{
+    const size_t bytes = qg_bytes(was);
+    void *got = malloc(bytes + 1);
+    if (!got)
+        return cudaErrorMemoryAllocation;
+    cudaError_t e = cudaMemcpy(got, is, bytes, cudaMemcpyDeviceToHost);
+    if (e == cudaSuccess && memcmp(got, was->data, bytes) != 0)
+        blame(a, "changes its input", was->name);
+    free(got);
+    return e == cudaSuccess ? check_margins(a, is, bytes, was->name) : e;
+}
+
 /* --- one call -------------------------------------------------------------------------------- */
+
+static cudaError_t lend_tensor(const struct qg_tensor *t, struct qg_tensor *d)
+{
+    cudaError_t e = allocate(&d->data, qg_bytes(t));
+    return e == cudaSuccess ? cudaMemcpy(d->data, t->data, qg_bytes(t), cudaMemcpyHostToDevice) : e;
+}
+
+static size_t work_bytes(const struct qg_args *a)
+{
+    return qg_work_floats(a) * sizeof(float);
+}
 
 cudaError_t qg_cuda_lend(const struct qg_args *a, struct qg_args *d)
 {
@@ -108,61 +196,62 @@ cudaError_t qg_cuda_lend(const struct qg_args *a, struct qg_args *d)
     for (int i = 0; i < QG_MAX_TENSORS; i++)
         d->in[i].data = d->out[i].data = NULL;
     for (int i = 0; i < a->n_in && e == cudaSuccess; i++)
-        if ((e = cudaMalloc(&d->in[i].data, qg_bytes(&a->in[i]))) == cudaSuccess)
-            e = cudaMemcpy(d->in[i].data, a->in[i].data, qg_bytes(&a->in[i]),
-                           cudaMemcpyHostToDevice);
+        e = lend_tensor(&a->in[i], &d->in[i]);
     for (int i = 0; i < a->n_out && e == cudaSuccess; i++)
-        if ((e = cudaMalloc(&d->out[i].data, qg_bytes(&a->out[i]))) == cudaSuccess)
-            e = cudaMemcpy(d->out[i].data, a->out[i].data, qg_bytes(&a->out[i]),
-                           cudaMemcpyHostToDevice); // its poison goes with it
+        e = lend_tensor(&a->out[i], &d->out[i]); // its poison goes with it
     if (e == cudaSuccess)
-        e = cudaMalloc((void **)&d->work, qg_work_floats(a) * sizeof(float));
+        e = allocate((void **)&d->work, work_bytes(a));
+    if (e == cudaSuccess && MARGIN > 0 && a->work) // the poison of scratch
+        e = cudaMemset(d->work, *(const uint8_t *)a->work, work_bytes(a));
     return e;
 }
 
-static cudaError_t take_back(const struct qg_args *a, const struct qg_args *d)
+cudaError_t qg_cuda_take_back(const struct qg_args *a, const struct qg_args *d)
 {
     cudaError_t e = cudaSuccess;
-    for (int i = 0; i < a->n_out && e == cudaSuccess; i++)
-        e = cudaMemcpy(a->out[i].data, d->out[i].data, qg_bytes(&a->out[i]),
-                       cudaMemcpyDeviceToHost);
-    return e;
+    for (int i = 0; i < a->n_out && e == cudaSuccess; i++) {
+        const size_t bytes = qg_bytes(&a->out[i]);
+        e = cudaMemcpy(a->out[i].data, d->out[i].data, bytes, cudaMemcpyDeviceToHost);
+        if (e == cudaSuccess)
+            e = check_margins(a, d->out[i].data, bytes, a->out[i].name);
+    }
+    for (int i = 0; i < a->n_in && e == cudaSuccess; i++)
+        e = check_input(a, &a->in[i], d->in[i].data);
+    return e == cudaSuccess ? check_margins(a, d->work, work_bytes(a), "scratch") : e;
 }
 
 void qg_cuda_take(struct qg_args *d)
 {
     for (int i = 0; i < d->n_in; i++)
-        (void)cudaFree(d->in[i].data);
+        release(d->in[i].data);
     for (int i = 0; i < d->n_out; i++)
-        (void)cudaFree(d->out[i].data);
-    (void)cudaFree(d->work);
+        release(d->out[i].data);
+    release(d->work);
 }
 
-static void fail(const struct qg_args *a, bool no_room, cudaError_t e)
+void qg_cuda_say(struct qg_failure *f, cudaError_t e)
 {
-    if (!a->failure || a->failure->text[0]) // the launch has said why
+    if (!f || f->text[0]) // the launch has said why
         return;
-    a->failure->no_room = no_room;
-    snprintf(a->failure->text, sizeof a->failure->text, "%s: %s",
-             no_room ? "memory on the device" : "the device says", cudaGetErrorString(e));
+    f->no_room = e == cudaErrorMemoryAllocation;
+    snprintf(f->text, sizeof f->text, "%s: %s",
+             f->no_room ? "memory on the device" : "the device says", cudaGetErrorString(e));
 }
 
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
 {
     struct qg_args d;
     cudaError_t e = qg_cuda_lend(a, &d);
-    if (e != cudaSuccess) {
-        fail(a, true, e);
-    } else {
+    if (e == cudaSuccess) {
         (void)cudaGetLastError(); // of an earlier call that could do without
         launch(&d);
         e = cudaGetLastError();
-        if (e == cudaSuccess)
-            e = cudaStreamSynchronize(qg_cuda_stream());
-        if (e == cudaSuccess)
-            e = take_back(a, &d);
-        if (e != cudaSuccess)
-            fail(a, false, e);
     }
+    if (e == cudaSuccess)
+        e = cudaStreamSynchronize(qg_cuda_stream());
+    if (e == cudaSuccess)
+        e = qg_cuda_take_back(a, &d);
+    if (e != cudaSuccess)
+        qg_cuda_say(a->failure, e);
     qg_cuda_take(&d);
 }

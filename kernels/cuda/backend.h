@@ -30,12 +30,14 @@ int qg_cuda_arch(void);
 bool qg_cuda_is_alone(void);
 
 /* Runs `launch` on copies of a's tensors in device memory, of which those of out[] come back. Each
- * is an allocation of its own; scratch is not copied. What goes wrong is said in a->failure. */
+ * is an allocation of its own, with marked bytes on both sides; scratch is filled with the first
+ * byte of a's. What goes wrong, and a write to anything but outputs and scratch, is said in
+ * a->failure. */
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a);
 
-/* Events around launches that are queued as one graph; cold: after the second-level cache was
- * filled with other data. Samples during which NVML, where it is there, says that the device has
- * lowered its clocks are NaN. */
+/* Events around launches in one graph; cold: after the second-level cache was filled with other
+ * data. What the last launch left in out[] comes back when the session ends. Samples during which
+ * NVML, where it is there, says that the device has lowered its clocks are NaN. */
 extern const struct qg_stopwatch qg_cuda_stopwatch;
 
 #ifdef __cplusplus

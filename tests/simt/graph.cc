@@ -8,7 +8,7 @@
 
 #include "tests/simt/inside.h"
 
-enum kind { LAUNCH, COPY, FILL, CALL };
+enum kind { LAUNCH, COPY, FILL, CALL, EVENT };
 
 struct node {
     struct node *next;
@@ -17,7 +17,7 @@ struct node {
     const void *kernel;
     void (*thread)(void *); /* of a call: what is called */
     void *context;          /* owned */
-    void *to;               /* of a copy or a fill */
+    void *to;               /* of a copy or a fill; the event */
     const void *from;
     int value; /* of a copy: its direction */
     size_t n;
@@ -99,6 +99,19 @@ cudaError_t simt_keep_fill(void *to, int value, size_t n)
     return keep(k);
 }
 
+/* In a capture: recorded whenever the graph is launched. */
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags)
+{
+    if (flags == cudaEventRecordDefault)
+        return cudaEventRecord(e, s);
+    if (flags != cudaEventRecordExternal || !open_graph)
+        return cudaErrorInvalidValue;
+    struct node n = {};
+    n.kind = EVENT;
+    n.to = e;
+    return keep(n);
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode)
 {
     if (!s) // the legacy stream
@@ -162,6 +175,8 @@ static cudaError_t perform(struct node *n)
         return cudaMemcpy(n->to, n->from, n->n, (enum cudaMemcpyKind)n->value);
     case FILL:
         return cudaMemset(n->to, n->value, n->n);
+    case EVENT:
+        return cudaEventRecord((cudaEvent_t)n->to);
     default:
         n->thread(n->context);
         return cudaDeviceSynchronize();

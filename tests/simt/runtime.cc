@@ -460,7 +460,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
 {
     if (!e)
         return fail(cudaErrorInvalidResourceHandle);
-    e->recorded = true;
+    e->recorded = !simt_is_capturing(); // else it orders within the graph, and tells no time
     clock_gettime(CLOCK_MONOTONIC, &e->at);
     return done();
 }
