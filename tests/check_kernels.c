@@ -14,6 +14,7 @@
 #include "harness/compare.h"
 #include "kernels/c/rows.h"
 #include "kernels/kernel.h"
+#include "schemes/num/codebook.h"
 #include "tests/suite.h"
 
 /* --- the vectorised element functions -------------------------------------------------------- */
@@ -92,7 +93,7 @@ END_TEST
 enum fill {
     NORMAL,
     SMALL, /* subnormal in binary16 */
-    TINY,  /* subnormal in binary32 and bf16 */
+    TINY,  /* around the least normal number, and below */
     HUGE_, /* near the largest number */
     TIES,
     CONSTANT,
@@ -101,10 +102,32 @@ enum fill {
     NEGATIVE,
     ONE_NAN,
     ONE_INF,
-    BITS,  /* any pattern at all */
-    LEAST, /* ten bits in binary32 */
+    BITS,    /* any pattern at all */
+    LEAST,   /* a few times the least number, and zeros */
+    MIDDLES, /* between neighbours of the lists of 4-bit floats, and next to that */
     FILLS
 };
+
+/* Of a list whose largest magnitude, 1, stands among every eight numbers; bf16's and binary16's
+ * places of a list are rounded before they are compared. */
+static float middle(enum qg_dtype t, uint64_t bits, size_t i)
+{
+    unsigned k = bits >> 8 & 15, list = bits >> 12 & 3;
+    float a, b, step = qg_smallest_normal(t);
+    if (i % 8 == 3)
+        return bits & 1 ? 1.0f : -1.0f;
+    if (list == 0) { // whose codes are not in their numbers' order
+        float sign = k & 8 ? -1.0f : 1.0f, twelfths[] = {0, 0.0625f, 2, 3, 4, 6, 8, 12};
+        a = sign * twelfths[k % 7] / 12, b = sign * twelfths[k % 7 + 1] / 12;
+    } else {
+        k %= 15;
+        a = list == 1 ? qg_nf4(k) : qg_round(t, qg_nf4_short(k));
+        b = list == 1 ? qg_nf4(k + 1) : qg_round(t, qg_nf4_short(k + 1));
+    }
+    float m = qg_round(t, (a + b) / 2);
+    step = fmaxf(step, ldexpf(1.0f, ilogbf(m) - qg_mantissa_bits(t)));
+    return m + step * (float)((int)(bits % 3) - 1);
+}
 
 static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
 {
@@ -114,7 +137,7 @@ static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
     case SMALL:
         return normal * 0x1p-18f;
     case TINY:
-        return normal * 0x1p-126f * (bits & 1 ? 1.0f : 0x1p-14f);
+        return normal * qg_smallest_normal(t) * (bits & 1 ? 1.0f : 0x1p-8f);
     case HUGE_:
         return normal * (t == QG_F16 ? 0x1p13f : 0x1p125f);
     case TIES:
@@ -127,12 +150,14 @@ static float value(enum fill fill, enum qg_dtype t, uint64_t seed, size_t i)
         return 3.0f + fabsf(normal);
     case NEGATIVE:
         return -fabsf(normal);
-    case ONE_NAN:
-        return i == 5 ? NAN : normal;
+    case ONE_NAN: // in the first piece of a group, or the last
+        return i == (seed % 2 ? 5 : 29) ? NAN : normal;
     case ONE_INF:
-        return i == 6 ? -INFINITY : normal;
+        return i == (seed % 2 ? 6 : 30) ? -INFINITY : normal;
     case LEAST:
-        return normal * 0x1p-140f;
+        return normal * qg_smallest_normal(t) * ldexpf(2.0f, -qg_mantissa_bits(t));
+    case MIDDLES:
+        return middle(t, bits, i);
     case BITS:
         return qg_f32_from_bits((uint32_t)bits);
     default:
@@ -250,6 +275,7 @@ static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fi
 static void set_params(struct qg_args *a, const struct qg_scheme *s, unsigned c, unsigned turn)
 {
     static const double groups[] = {128, 32, 64, 33, 256, 47};
+    unsigned numbers = turn / 2 + c; // turns of one combination are all even or all odd
     qg_params_default(a, s);
     for (int i = 0; s->params[i].name; i++) {
         const struct qg_param *p = &s->params[i];
@@ -260,14 +286,14 @@ static void set_params(struct qg_args *a, const struct qg_scheme *s, unsigned c,
             a->param[i] = c % n;
             c /= n;
         } else if (strcmp(p->name, "group") == 0) {
-            a->param[i] = turn ? groups[turn % 6] : p->def;
+            a->param[i] = turn ? groups[numbers % 6] : p->def;
             if (turn % 7 == 5 && p->min == 0)
                 a->param[i] = 0;
         } else if (p->integer) {
             a->param[i] = turn ? p->min + fmod(turn, p->max - p->min + 1) : p->def;
         } else {
             double some[] = {p->def, p->min, 1e-3, p->max, p->def, 3e-7};
-            a->param[i] = some[turn % 6];
+            a->param[i] = some[numbers % 6];
         }
     }
 }
@@ -339,7 +365,7 @@ static size_t check_fills(const struct qg_kernel *k, const struct qg_scheme *s, 
     for (unsigned f = 0; f < FILLS; f++) {
         if (combination && (f + combination + t) % 2)
             continue; // every fill meets every combination in one dtype at least
-        unsigned turn = f + combination + t, last = turn + 8;
+        unsigned turn = f + combination + t, last = turn + 14;
         const struct shape *shape = &shapes[(f + 5 * combination + turn / 6) % 6];
         set_params(&a, s, combination, turn);
         // Numbers that the operation refuses (1 bit in QAT) give way to the next turn's.
@@ -391,7 +417,8 @@ START_TEST(test_kernels)
         ck_assert_msg(k->claim == QG_BIT_EXACT || qg_is_product(k->op) ||
                           k->op == QG_FAKE_QUANT_GRAD,
                       "%s claims less than bits", name);
-        for (unsigned c = 0; c < combinations(s); c++)
+        // What parameters make of the weight is seen in matmul.
+        for (unsigned c = 0; c < (k->op == QG_LORA ? 1 : combinations(s)); c++)
             for (enum qg_dtype t = QG_F32; t <= QG_F16; t++)
                 cases += dtypes >> t & 1 ? check_fills(k, s, t, c, name) : 0;
     }

@@ -8,6 +8,7 @@
 
 #include "schemes/num/int4.h"
 #include "schemes/num/tensor.h"
+#include "tests/num_domain.h"
 #include "tests/suite.h"
 
 /* A binary floating-point format as its specification gives it. */
@@ -263,6 +264,17 @@ START_TEST(fused_rounds_once)
 }
 END_TEST
 
+START_TEST(sums_in_torchs_order)
+{
+    static float x[QG_SUMMANDS];
+    for (uint32_t i = 0; i < QG_SUMMANDS; i++)
+        x[i] = qg_summand(i);
+    for (size_t i = 0; i < QG_TORCH_SUMS; i++)
+        ck_assert_msg(qg_f32_bits(qg_torch_sum(x, qg_torch_sums[i].n)) == qg_torch_sums[i].bits,
+                      "%u numbers", qg_torch_sums[i].n);
+}
+END_TEST
+
 START_TEST(integers_round_half_to_even)
 {
     const float ties[][2] = {{0.5f, 0},
@@ -297,4 +309,5 @@ START_TEST(int4_packs)
 END_TEST
 
 QG_SUITE(num, every_code_decodes, encodes_every_bf16, encodes_every_tie, encodes_floats,
-         powers_of_two, fused_rounds_once, integers_round_half_to_even, int4_packs)
+         powers_of_two, fused_rounds_once, sums_in_torchs_order, integers_round_half_to_even,
+         int4_packs)

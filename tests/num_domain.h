@@ -7,8 +7,31 @@
 #define QG_NUM_DOMAIN_H
 
 #include "schemes/num/tensor.h"
+#include "schemes/num/torch_sum.h"
 
 enum { QG_DECODED = 4, QG_ENCODED = 7 };
+
+/* Sums of the numbers qg_summand(0 .. n-1) as torch.sum gives them (torch 2.13, one thread), of
+ * lengths that reach each level of its order. */
+struct qg_torch_sum_of {
+    uint32_t n, bits;
+};
+static const struct qg_torch_sum_of qg_torch_sums[] = {
+    {7, 0x3f16294e},      {8, 0x3ec27940},      {31, 0x3eb4b5b4},     {100, 0xbf6b7373},
+    {511, 0xc1104532},    {512, 0xc11681ad},    {8191, 0x416eae48},   {8192, 0x4174cda1},
+    {20000, 0x4217264d},  {131071, 0x435c9946}, {131072, 0x435c3a82}, {140001, 0x435eda8e},
+    {400003, 0x43296c68},
+};
+enum { QG_TORCH_SUMS = sizeof qg_torch_sums / sizeof qg_torch_sums[0], QG_SUMMANDS = 400003 };
+
+/* Between -1/2 and 1/2: what a sum's order changes is not lost in its size. */
+QG_FN float qg_summand(uint32_t i)
+{
+    uint32_t h = i * 2654435761u + 12345u;
+    h = (h ^ h >> 15) * 2246822519u;
+    h ^= h >> 13;
+    return (float)(h >> 8) * 0x1p-24f - 0.5f;
+}
 
 /* Values of the 16-bit code c (its low byte for 8-bit formats), as bits. */
 QG_FN void qg_decode_all(uint32_t c, uint32_t out[QG_DECODED])

@@ -10,6 +10,8 @@
 
 #include "tests/num_domain.h"
 
+static float x[QG_SUMMANDS];
+
 int main(int argc, char **argv)
 {
     uint32_t stride = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1021, u = 0;
@@ -24,6 +26,12 @@ int main(int argc, char **argv)
         hash = qg_domain_hash(hash, encoded, QG_ENCODED);
         u += stride;
     } while (u >= stride);
+    for (uint32_t i = 0; i < QG_SUMMANDS; i++)
+        x[i] = qg_summand(i);
+    for (size_t i = 0; i < QG_TORCH_SUMS; i++) {
+        uint32_t mean = qg_f32_bits(qg_torch_mean(x, qg_torch_sums[i].n));
+        hash = qg_domain_hash(hash, &mean, 1);
+    }
     printf("%016llx\n", (unsigned long long)hash);
     return 0;
 }

@@ -6,7 +6,7 @@
  */
 #include <stdio.h>
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/torch_sum.cuh"
 #include "tests/num_domain.h"
 
 enum { CHUNK = 1 << 20 }; /* inputs of one launch */
@@ -16,6 +16,13 @@ static __global__ void decode(uint32_t *out)
     const size_t c = qg_thread();
     if (c < 0x10000)
         qg_decode_all((uint32_t)c, out + c * QG_DECODED);
+}
+
+static __global__ void number(float *x)
+{
+    const size_t i = qg_thread();
+    if (i < QG_SUMMANDS)
+        x[i] = qg_summand((uint32_t)i);
 }
 
 static __global__ void encode(uint64_t first, uint64_t stride, uint32_t n, uint32_t *out)
@@ -64,6 +71,12 @@ int main(int argc, char **argv)
         const uint32_t n = (uint32_t)(qg_least(left, CHUNK));
         qg_launch(encode, n, first, stride, n, on_device);
         hash = add(hash, on_device, host, (size_t)n * QG_ENCODED);
+    }
+    float *x = (float *)on_device, *mean = x + QG_SUMMANDS, *scratch = mean + 1;
+    qg_launch(number, QG_SUMMANDS, x);
+    for (size_t i = 0; i < QG_TORCH_SUMS; i++) {
+        qg_mean_by_torch(x, qg_torch_sums[i].n, QG_F32, mean, scratch);
+        hash = add(hash, (const uint32_t *)mean, host, 1);
     }
     want(cudaFree(on_device));
     free(host);
