@@ -388,11 +388,11 @@ static void want(cudaError_t e)
     exit(99);
 }
 
-/* The same memory on both sides. */
+/* The host's memory, which the device reaches too. */
 static void *shared(size_t bytes)
 {
     void *p;
-    want(cudaMallocManaged(&p, bytes));
+    want(cudaMallocHost(&p, bytes));
     return p;
 }
 

@@ -41,6 +41,12 @@ struct library find_library(void)
     char name[64];
     snprintf(name, sizeof name, "libcublasLt.so.%d", CUDART_VERSION / 1000);
     void *from = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+#ifdef QG_TOOLKIT_LIBRARIES // where nvcc's own are, which the loader need not know
+    char beside[600];
+    snprintf(beside, sizeof beside, QG_TOOLKIT_LIBRARIES "/%s", name);
+    if (!from)
+        from = dlopen(beside, RTLD_NOW | RTLD_LOCAL);
+#endif
     if (!from) {
         snprintf(l.why, sizeof l.why, "%s is not found (LD_LIBRARY_PATH, or install cuBLAS)", name);
         return l;
@@ -219,7 +225,8 @@ void tell_choice(const cublasLtMatmulHeuristicResult_t *found, int count, char *
         uint32_t value = 0;
         if (the_library()->cublasLtMatmulAlgoConfigGetAttribute(
                 &found->algo, a.what, &value, a.size, &written) == CUBLAS_STATUS_SUCCESS)
-            at += (size_t)snprintf(text + at, size - at, "%s %u, ", a.name, value);
+            at = qg_least(at + (size_t)snprintf(text + at, size - at, "%s %u, ", a.name, value),
+                          size - 1);
     }
     snprintf(text + at, size - at, "workspace %zu, waves %.3g, first of %d", found->workspaceSize,
              (double)found->wavesCount, count);
@@ -324,27 +331,34 @@ void qg_multiply_scaled(const struct qg_args *a, const struct qg_factor &x,
 
 /* --- what is there ---------------------------------------------------------------------------- */
 
-static bool has(bool yes, const char *what, char *text, size_t size)
+/* `since`: the first version of cuBLASLt that has it, 120900 for 12.9. */
+static bool has(bool yes, size_t since, const char *what, char *text, size_t size)
 {
+    const struct library *l = the_library();
+    const size_t v = l->why[0] ? 0 : l->cublasLtGetVersion();
     if (!yes)
         snprintf(text, size, "%s; this is sm_%d", what, qg_cuda_arch());
-    return yes;
+    else if (v < since)
+        snprintf(text, size, "%s, from %zu.%zu on; this is %zu.%zu", what, since / 10000,
+                 since / 100 % 100, v / 10000, v / 100 % 100);
+    return yes && v >= since;
 }
 
 bool qg_cublas_has_fp8(char *text, size_t size)
 {
-    return has(qg_cuda_arch() >= 89, "cuBLASLt multiplies e4m3 from sm_89 on", text, size);
+    return has(qg_cuda_arch() >= 89, 120000, "cuBLASLt multiplies e4m3 from sm_89 on", text, size);
 }
 
 bool qg_cublas_has_float_scales(char *text, size_t size)
 {
-    return has(qg_cuda_arch() == 90, "cuBLASLt has scales of rows and of 128 on sm_90 alone", text,
-               size);
+    return has(qg_cuda_arch() == 90, 120900,
+               "cuBLASLt has scales of rows and of 128 on sm_90 alone", text, size);
 }
 
 bool qg_cublas_has_block_scales(char *text, size_t size)
 {
-    return has(qg_cuda_arch() >= 100, "cuBLASLt has block scales from sm_100 on", text, size);
+    return has(qg_cuda_arch() >= 100, 120800, "cuBLASLt has block scales from sm_100 on", text,
+               size);
 }
 
 bool qg_cublas_probe(char *text, size_t size)

@@ -365,7 +365,7 @@ template <qg_op_fn *matmul, qg_op_fn *adapt> static void qg_lora_separate(const 
                      qg_lora_fused<of>),                                        \
         QG_CUDA_LORA_ROW(s, "cuda", "separate", QG_REORDERS, qg_warp_depth,     \
                          (qg_lora_separate<own, qg_cuda_adapt>)),               \
-        QG_CUDA_LORA_ROW(s, "cublas", "", QG_REORDERS, NULL,                    \
+        QG_CUDA_LORA_ROW(s, "cublas", "", QG_REORDERS, qg_core_depth,           \
                          (qg_lora_separate<by_cublas, qg_cublas_adapt>))
 #define QG_CUDA_LORA(s, of) QG_CUDA_LORAS(s, of, qg_matmul<of>, qg_matmul_cublas<of>)
 
