@@ -15,6 +15,9 @@ want() {
         grep -qF -e "$text" || { echo "$*: a case is not SKIP with '$text'"; bad=1; }
 }
 qgauge=$(realpath "$1")
+dir=$(mktemp -d) || exit 99
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 99
 want 'simt sm_90' QG_SIMT_SEED=0
 want 'simt sm_80' QG_SIMT_ARCH=sm_80
 want 'sm_75, too old: sm_80 is the least' QG_SIMT_ARCH=sm_75
@@ -24,10 +27,22 @@ want 'a driver but no device' QG_SIMT_ARCH=none
 want 'no NVIDIA driver here' QG_SIMT_DRIVER=0
 want 'the driver is for CUDA 12.8 and too old for 13.' QG_SIMT_DRIVER=12080
 
+# lacks ARCH SCHEME VARIANT TEXT: a row whose format the device has not is SKIP wherever it is named.
+lacks() {
+    row="$2.matmul.cublas${3:+.$3}"
+    QG_SIMT_ARCH=$1 "$qgauge" list kernels | grep -F "$row " | grep -qF "(not here: $4" ||
+        { echo "list kernels on $1: $row is not said to be away"; bad=1; }
+    QG_SIMT_ARCH=$1 "$qgauge" repro "$row 2x16x256 bf16 fill=normal seed=7" >/dev/null
+    [ $? = 77 ] || { echo "repro on $1: $row is not SKIP"; bad=1; }
+}
+lacks sm_80 fp8-fp8-tensor '' 'cuBLASLt multiplies e4m3 from sm_89 on; this is sm_80'
+lacks sm_100 fp8-fp8 '' 'cuBLASLt has scales of rows and of 128 on sm_90 alone; this is sm_100'
+lacks sm_90 nvfp4 nvfp4 'cuBLASLt has block scales from sm_100 on; this is sm_90'
+QG_SIMT_ARCH=sm_80 "$qgauge" golden verify --backend cublas --scheme fp8-block >"$dir/verify.txt"
+[ $? = 77 ] && grep 'fp8-block.matmul.cublas$' "$dir/verify.txt" | grep -q 'SKIP: .* this is sm_80' ||
+    { echo 'golden verify of what the device has not is not SKIP'; cat "$dir/verify.txt"; bad=1; }
+
 # A device with room for the kernel, but not for what its timing fills the cache with.
-dir=$(mktemp -d) || exit 99
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 99
 cat >timed.yaml <<'YAML'
 about: one case
 time: 0.001
