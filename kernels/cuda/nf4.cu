@@ -26,7 +26,7 @@ struct encoding {
         float least = INFINITY;
 #pragma unroll
         for (unsigned k = 0; k < 16; k++) {
-            const float distance = qg_abs(qg_sub(u, qg_round(x.dtype, qg_nf4_short(k))));
+            const float distance = qg_abs(qg_sub(u, qg_round_float(x.dtype, qg_nf4_short(k))));
             best = distance < least ? k : best;
             least = distance < least ? distance : least;
         }
@@ -44,8 +44,9 @@ struct encoding {
                           const struct qg_piece *p) const
     {
         struct qg_codes q;
+#pragma unroll
         for (int i = 0; i < QG_PIECE; i++)
-            q.c[i] = (uint8_t)nearest(qg_round(x.dtype, qg_div(p->v[i], amax)));
+            q.c[i] = (uint8_t)nearest(qg_round_float(x.dtype, qg_div(p->v[i], amax)));
         qg_store_nibbles(codes, at, n, &q, true);
     }
 };
@@ -60,14 +61,15 @@ struct scaling {
 
     __device__ float less(float absmax) const
     {
-        return qg_round(dtype, qg_sub(absmax, *mean));
+        return qg_round_float(dtype, qg_sub(absmax, *mean));
     }
     /* 256 / (2 top): torch divides a number by a tensor by way of the reciprocal. */
     __device__ float make(struct qg_unit, measure m) const
     {
         const float top = qg_max(qg_abs(less(m.min)), qg_abs(less(m.max)));
-        const float inverse = qg_round(dtype, qg_div(1.0f, qg_round(dtype, qg_mul(2.0f, top))));
-        return qg_round(dtype, qg_mul(inverse, 256.0f));
+        const float inverse =
+            qg_round_float(dtype, qg_div(1.0f, qg_round_float(dtype, qg_mul(2.0f, top))));
+        return qg_round_float(dtype, qg_mul(inverse, 256.0f));
     }
     __device__ void put(struct qg_unit u, float factor) const
     {
@@ -79,8 +81,9 @@ struct scaling {
                           const struct qg_piece *p) const
     {
         struct qg_codes q;
+#pragma unroll
         for (int i = 0; i < QG_PIECE; i++) {
-            const float s = qg_rint(qg_round(dtype, qg_mul(less(p->v[i]), factor)));
+            const float s = qg_rint(qg_round_float(dtype, qg_mul(less(p->v[i]), factor)));
             q.c[i] = (uint8_t)(s == s ? (int)qg_clamp(s, -128.0f, 127.0f) : 0);
         }
         qg_store_bytes(scalers, at, n, &q);
@@ -107,7 +110,7 @@ struct rounded {
 
     __device__ float value(unsigned code) const
     {
-        return qg_round(dtype, qg_nf4_short(code));
+        return qg_round_float(dtype, qg_nf4_short(code));
     }
 };
 
@@ -119,8 +122,8 @@ struct scaler {
     __device__ float of(size_t block) const
     {
         const float factor = qg_get_float(&factors, block / BLOCKS);
-        const float s = qg_round(dtype, qg_div((float)scalers[block], factor));
-        return qg_round(dtype, qg_add(s, qg_get_float(&mean, 0)));
+        const float s = qg_round_float(dtype, qg_div((float)scalers[block], factor));
+        return qg_round_float(dtype, qg_add(s, qg_get_float(&mean, 0)));
     }
 };
 
