@@ -510,7 +510,8 @@ static void put_meta(FILE *out, const struct qg_result *r)
 
 static const char guide[] =
     "<h2 id=\"guide\">How to read this page</h2>\n<ul>\n"
-    "<li><strong>PASS</strong>: every byte is the definition's, or (matmul, gradients) every value "
+    "<li><strong>PASS</strong>: every byte is the definition's, or (matmul, lora, gradients) every "
+    "value "
     "is "
     "within the proved rounding bound. <strong>MARGINAL</strong>: right, but more than 90 % of the "
     "bound was used.</li>\n"

@@ -416,7 +416,7 @@ static const char *uniform(const struct qg_args *a)
     if (a->op == QG_FAKE_QUANT)
         return NULL;
     const struct qg_tensor *scales = a->op == QG_CONVERT ? &a->out[2] : &a->in[2];
-    if (a->op == QG_MATMUL)
+    if (qg_is_product(a->op))
         scales = &a->in[3];
     for (size_t i = 0; i < qg_count(scales); i++)
         if (!(qg_abs(qg_get(scales, i)) < INFINITY))
