@@ -37,7 +37,7 @@ has part/index.html 'incomplete: 280 of 300 cases'
 # Resources of CUDA kernels, with what is bad about them marked; without any, why.
 has plain/index.html '<p>None: the file is of a program that did not keep them'
 "$qgauge" report resources-spill.h5 -o resources >/dev/null 2>&1 || fail 'resources'
-has resources/index.html 'quantize_units&lt;prepare&gt;</td><td class="text">sm_90a</td><td>80</td><td>8</td><td class="warn">8 + 8</td>'
+has resources/index.html 'quantize_units&lt;prepare&gt;</td><td class="text">sm_90a</td><td>80</td><td class="warn">8</td><td class="warn">8 + 8</td>'
 has resources/index.html '<td>0 + 0</td><td>64</td><td>1</td><td>256</td><td class="warn">24 of 64, 38 %</td><td class="text">registers</td>'
 "$qgauge" report resources-hostile.h5 -o stranger >/dev/null 2>&1 || fail 'a kernel of a stranger'
 has stranger/index.html '&lt;script&gt;?\[2J|\*'
