@@ -165,10 +165,9 @@ static enum qg_status fill_inputs(const struct qg_case *c, struct qg_judgement *
 static void run_definition(const struct qg_case *c, struct qg_judgement *j)
 {
     struct qg_args *w = &j->want.args;
-    size_t terms = qg_is_product(w->op) ? w->cols : qg_group(w);
     for (int i = 0; i < w->n_in; i++)
         w->in[i].data = j->got.args.in[i].data;
-    w->depth = c->kernel->depth ? c->kernel->depth(terms) : 0;
+    qg_kernel_claims(c->kernel, w);
     qg_definition(c->scheme, w->operand, w->op)(w);
 }
 

@@ -21,7 +21,13 @@ enum qg_claim {
 };
 
 /* What a kernel does on purpose and its definition does not: for people, printed by `list`. */
-enum qg_trait { QG_FUSES = 1, QG_REORDERS = 2, QG_FLUSHES = 4, QG_APPROXIMATES = 8 };
+enum qg_trait {
+    QG_FUSES = 1,
+    QG_REORDERS = 2,
+    QG_FLUSHES = 4,
+    QG_APPROXIMATES = 8,
+    QG_WIDENS = 16 /* multiplies codes and scales, whose product need not fit in the dtype */
+};
 
 struct qg_kernel {
     const char *scheme, *backend, *variant; /* variant: "" when there is only one */
@@ -65,6 +71,10 @@ const struct qg_backend *qg_backend_find(const char *name);
 /* Whether the kernel runs here at all (a NULL), or with the parameters and extents of this call:
  * its backend is there and it has no objection of its own. False, with the reason in `why`. */
 bool qg_kernel_runs(const struct qg_kernel *k, const struct qg_args *a, char *why, size_t size);
+
+/* Sets in `a`, a call of k's definition, what the definition's bound depends on: a->depth and
+ * a->wide. */
+void qg_kernel_claims(const struct qg_kernel *k, struct qg_args *a);
 
 /* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c, never of
  * a device. The

@@ -115,6 +115,13 @@ void qg_kernel_name(const struct qg_kernel *k, char *text, size_t size)
              k->variant);
 }
 
+void qg_kernel_claims(const struct qg_kernel *k, struct qg_args *a)
+{
+    const size_t terms = qg_is_product(a->op) ? a->cols : qg_group(a);
+    a->depth = k->depth ? k->depth(terms) : 0;
+    a->wide = k->traits & QG_WIDENS;
+}
+
 const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,
                                        enum qg_op op, const char *backend)
 {

@@ -34,7 +34,8 @@
  * Matmul: both operands dequantized to the dtype, then an ordinary product (kernel preference
  * EMULATED, for all elements). The block-scaled product of tensor cores (AUTO; e4m3 and e2m1, bf16
  * out) sums the same numbers: they are exact in the dtype, so it lies within the same bound. Where
- * one overflows there (q s of an infinite x) the two have nothing in common: no bound.
+ * one overflows there (q s of an infinite x) the two have nothing in common: no bound for a kernel
+ * that widens.
  *
  * Sources: ao:torchao/prototype/mx_formats/mx_tensor.py to_mx, to_dtype, _addmm_mx_dispatch;
  * .../config.py; ao:torchao/prototype/custom_fp_utils.py; ao:torchao/prototype/qat/mx.py. 0.18:
@@ -356,7 +357,8 @@ static void matmul(const struct qg_args *a)
         for (size_t k = 0; k < a->cols; k++)
             a->work[k] = value_at(a, a->in + 1, n, k);
         qg_matmul_row(&b, n, a->work);
-        disown_overflows(a, n, a->work, x);
+        if (a->wide)
+            disown_overflows(a, n, a->work, x);
     }
 }
 

@@ -168,6 +168,7 @@ struct qg_args {
      * than `depth` additions (0: any order). A bound of 0 asks for the very bits. */
     double *exact, *bound;
     size_t depth;
+    bool wide;              /* of products: numbers that overflow the dtype go on in the sums */
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
     /* Where a kernel on a device says that it failed, or NULL; its outputs then stay as they were.
      * The text is empty before the call. */

@@ -232,7 +232,7 @@ static void judge(const struct qg_kernel *k, const struct qg_args *args, enum fi
     for (int i = 0; i < args->n_out; i++)
         memset(got.args.out[i].data, 0xa5, got.out[i].bytes);
     memset(got.args.work, 0xff, got.work.bytes);
-    want.args.depth = k->depth ? k->depth(args->cols) : args->cols;
+    qg_kernel_claims(k, &want.args);
     qg_definition(args->scheme, args->operand, args->op)(&want.args);
     struct qg_failure failure = {0};
     got.args.failure = &failure;

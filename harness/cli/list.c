@@ -221,7 +221,7 @@ static void layers_json(cJSON *root)
     }
 }
 
-static const char *const trait_words[] = {"fuses", "reorders", "flushes", "approximates"};
+static const char *const trait_words[] = {"fuses", "reorders", "flushes", "approximates", "widens"};
 
 static const char *claim_word(const struct qg_kernel *k)
 {

@@ -103,7 +103,8 @@ static inline bool qg_takes_block_scales(const struct qg_args *, char *text, siz
         .scheme = s, .backend = "cublas", .variant = word, .op = QG_MATMUL, .operand = QG_WEIGHT, \
         .claim = c, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f, .probe = p       \
     }
-#define QG_NARROW_FLOATS(s, word, f, p) \
-    QG_NARROW_ROW(s, word, QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS, qg_narrow_depth, f, p)
+#define QG_NARROW_FLOATS(s, word, f, p)                                                          \
+    QG_NARROW_ROW(s, word, QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS | QG_WIDENS, qg_narrow_depth, \
+                  f, p)
 
 #endif
