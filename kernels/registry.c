@@ -75,7 +75,8 @@ static const struct qg_backend backends[] = {
     {"c", "plain C that the compiler may vectorise", probe_c, NULL, NULL},
     {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas, NULL, NULL},
     {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe, STOPWATCH, IS_ALONE},
-    {"cublas", "dequantize on the device, then cuBLASLt", qg_cublas_probe, STOPWATCH, IS_ALONE},
+    {"cublas", "cuBLASLt, on codes where it has the format, else on what they stand for",
+     qg_cublas_probe, STOPWATCH, IS_ALONE},
 };
 
 const struct qg_backend *qg_backend_at(size_t i)
