@@ -255,12 +255,14 @@ static void compute(const struct qg_args *a)
         qg_definition(a->scheme, a->operand, a->op)(a);
 }
 
-/* The definition's bound is that of any order, in which upstream's value lies, too; of k's sums
- * where these are worse. */
+/* The definition's bound is that of any order, in which upstream's value lies, too; for a product
+ * whose sums are worse, that of k's. */
 static void widen(struct qg_args *a, const struct qg_kernel *k)
 {
     const size_t depth = a->depth;
     const bool wide = a->wide;
+    if (!qg_is_product(a->op))
+        return;
     qg_kernel_claims(k, a);
     if (a->depth <= a->cols)
         a->depth = 0;
