@@ -62,18 +62,6 @@ void add(const struct qg_args *a, const struct parts &p)
     qg_pieces(addition{a->out[0], p.lora, (const float *)p.s->data, a->rows}, a->m, a->rows);
 }
 
-/* A tensor as another dtype. */
-struct rounding {
-    struct qg_tensor from, to;
-
-    __device__ void piece(size_t row, size_t at, size_t n) const
-    {
-        const size_t begin = row * to.shape[1] + at;
-        const struct qg_piece p = qg_load_piece(&from, begin, n);
-        qg_store_piece(&to, begin, n, &p);
-    }
-};
-
 /* y = R(x . w^T) by cuBLASLt, the sums in scratch. */
 void multiply_cublas(const struct qg_args *a, const struct qg_tensor *x, const struct qg_tensor *w,
                      const struct qg_tensor *y, float *scratch)
@@ -81,7 +69,7 @@ void multiply_cublas(const struct qg_args *a, const struct qg_tensor *x, const s
     const struct qg_tensor sums = qg_scratch(QG_F32, y->shape[0], y->shape[1], &scratch);
     const struct qg_factor of_x = {*x, QG_SCALE_NONE, NULL}, of_w = {*w, QG_SCALE_NONE, NULL};
     qg_cublas_product(a, &of_x, &of_w, &sums);
-    qg_pieces(rounding{sums, *y}, y->shape[0], y->shape[1]);
+    qg_pieces(qg_unpacking<struct numbers>{{sums}, *y, y->shape[1]}, y->shape[0], y->shape[1]);
 }
 
 } // namespace
