@@ -6,15 +6,27 @@
 #include <gsl/gsl_sort.h>
 #include <gsl/gsl_statistics_double.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #define MIN_SAMPLE_S 200e-6
 #define MIN_SAMPLES  6 /* 2^-5 < 5 %: the whole range of 6 holds the median with 96.9 % */
 #define PRECISION    0.005
+#define MOST_BUDGETS 20 /* that samples may take until there are MIN_SAMPLES */
+#define VAIN_BUDGETS 4  /* that may pass without one that counts */
+#define LOOK_EVERY_S 0.01
+
+#define NOT_TIMED                          \
+    {                                      \
+        NAN, NAN, NAN, 0,                  \
+        {                                  \
+            NAN, NAN, NAN, NAN, NAN, 0, "" \
+        }                                  \
+    }
 
 const struct qg_bench_result qg_bench_none = {
-    .warm = {NAN, NAN, NAN, 0}, .cold = {NAN, NAN, NAN, 0}, .overhead_s = NAN};
+    .warm = NOT_TIMED, .cold = NOT_TIMED, .overhead_s = NAN};
 
 double qg_clock_now(void)
 {
@@ -37,8 +49,9 @@ double qg_clock_resolution(void)
 
 struct qg_timing qg_bench_summary(const double *samples, size_t n)
 {
-    struct qg_timing t = {NAN, NAN, NAN, (uint32_t)n};
+    struct qg_timing t = NOT_TIMED;
     double sorted[QG_BENCH_SAMPLES];
+    t.samples = (uint32_t)n;
     if (n == 0 || n > QG_BENCH_SAMPLES)
         return t;
     memcpy(sorted, samples, n * sizeof *sorted);
@@ -107,7 +120,6 @@ struct timed {
     const struct qg_stopwatch *stopwatch;
     void *session;
     double overhead; /* of a call of nothing */
-    uint32_t discarded;
 };
 
 /* Seconds for `repeat` calls. */
@@ -135,15 +147,16 @@ static size_t repetitions(const struct timed *timed)
     }
 }
 
-static bool enough(const double *samples, size_t n, double spent, double budget)
+/* Whether n samples are enough; `more` of them are new. */
+static bool enough(const double *samples, size_t n, size_t more, double spent, double budget)
 {
-    if (n == QG_BENCH_SAMPLES || spent > 20 * budget)
+    if (n == QG_BENCH_SAMPLES || spent > MOST_BUDGETS * budget)
         return true;
     if (n < MIN_SAMPLES)
-        return false;
+        return n == 0 && spent > VAIN_BUDGETS * budget;
     if (spent > budget)
         return true;
-    if (n % 8)
+    if (n / 8 == (n - more) / 8)
         return false;
     struct qg_timing t = qg_bench_summary(samples, n);
     return t.high_s - t.low_s <= PRECISION * t.median_s;
@@ -167,20 +180,99 @@ static double overhead_of(const struct timed *t, size_t repeat)
     return best;
 }
 
-static size_t take_samples(struct timed *t, size_t repeat, bool cold, double budget,
-                           double *samples)
+/* What is known of a device from looks at it. */
+struct watch {
+    double took, all_at; /* the last look; when it was last asked for everything */
+    unsigned now, ever;  /* why it had lowered its clocks, of enum qg_lowered */
+    double watts;        /* the sum of the answers */
+    unsigned n_watts;
+    struct qg_conditions seen;
+};
+
+static void add_state(struct watch *w, const struct qg_device_state *s)
 {
+    struct qg_conditions *c = &w->seen;
+    c->celsius = fmax(c->celsius, s->celsius); // the number, where one of the two is NaN
+    if (s->watts == s->watts) {
+        w->watts += s->watts;
+        w->n_watts++;
+        c->watts = w->watts / w->n_watts;
+    }
+    if (s->lowered)
+        return;
+    c->sm_mhz_low = fmin(c->sm_mhz_low, s->sm_mhz);
+    c->sm_mhz_high = fmax(c->sm_mhz_high, s->sm_mhz);
+    c->memory_mhz = fmin(c->memory_mhz, s->memory_mhz);
+}
+
+/* Looks at the device, if there is one: whether what was timed since the last look counts. Clocks
+ * that were low at its begin or are at its end may have been low in between. */
+static bool look(const struct timed *t, struct watch *w)
+{
+    struct qg_device_state s;
+    const unsigned before = w->now;
+    if (!t->stopwatch)
+        return true;
+    const double start = qg_clock_now();
+    const bool all = start - w->all_at >= LOOK_EVERY_S;
+    t->stopwatch->look(t->session, all, &s);
+    const double end = qg_clock_now();
+    w->took = end - start;
+    w->all_at = all ? end : w->all_at;
+    w->now = s.lowered;
+    w->ever |= s.lowered;
+    add_state(w, &s);
+    return !before && !w->now;
+}
+
+/* Samples for as long as the last look took, one at least: looks take half of the time at most.
+ * None: the device failed. */
+static size_t take_some(const struct timed *t, size_t repeat, bool cold, const struct watch *w,
+                        double *samples, size_t room)
+{
+    const double until = w->took > 0 ? qg_clock_now() + w->took : 0;
     size_t n = 0;
+    do {
+        const double s = time_calls(t, repeat, cold) / (double)repeat;
+        if (s != s)
+            return 0;
+        samples[n++] = subtract(s, t->overhead);
+    } while (n < room && until > 0 && qg_clock_now() < until);
+    return n;
+}
+
+/* "thermal, power cap" */
+static void put_reasons(unsigned lowered, char *text, size_t size)
+{
+    static const char *const words[] = {"thermal", "power cap", "power brake", "hardware slowdown"};
+    size_t n = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < sizeof words / sizeof words[0] && n < size; i++)
+        if (lowered >> i & 1)
+            n += (size_t)snprintf(text + n, size - n, "%s%s", n ? ", " : "", words[i]);
+}
+
+static struct qg_timing take_samples(struct timed *t, size_t repeat, bool cold, double budget,
+                                     double *samples)
+{
+    struct watch w = {.all_at = -INFINITY, .seen = qg_bench_none.warm.under};
+    size_t n = 0, more;
     double start = qg_clock_now();
     t->overhead = overhead_of(t, repeat < 10000 ? repeat : 10000);
     do {
-        double s = time_calls(t, repeat, cold) / (double)repeat;
-        if (s == s)
-            samples[n++] = subtract(s, t->overhead);
-        else
-            t->discarded++;
-    } while (!enough(samples, n, qg_clock_now() - start, budget));
-    return n;
+        more = take_some(t, repeat, cold, &w, samples + n, QG_BENCH_SAMPLES - n);
+        if (!more)
+            break;
+        if (!look(t, &w)) {
+            w.seen.discarded += (uint32_t)more;
+            more = 0;
+        }
+        n += more;
+    } while (!enough(samples, n, more, qg_clock_now() - start, budget));
+    put_reasons(w.ever, w.seen.lowered_by, sizeof w.seen.lowered_by);
+    struct qg_timing timing = qg_bench_summary(samples, n);
+    timing.under = w.seen;
+    return timing;
 }
 
 /* Keeps the process where it is while it is timed, and lets it go to where it might be before.
@@ -214,13 +306,12 @@ void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *
     if (t.stopwatch && !(t.session = t.stopwatch->start(b->launch, a, &ret->untimed)))
         return;
     const cpu_set_t before = pin();
-    ret->n_warm = (uint32_t)take_samples(&t, repetitions(&t), false, b->budget_s, ret->s);
+    ret->warm = take_samples(&t, repetitions(&t), false, b->budget_s, ret->s);
+    ret->n_warm = ret->warm.samples;
     ret->overhead_s = t.overhead;
     if (b->cold && (t.stopwatch || CAN_FLUSH))
-        ret->n_cold = (uint32_t)take_samples(&t, 1, true, b->budget_s, ret->s + ret->n_warm);
-    ret->n_discarded = t.discarded;
-    ret->warm = qg_bench_summary(ret->s, ret->n_warm);
-    ret->cold = qg_bench_summary(ret->s + ret->n_warm, ret->n_cold);
+        ret->cold = take_samples(&t, 1, true, b->budget_s, ret->s + ret->n_warm);
+    ret->n_cold = ret->cold.samples;
     unpin(&before);
     if (t.stopwatch)
         t.stopwatch->stop(t.session, &ret->untimed);

@@ -30,10 +30,10 @@ struct qg_bench {
 /* Plain memory without pointers: a child process fills it, its parent reads it. */
 struct qg_bench_result {
     struct qg_timing warm, cold;
-    double overhead_s;                    /* of an empty call, taken out of warm samples */
-    uint32_t n_warm, n_cold, n_discarded; /* samples that a device's stopwatch did not trust */
-    struct qg_failure untimed;            /* what a device's stopwatch could not do, or "" */
-    double s[2 * QG_BENCH_SAMPLES];       /* seconds per call: n_warm, then n_cold */
+    double overhead_s;              /* of an empty call, taken out of warm samples */
+    uint32_t n_warm, n_cold;        /* samples that count */
+    struct qg_failure untimed;      /* what a device's stopwatch could not do, or "" */
+    double s[2 * QG_BENCH_SAMPLES]; /* seconds per call: n_warm, then n_cold */
 };
 
 /* Nothing measured: no samples, NaN everywhere. */
@@ -41,7 +41,12 @@ extern const struct qg_bench_result qg_bench_none;
 
 /* Times fn(a) on the current CPU. At least 6 samples of each kind (fewer have no 95 % interval)
  * unless they take 20 times the budget; stops early when the interval is within 0.5 % of the
- * median. */
+ * median.
+ *
+ * A device is asked between samples whether it has lowered its clocks: after each one where the
+ * answer comes fast, else as rarely as it takes for half of the time to go into samples. What was
+ * timed between two answers counts when neither is yes; where none counts for four budgets, the
+ * kernel is not timed. For clocks, temperature and power it is asked every 10 ms. */
 void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *b,
                   struct qg_bench_result *ret);
 

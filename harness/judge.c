@@ -480,17 +480,30 @@ static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
     describe_wrong(j, &d);
 }
 
+/* Says which samples of a timing do not count. */
+static void note_discarded(struct qg_record *r, const char *kind, const struct qg_timing *t)
+{
+    const size_t n = strlen(r->reason);
+    const struct qg_conditions *c = &t->under;
+    if (!c->discarded)
+        return;
+    snprintf(r->reason + n, sizeof r->reason - n,
+             "%s%s%u of %u %s samples discarded: the device had lowered its clocks (%s)",
+             n ? "; " : "", t->samples ? "" : "not timed: ", c->discarded,
+             c->discarded + t->samples, kind, c->lowered_by);
+}
+
 /* Why there are fewer times than asked for, behind what else there is to say. */
 static void note_times(struct qg_record *r, const struct qg_bench_result *t)
 {
     const size_t n = strlen(r->reason);
-    const char *between = n ? "; " : "";
     if (t->untimed.text[0] && t->untimed.no_room)
-        snprintf(r->reason + n, sizeof r->reason - n, "%snot timed: %s", between, t->untimed.text);
-    else if (t->n_discarded && !t->untimed.text[0])
-        snprintf(r->reason + n, sizeof r->reason - n,
-                 "%s%u samples discarded: the device had lowered its clocks", between,
-                 t->n_discarded);
+        snprintf(r->reason + n, sizeof r->reason - n, "%snot timed: %s", n ? "; " : "",
+                 t->untimed.text);
+    if (t->untimed.text[0])
+        return;
+    note_discarded(r, "warm", &t->warm);
+    note_discarded(r, "cold", &t->cold);
 }
 
 /* Everything after the kernel has run. */

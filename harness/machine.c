@@ -150,16 +150,24 @@ static void measure(struct qg_meta *m)
     qg_meta_set(m, "clock_resolution_s", text);
 }
 
-/* What each backend runs on, or why its cases are SKIP. */
+/* What each backend runs on, or why its cases are SKIP; and how the device of the last that has one
+ * is set. */
 static void describe_backends(struct qg_meta *m)
 {
     const struct qg_backend *b;
+    const struct qg_stopwatch *stopwatch = NULL;
     char key[64], why[256], text[280];
     for (size_t i = 0; (b = qg_backend_at(i)); i++) {
         bool there = b->probe(why, sizeof why);
         snprintf(key, sizeof key, "backend_%s", b->name);
         snprintf(text, sizeof text, "%s%s", there ? "" : "SKIP: ", why);
         qg_meta_set(m, key, text);
+        if (there && b->stopwatch)
+            stopwatch = b->stopwatch;
+    }
+    if (stopwatch) {
+        stopwatch->settings(text, sizeof text);
+        qg_meta_set(m, "device_settings", text);
     }
 }
 

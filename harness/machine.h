@@ -7,10 +7,11 @@
 
 #include "harness/result.h"
 
-/* Sets cpu, cpu_isa, cpus, governor, turbo, load, os, libraries, blas_core,
- * fp_environment, clock_resolution_s, cold_method, time_utc, binary and goldens (hashes). What
- * cannot be found out is "unknown". With SOURCE_DATE_EPOCH in the environment time_utc is that, and
- * load and clock_resolution_s, which differ from run to run, are left out. */
+/* Sets cpu, cpu_isa, cpus, governor, turbo, load, os, libraries, blas_core, backend_NAME (what is
+ * there, or "SKIP: " and why not), fp_environment, clock_resolution_s, cold_method, time_utc,
+ * binary and goldens (hashes); with a device device_settings (driver, persistence mode, limits,
+ * ECC, MIG). What cannot be found out is "unknown". With SOURCE_DATE_EPOCH in the environment
+ * time_utc is that, and load and clock_resolution_s, which differ from run to run, are left out. */
 void qg_machine_describe(struct qg_meta *m);
 
 /* "HDF5 1.10.8", "OpenBLAS 0.3.21 ...", one per call; NULL past the end. */

@@ -14,12 +14,18 @@
         name, kind, offsetof(type, field), SIZE(type, field), 1 \
     }
 
-#define TEXT(field)      FIELD(struct qg_record, field, #field, QG_FIELD_TEXT)
-#define U64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_U64)
-#define I64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_I64)
-#define F64(field)       FIELD(struct qg_record, field, #field, QG_FIELD_F64)
-#define TIME(run, field) FIELD(struct qg_record, run.field, #run "_" #field, QG_FIELD_F64)
-#define SAMPLES(run)     FIELD(struct qg_record, run.samples, #run "_samples", QG_FIELD_U32)
+#define TEXT(field)             FIELD(struct qg_record, field, #field, QG_FIELD_TEXT)
+#define U64(field)              FIELD(struct qg_record, field, #field, QG_FIELD_U64)
+#define I64(field)              FIELD(struct qg_record, field, #field, QG_FIELD_I64)
+#define F64(field)              FIELD(struct qg_record, field, #field, QG_FIELD_F64)
+#define TIME(run, field)        FIELD(struct qg_record, run.field, #run "_" #field, QG_FIELD_F64)
+#define SAMPLES(run)            FIELD(struct qg_record, run.samples, #run "_samples", QG_FIELD_U32)
+#define UNDER(run, field, kind) FIELD(struct qg_record, run.under.field, #run "_" #field, kind)
+#define CONDITIONS(run)                                                          \
+    UNDER(run, sm_mhz_low, QG_FIELD_F64), UNDER(run, sm_mhz_high, QG_FIELD_F64), \
+        UNDER(run, memory_mhz, QG_FIELD_F64), UNDER(run, celsius, QG_FIELD_F64), \
+        UNDER(run, watts, QG_FIELD_F64), UNDER(run, discarded, QG_FIELD_U32),    \
+        UNDER(run, lowered_by, QG_FIELD_TEXT)
 
 const struct qg_field qg_record_fields[] = {
     TEXT(spelling),
@@ -54,10 +60,12 @@ const struct qg_field qg_record_fields[] = {
     TIME(warm, low_s),
     TIME(warm, high_s),
     SAMPLES(warm),
+    CONDITIONS(warm),
     TIME(cold, median_s),
     TIME(cold, low_s),
     TIME(cold, high_s),
     SAMPLES(cold),
+    CONDITIONS(cold),
     F64(overhead_s),
     U64(output_hash),
     U64(input_hash),

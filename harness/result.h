@@ -52,9 +52,22 @@ enum qg_verdict {
     QG_VERDICT_COUNT
 };
 
+/* What a device said of itself between the samples of a timing. NaN, 0 and "" where it said
+ * nothing and on processors. */
+struct qg_conditions {
+    double sm_mhz_low,
+        sm_mhz_high;     /* lowest and highest clock of its multiprocessors, and lowest */
+    double memory_mhz;   /* of its memory, while samples were taken that count */
+    double celsius;      /* highest */
+    double watts;        /* mean of the answers, each of which may be the mean of a second */
+    uint32_t discarded;  /* samples that do not count: the device had lowered its clocks */
+    char lowered_by[64]; /* and why: "thermal", "power cap", "power brake", "hardware slowdown" */
+};
+
 struct qg_timing {
     double median_s, low_s, high_s; /* per call; 95 % interval of the median; NaN: not timed */
-    uint32_t samples;
+    uint32_t samples;               /* that count */
+    struct qg_conditions under;
 };
 
 struct qg_record {

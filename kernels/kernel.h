@@ -44,16 +44,38 @@ struct qg_kernel {
     bool (*probe)(const struct qg_args *a, char *text, size_t size);
 };
 
+/* Why a device has lowered its clocks by itself. */
+enum qg_lowered {
+    QG_LOWERED_THERMAL = 1,
+    QG_LOWERED_POWER_CAP = 2,
+    QG_LOWERED_POWER_BRAKE = 4, /* from outside, as by the power supply */
+    QG_LOWERED_HARDWARE = 8     /* at once and by half or more, for one of these or for a current */
+};
+
+/* What a device says of itself at one moment; NaN: it does not say. */
+struct qg_device_state {
+    double sm_mhz, memory_mhz; /* clocks of the multiprocessors and of the memory */
+    double celsius;
+    double watts;     /* of the whole board; on most devices the mean of the last second */
+    unsigned lowered; /* of enum qg_lowered; 0 also where nobody can say */
+};
+
 /* How a device times its kernels: a session keeps the tensors of one call in the device's memory.
  */
 struct qg_stopwatch {
     /* NULL: *ret says why not. */
     void *(*start)(qg_op_fn *launch, const struct qg_args *a, struct qg_failure *ret);
     /* Of `runs` runs one after the other; `cold`: none of the tensors in a cache before. NaN when
-     * the sample is not to be trusted or the device failed. */
+     * the device failed. */
     double (*seconds)(void *session, size_t runs, bool cold);
     /* *ret says what the device failed at since start, when it did. */
     void (*stop)(void *session, struct qg_failure *ret);
+    /* Asks the device, which may take milliseconds: between samples, never in one. Without `all`
+     * for .lowered alone, and the rest is NaN. */
+    void (*look)(void *session, bool all, struct qg_device_state *ret);
+    /* Settings of the device that its times depend on, in words: "driver 580.65.06, persistence
+     * mode on, SM clock up to 1980 MHz, power limit 700 W, ECC on"; "unknown: " and why. */
+    void (*settings)(char *text, size_t size);
 };
 
 /* A place where kernels run. */

@@ -217,6 +217,8 @@ static void measure_time(const struct qg_comparison *c, struct qg_pair *p)
     if (!timed)
         return;
     p->pace = QG_PACE_UNDECIDED;
+    p->was = warm ? &p->base->warm : &p->base->cold;
+    p->is = warm ? &p->head->warm : &p->head->cold;
     if (!median_of(c->base, p->base, warm, &b) || !median_of(c->head, p->head, warm, &h))
         return;
     p->ratio = h.at / b.at;
@@ -300,6 +302,21 @@ bool qg_pair_chose_otherwise(const struct qg_pair *p)
            strcmp(p->base->algorithm, p->head->algorithm) != 0;
 }
 
+bool qg_is_other_clock(double was, double is)
+{
+    return fabs(is - was) > 0.02 * fmax(was, is);
+}
+
+bool qg_pair_at_other_clocks(const struct qg_pair *p)
+{
+    if (!p->was || !p->is)
+        return false;
+    const struct qg_conditions *b = &p->was->under, *h = &p->is->under;
+    return qg_is_other_clock(b->sm_mhz_low, h->sm_mhz_low) ||
+           qg_is_other_clock(b->sm_mhz_high, h->sm_mhz_high) ||
+           qg_is_other_clock(b->memory_mhz, h->memory_mhz);
+}
+
 static void tally(struct qg_pair_group *g, const struct qg_pair *p)
 {
     g->n++;
@@ -314,6 +331,7 @@ static void tally(struct qg_pair_group *g, const struct qg_pair *p)
     g->shift[p->shift]++;
     g->pace[p->pace]++;
     g->other_algorithm += qg_pair_chose_otherwise(p);
+    g->other_clocks += qg_pair_at_other_clocks(p);
     g->changed += p->changed;
     g->compared += p->compared;
     if (p->shift >= QG_SHIFT_OTHER_BITS && !isnan(p->sqnr_change_db)) {

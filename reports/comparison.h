@@ -54,6 +54,8 @@ struct qg_pair {
     uint64_t compared, changed; /* elements of the first output (bytes for convert) */
     int64_t first_changed;      /* or -1 */
     enum qg_pace pace;
+    /* The timings of pace: warm ones where both files have them, else cold ones; NULL: none. */
+    const struct qg_timing *was, *is;
     double ratio, low, high; /* time HEAD / BASE and its 95 % interval; NaN: none */
     double margin;           /* a ratio below 1 + margin may be noise between runs */
     double visible;          /* the smallest slowdown that would have been called one */
@@ -66,6 +68,7 @@ struct qg_pair_group {
     size_t shift[QG_SHIFT_COUNT], pace[QG_PACE_COUNT];
     size_t newly_bad, newly_good, other_verdict, only_base, only_head;
     size_t other_algorithm; /* a library behind the kernel chose otherwise: no regression */
+    size_t other_clocks;    /* of the device: no regression */
     uint64_t changed, compared;
     double sqnr_low, sqnr_high; /* smallest and largest change in dB of cases whose bits moved */
     const struct qg_pair *slowest, *fastest; /* largest and smallest ratio; NULL: nothing timed */
@@ -156,6 +159,13 @@ bool qg_pair_regressed(const struct qg_pair *p, unsigned on);
 
 /* Whether both sides say what a library chose for the case, and not the same. */
 bool qg_pair_chose_otherwise(const struct qg_pair *p);
+
+/* Whether a clock, in MHz, is another one: by more than 2 % of the higher, which is more than the
+ * 15 MHz steps in which devices wander and less than any slowdown that is called one. NaN: no. */
+bool qg_is_other_clock(double was, double is);
+
+/* Whether the clocks of the device, of its multiprocessors or its memory, were others. */
+bool qg_pair_at_other_clocks(const struct qg_pair *p);
 
 /* comparison_rows.c: hands over the rows of a table in pairs, those that `order` calls equal, and
  * with NULL those of one file only; sorted. False: no memory. */

@@ -456,7 +456,16 @@ static void put_least_times(FILE *out, const struct qg_digest *d)
     fputs("</table></div></details>\n", out);
 }
 
-static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how)
+/* Whether a device said anything while something was timed warm. */
+static bool has_conditions(const struct qg_result *r)
+{
+    for (size_t i = 0; i < r->n_cases; i++)
+        if (*qg_text_conditions(&r->cases[i].warm.under).s)
+            return true;
+    return false;
+}
+
+static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how, bool device)
 {
     const struct qg_record *c = qg_digest_largest(d, row, how, qg_is_timed);
     if (!c)
@@ -467,8 +476,14 @@ static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_
     fprintf(out, "<td>%s</td><td>%s … %s</td>", qg_text_time(t->median_s).s,
             qg_text_time(t->low_s).s, qg_text_time(t->high_s).s);
     fprintf(out, "<td>%u</td><td>%s</td>", t->samples, qg_text_time(c->cold.median_s).s);
-    fprintf(out, "<td>%s</td><td>%s</td></tr>\n", qg_text_rate(c->bytes / t->median_s, "B/s").s,
+    fprintf(out, "<td>%s</td><td>%s</td>", qg_text_rate(c->bytes / t->median_s, "B/s").s,
             qg_text_rate(c->flops / t->median_s, "FLOP/s").s);
+    if (device) {
+        fputs("<td class=\"text\">", out);
+        put(out, qg_text_conditions(&t->under).s);
+        fputs("</td>", out);
+    }
+    fputs("</tr>\n", out);
 }
 
 static bool is_timed(const struct qg_digest *d)
@@ -482,16 +497,22 @@ static bool is_timed(const struct qg_digest *d)
 
 static void put_time_table(FILE *out, const struct qg_digest *d)
 {
+    const bool device = has_conditions(d->r);
     if (!is_timed(d))
         return;
     fputs("<details><summary>times of every kernel on its largest shape</summary>\n"
           "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
           "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"
-          "<th>cold median</th><th>bandwidth</th><th>work</th></tr>\n",
+          "<th>cold median</th><th>bandwidth</th><th>work</th>",
           out);
+    if (device)
+        fputs("<th class=\"text\">clock of a device (lowest and highest), temperature (highest), "
+              "power (mean), warm</th>",
+              out);
+    fputs("</tr>\n", out);
     for (size_t row = 0; row < d->row.n; row++)
         for (size_t how = 0; how < d->how.n; how++)
-            put_time_row(out, d, row, how);
+            put_time_row(out, d, row, how, device);
     fputs("</table></div></details>\n", out);
 }
 

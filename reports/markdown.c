@@ -106,6 +106,7 @@ static void put_case(FILE *out, const struct qg_pair *p)
     if (!isnan(p->ratio))
         fprintf(out, ", time %.3f \\[%.3f, %.3f\\] %s", p->ratio, p->low, p->high,
                 qg_pace_name(p->pace));
+    qg_put_clocks(out, p, "→");
     if (p->head && *p->head->reason) {
         fputs(": ", out);
         put_safe(out, p->head->reason);
@@ -193,6 +194,11 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
     if (t->other_algorithm)
         fprintf(out, "%zu cases took another algorithm of cuBLASLt (no regression by itself).\n\n",
                 t->other_algorithm);
+    if (t->other_clocks)
+        fprintf(out,
+                "In %zu cases the device's clocks differ by more than 2 %% (no regression by "
+                "itself).\n\n",
+                t->other_clocks);
     put_facts(out, c);
     if (quiet < c->n_groups)
         put_groups(out, c, false);

@@ -9,6 +9,8 @@
 #include <stdio.h>
 
 struct qg_comparison;
+struct qg_conditions;
+struct qg_pair;
 struct qg_record;
 struct qg_resource_pair;
 
@@ -32,6 +34,17 @@ struct qg_text qg_text_rate(double x, const char *unit);
 /* qgauge repro 'SPELLING', quoted for a POSIX shell. Calls `put` for the text, so that every format
  * escapes it in its own way. */
 void qg_put_repro(FILE *out, const struct qg_record *r, void (*put)(FILE *out, const char *s));
+
+/* "1965..1980 MHz, memory 2619 MHz, 45 °C, 351 W, 5 samples discarded (thermal)": what is known of
+ * a device while it was timed; "" when nothing is. */
+struct qg_conditions_text {
+    char s[192];
+};
+struct qg_conditions_text qg_text_conditions(const struct qg_conditions *c);
+
+/* "; SM clock 1980 -> 1410 MHz; memory clock 2619 -> 1593 MHz": those that differ between the runs
+ * (see qg_pair_at_other_clocks), with the arrow that is given. */
+void qg_put_clocks(FILE *out, const struct qg_pair *p, const char *arrow);
 
 /* ", 1 only in BASE, 0 only in HEAD", or nothing when all rows are in both. */
 void qg_put_missing(FILE *out, size_t only_base, size_t only_head);

@@ -62,6 +62,8 @@ static void put_time(FILE *out, const struct qg_pair_group *g)
         fprintf(out, "%s%zu %s", separator, g->pace[loud[i]], qg_pace_name(loud[i]));
         separator = ", ";
     }
+    if (g->other_clocks)
+        fprintf(out, "%s%zu at other clocks", separator, g->other_clocks);
 }
 
 /* Columns that the longest name needs. */
@@ -154,6 +156,7 @@ static void put_pair(FILE *out, const struct qg_pair *p)
         if (!isnan(p->ratio))
             fprintf(out, "; time %.3f [%.3f, %.3f] %s", p->ratio, p->low, p->high,
                     qg_pace_name(p->pace));
+        qg_put_clocks(out, p, "->");
     }
     if (p->head && *p->head->reason) {
         fputs("; ", out);
@@ -328,6 +331,10 @@ static void put_noise(FILE *out, const struct qg_comparison *c)
                 100 * c->noise, 100 * c->noise_margin, c->common_ratio);
     else
         fputs("(median case). Too few timed cases to estimate the noise between the runs.\n", out);
+    if (c->total.other_clocks)
+        fprintf(out,
+                "The device's clocks differ by more than 2 %% in %zu, no regression by itself.\n",
+                c->total.other_clocks);
 }
 
 void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, FILE *out)

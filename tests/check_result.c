@@ -75,6 +75,8 @@ static struct qg_record record(unsigned i)
     r.bytes = 1e6, r.flops = 0;
     r.warm = (struct qg_timing){1e-3, 0.9e-3, 1.1e-3, 5};
     r.cold = (struct qg_timing){2e-3, 1.9e-3, 2.1e-3, 3};
+    r.warm.under = (struct qg_conditions){1965, 1980, 2619, 45, 350.5, i, "thermal, power cap"};
+    r.cold.under = (struct qg_conditions){1950, 1995, NAN, 46, NAN, 0, ""};
     r.overhead_s = 1e-8, r.output_hash = UINT64_MAX, r.input_hash = i;
     for (unsigned b = 0; b < QG_HISTOGRAM_BINS; b++)
         r.error_histogram[b] = b * i;
@@ -720,6 +722,8 @@ START_TEST(test_older_file)
     ck_assert(isnan(r->cases[0].sqnr_db) && isnan(r->cases[0].warm.median_s));
     ck_assert_int_eq(r->cases[0].first_bad, -1);
     ck_assert_str_eq(r->cases[0].scheme, "");
+    const struct qg_conditions *u = &r->cases[0].warm.under;
+    ck_assert(isnan(u->sm_mhz_low) && isnan(u->watts) && u->discarded == 0 && !*u->lowered_by);
     qg_result_free(&r);
     leave_folder();
 }

@@ -3,7 +3,7 @@
 # qgauge compare, end to end: exit codes, what is named.
 . "$(dirname "$0")/cli.sh"
 
-for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete device algorithm; do
+for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete device algorithm clocks; do
     "$make_results" $change.h5 $change || exit 99
 done
 expect 0 'no regression' compare nothing.h5 nothing.h5
@@ -30,6 +30,12 @@ expect 0 'compiler differs: gcc 12.2.0  ->  clang 14' compare nothing.h5 facts.h
 expect 0 'another algorithm of cuBLASLt, no regression by itself: 1' compare device.h5 algorithm.h5
 has out.txt '-> algorithm 66, tile 20, first of 8'
 expect 0 '1 cases took another algorithm of cuBLASLt' compare device.h5 algorithm.h5 --format markdown
+expect 1 'slower: 5' compare device.h5 clocks.h5
+has out.txt 'slower; SM clock 1965..1980 -> 1410..1980 MHz$'
+has out.txt "^The device's clocks differ by more than 2 % in 5, no regression by itself.$"
+expect 1 'slower; SM clock 1965..1980 → 1410..1980 MHz' compare device.h5 clocks.h5 --format markdown
+has out.txt "^In 5 cases the device's clocks differ by more than 2 % (no regression by itself).$"
+expect 0 "clocks differ by more than 2 % in 5" compare device.h5 clocks.h5 --margin 60
 expect 1 'no case in common' compare nothing.h5 empty.h5
 expect 1 'no case in common' compare empty.h5 empty.h5
 expect 1 'nothing was compared: every case in common has other inputs' compare nothing.h5 inputs.h5

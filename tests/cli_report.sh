@@ -7,7 +7,7 @@ for change in nothing fail hostile empty incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 
-for change in resources-spill resources-hostile device; do
+for change in resources-spill resources-hostile device clocks; do
     "$make_results" $change.h5 $change || exit 99
 done
 
@@ -55,6 +55,10 @@ least 'matmul cuda' '<td>502 ns, binary32</td><td>502 ns, binary32</td><td>419 n
 least 'matmul cublas' '<td>2.17 µs, 16-bit tensor cores</td><td>2.17 µs, 16-bit tensor cores</td><td>954 ns, 16-bit tensor cores</td>'
 least 'matmul cublas.nvfp4' '<td></td><td></td><td>239 ns, fp4 tensor cores</td>'
 least 'matmul cublas.e4m3' '<td>1.09 µs, fp8 tensor cores</td><td>1.09 µs, fp8 tensor cores</td><td></td>'
+has device/index.html '<td class="text">1965..1980 MHz, memory 2619 MHz, 45 °C, 350 W</td></tr>'
+grep -q 'clock of a device' plain/index.html && fail 'clocks without a device'
+"$qgauge" report clocks.h5 -o clocks >/dev/null 2>&1 || fail 'clocks'
+has clocks/index.html '>1410..1980 MHz, memory 2619 MHz, 87 °C, 350 W, 7 samples discarded (thermal)</td></tr>'
 has device/index.html 'seed=7</code></td><td class="text wrap">algorithm 66, tile 18, first of 8</td>'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.

@@ -88,11 +88,14 @@ static void print_timing(const struct qg_meta *m)
     static const char *const facts[] = {"cpu",   "cpu_isa",   "cpus",
                                         "os",    "blas_core", "governor",
                                         "turbo", "load",      "clock_resolution_s"};
+    const char *device = qg_meta_get(m, "device_settings");
     double interval, spread;
     int advices = 0;
     puts("machine");
     for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++)
         print_fact(facts[i], qg_meta_get(m, facts[i]));
+    if (*device)
+        print_fact("device_settings", device);
     measure_noise(&interval, &spread);
     printf("  %-18s 95 %% interval +-%.2f %%, extremes %.1f %% apart\n", "noise", 100 * interval,
            100 * spread);
@@ -110,6 +113,14 @@ static void print_timing(const struct qg_meta *m)
            &advices);
     advise(interval > 0.01 || spread > 0.5,
            "times vary: compare medians with their intervals, and repeat runs", &advices);
+    advise(strstr(device, "persistence mode off"),
+           "the device's persistence mode is off: the driver starts anew for every process "
+           "(nvidia-smi -pm 1)",
+           &advices);
+    advise(
+        strncmp(device, "unknown", 7) == 0,
+        "nobody can ask the device for its clocks: samples count that it takes with lowered ones",
+        &advices);
     if (!advices)
         puts("  nothing to complain of");
 }
@@ -136,7 +147,9 @@ const struct qg_command qg_command_doctor = {
         "usage: qgauge doctor\n"
         "\n"
         "Prints versions of libraries and of gnuplot, the backends, processor, governor, turbo,\n"
-        "load, the clock's resolution, how much the time of constant work varies here, and the\n"
-        "floating-point environment. Exit code 0 when qgauge can be used.\n",
+        "load, the clock's resolution, the settings of a device that its times depend on, how "
+        "much\n"
+        "the time of constant work varies here, and the floating-point environment. Exit code 0\n"
+        "when qgauge can be used.\n",
     .run = run,
 };

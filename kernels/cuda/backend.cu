@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "kernels/cuda/backend.cuh"
+#include "kernels/cuda/nvml.h"
 
 /* --- what is there --------------------------------------------------------------------------- */
 
@@ -15,7 +16,7 @@ struct found {
     char text[256];
 };
 
-static void describe(struct found *f)
+static void describe_device(struct found *f)
 {
     int driver = 0, runtime = 0, count = 0, mode = cudaComputeModeDefault;
     char *text = f->text;
@@ -49,7 +50,12 @@ static void describe(struct found *f)
     }
 }
 
-static void answer(int fd)
+static void describe_settings(struct found *f)
+{
+    qg_nvml_settings(f->text, sizeof f->text);
+}
+
+static void answer(int fd, void (*describe)(struct found *f))
 {
     struct found f = {};
     describe(&f);
@@ -57,7 +63,7 @@ static void answer(int fd)
     _exit(written == (ssize_t)sizeof f ? 0 : 1);
 }
 
-static struct found ask(void)
+static struct found ask(void (*describe)(struct found *f))
 {
     const struct found nobody = {0, false, "no process to ask the driver in"};
     struct found f = nobody;
@@ -67,7 +73,7 @@ static struct found ask(void)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0)
-        answer(ends[1]);
+        answer(ends[1], describe);
     close(ends[1]);
     ssize_t got = child < 0 ? 0 : read(ends[0], &f, sizeof f);
     close(ends[0]);
@@ -78,7 +84,7 @@ static struct found ask(void)
 
 static const struct found *the_device(void)
 {
-    static const struct found found = ask(); // once: devices do not come and go
+    static const struct found found = ask(describe_device); // once: devices do not come and go
     return &found;
 }
 
@@ -91,6 +97,12 @@ bool qg_cuda_probe(char *text, size_t size)
 bool qg_cuda_is_alone(void)
 {
     return the_device()->alone;
+}
+
+void qg_cuda_settings(char *text, size_t size)
+{
+    const struct found f = ask(describe_settings);
+    snprintf(text, size, "%s", f.text);
 }
 
 int qg_cuda_arch(void)

@@ -29,6 +29,9 @@ int qg_cuda_arch(void);
 /* Whether the device is for one process at a time: its compute mode. Asked in the same way. */
 bool qg_cuda_is_alone(void);
 
+/* The device's settings: see qg_stopwatch.settings. Asked in the same way, at every call. */
+void qg_cuda_settings(char *text, size_t size);
+
 /* Runs `launch` on copies of a's tensors in device memory, of which those of out[] come back. Each
  * is an allocation of its own, with marked bytes on both sides; scratch is filled with the first
  * byte of a's. What goes wrong, and a write to anything but outputs and scratch, is said in
@@ -36,8 +39,8 @@ bool qg_cuda_is_alone(void);
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a);
 
 /* Events around launches in one graph; cold: after the second-level cache was filled with other
- * data. What the last launch left in out[] comes back when the session ends. Samples during which
- * NVML, where it is there, says that the device has lowered its clocks are NaN. */
+ * data. What the last launch left in out[] comes back when the session ends. What is known of
+ * clocks, temperature and power is NVML's, where it is there. */
 extern const struct qg_stopwatch qg_cuda_stopwatch;
 
 #ifdef __cplusplus

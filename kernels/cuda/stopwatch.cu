@@ -3,57 +3,14 @@
  * Timing on the device: the tensors of one call stay in its memory, and launches are one graph with
  * an event before and an event behind them, so that no time of the host's is in between.
  */
-#include <dlfcn.h>
 #include <time.h>
 
 #include "kernels/cuda/backend.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/nvml.h"
 
 namespace
 {
-
-/* --- NVML ------------------------------------------------------------------------------------ */
-
-/* Of NVIDIA's NVML reference: nvmlDeviceGetCurrentClocksEventReasons and its bits for clocks that
- * the device itself has lowered: software power cap, hardware slowdown, software and hardware
- * thermal slowdown, power brake. */
-enum { LOWERED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 };
-
-struct nvml {
-    void *device;
-    int (*reasons)(void *device, unsigned long long *ret);
-};
-
-struct nvml find_nvml(void)
-{
-    struct nvml n = {};
-    int device = 0;
-    char bus[32];
-    void *from = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!from || cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetPCIBusId(bus, sizeof bus, device) != cudaSuccess)
-        return n;
-    int (*init)(void) = (int (*)(void))dlsym(from, "nvmlInit_v2");
-    int (*find)(const char *, void **) =
-        (int (*)(const char *, void **))dlsym(from, "nvmlDeviceGetHandleByPciBusId_v2");
-    void *reasons = dlsym(from, "nvmlDeviceGetCurrentClocksEventReasons");
-    if (!reasons) // its name before driver 535
-        reasons = dlsym(from, "nvmlDeviceGetCurrentClocksThrottleReasons");
-    if (!init || !find || !reasons || init() != 0 || find(bus, &n.device) != 0)
-        return {};
-    n.reasons = (int (*)(void *, unsigned long long *))reasons;
-    return n;
-}
-
-/* Whether the device says that it runs slower than it could; false where nobody can say. */
-bool is_throttled(void)
-{
-    static const struct nvml n = find_nvml();
-    unsigned long long why = 0;
-    return n.reasons && n.reasons(n.device, &why) == 0 && (why & LOWERED);
-}
-
-/* --- a session ------------------------------------------------------------------------------- */
 
 struct session {
     struct qg_args a, d; /* in host memory and here */
@@ -186,7 +143,7 @@ double seconds(void *session, size_t runs, bool cold)
         s->failed = run(s, cold);
     if (s->failed == cudaSuccess)
         s->failed = cudaEventElapsedTime(&ms, s->begin, s->end);
-    return s->failed != cudaSuccess || is_throttled() ? (double)NAN : 1e-3 * (double)ms;
+    return s->failed != cudaSuccess ? (double)NAN : 1e-3 * (double)ms;
 }
 
 void stop(void *session, struct qg_failure *ret)
@@ -207,6 +164,12 @@ void stop(void *session, struct qg_failure *ret)
     free(s);
 }
 
+/* The device has just been busy: an idle one says so for its low clocks only after a while. */
+void look(void *, bool all, struct qg_device_state *ret)
+{
+    qg_nvml_look(all, ret);
+}
+
 } // namespace
 
-const struct qg_stopwatch qg_cuda_stopwatch = {start, seconds, stop};
+const struct qg_stopwatch qg_cuda_stopwatch = {start, seconds, stop, look, qg_cuda_settings};

@@ -384,13 +384,57 @@ START_TEST(test_products)
 }
 END_TEST
 
+/* What NVML refuses: its functions are declared here as programs do that look them up. */
+int nvmlInit_v2(void);
+int nvmlSystemGetDriverVersion(char *text, unsigned size);
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **ret);
+int nvmlDeviceGetClockInfo(void *device, int which, unsigned *ret);
+int nvmlDeviceGetPowerUsage(void *device, unsigned *ret);
+int nvmlDeviceGetEccMode(void *device, unsigned *ret_now, unsigned *ret_next);
+
+START_TEST(test_nvml)
+{
+    enum {
+        UNINITIALIZED = 1,
+        INVALID_ARGUMENT,
+        NOT_SUPPORTED,
+        NOT_FOUND = 6,
+        NO_ROOM,
+        NO_DRIVER = 9
+    };
+    void *device = &device;
+    unsigned x = 0;
+    char text[16];
+    ck_assert_int_eq(nvmlDeviceGetHandleByPciBusId_v2("0000:0a:00.0", &device), UNINITIALIZED);
+    ck_assert_int_eq(nvmlDeviceGetClockInfo(device, 1, &x), UNINITIALIZED);
+    setenv("QG_SIMT_NVML", "0", 1);
+    ck_assert_int_eq(nvmlInit_v2(), NO_DRIVER);
+    unsetenv("QG_SIMT_NVML");
+    ck_assert_int_eq(nvmlInit_v2(), 0);
+    ck_assert_int_eq(nvmlDeviceGetClockInfo(device, 1, &x), INVALID_ARGUMENT);
+    ck_assert_int_eq(nvmlDeviceGetHandleByPciBusId_v2("0000:0b:00.0", &device), NOT_FOUND);
+    ck_assert_int_eq(nvmlDeviceGetHandleByPciBusId_v2(NULL, &device), INVALID_ARGUMENT);
+    ck_assert_int_eq(nvmlDeviceGetHandleByPciBusId_v2("0000:0a:00.0", &device), 0);
+    ck_assert_int_eq(nvmlDeviceGetClockInfo(device, 4, &x), INVALID_ARGUMENT);
+    ck_assert_int_eq(nvmlDeviceGetClockInfo(device, 1, NULL), INVALID_ARGUMENT);
+    ck_assert_int_eq(nvmlDeviceGetEccMode(device, &x, NULL), INVALID_ARGUMENT);
+    ck_assert_int_eq(nvmlSystemGetDriverVersion(text, 4), NO_ROOM);
+    ck_assert(nvmlDeviceGetClockInfo(device, 2, &x) == 0 && x == 2619);
+    ck_assert(nvmlDeviceGetPowerUsage(device, &x) == 0 && x == 350500);
+    setenv("QG_SIMT_WATTS", "700,none,0x10", 1); // its first answer is given
+    ck_assert_int_eq(nvmlDeviceGetPowerUsage(device, &x), NOT_SUPPORTED);
+    for (int i = 0; i < 2; i++)
+        ck_assert(nvmlDeviceGetPowerUsage(device, &x) == 0 && x == 16000);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("simt");
     TCase *tcase = tcase_create("simt");
     const TTest *const tests[] = {test_million_threads, test_block_sums,      test_block_scan,
                                   test_histogram,       test_warp_operations, test_limits,
-                                  test_other_orders,    test_products};
+                                  test_other_orders,    test_products,        test_nvml};
     tcase_set_timeout(tcase, 240);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);
