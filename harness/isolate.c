@@ -185,6 +185,17 @@ static void verdict(struct qg_trial *t, enum qg_verdict v, const char *format, .
     va_end(ap);
 }
 
+static enum qg_verdict verdict_of(enum qg_cause c)
+{
+    return c == QG_CAUSE_NO_ROOM ? QG_ERROR : c == QG_CAUSE_ABSENT ? QG_SKIP : QG_FAIL;
+}
+
+/* What a library does not have breaks nothing. */
+static bool may_break(const struct qg_failure *f)
+{
+    return f->text[0] && f->cause != QG_CAUSE_ABSENT;
+}
+
 static bool in_pages(const struct qg_buffer *b, const char *p)
 {
     return b->map && p >= (char *)b->map && p < (char *)b->map + b->mapped;
@@ -345,10 +356,10 @@ static void judge_end(const struct qg_call *c, const struct copies *copies, cons
         verdict(t, QG_CRASH, "dies of signal %d (%s)", WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
     else if (r->failure.text[0])
-        verdict(t, r->failure.no_room ? QG_ERROR : QG_FAIL, "%s", r->failure.text);
+        verdict(t, verdict_of(r->failure.cause), "%s", r->failure.text);
     else if (!r->finished)
         verdict(t, QG_CRASH, "ends the process with exit code %d", WEXITSTATUS(status));
-    else if (r->times.untimed.text[0] && !r->times.untimed.no_room)
+    else if (r->times.untimed.text[0] && r->times.untimed.cause == QG_CAUSE_KERNEL)
         verdict(t, QG_FAIL, "%s", r->times.untimed.text);
     else
         compare_runs(c, copies, t);
@@ -376,7 +387,8 @@ enum qg_status qg_isolate_run(qg_op_fn *fn, struct qg_call *c, const struct qg_b
         struct report *r = shared.data;
         *ret = (struct qg_trial){.verdict = QG_PASS,
                                  .choice = r->choice,
-                                 .device_failed = r->failure.text[0] || r->times.untimed.text[0],
+                                 .device_failed =
+                                     may_break(&r->failure) || may_break(&r->times.untimed),
                                  .times = qg_bench_none};
         if (r->finished && !r->failure.text[0])
             ret->times = r->times;

@@ -12,8 +12,9 @@
 #include "harness/call.h"
 
 struct qg_trial {
-    enum qg_verdict verdict; /* PASS: it ran and kept to its memory; FAIL, CRASH or TIMEOUT */
-    char reason[200];        /* of the last three: what it did, and where */
+    enum qg_verdict verdict; /* PASS: it ran and kept to its memory; FAIL, CRASH, TIMEOUT; of a
+                              * device also ERROR (no memory) and SKIP (nothing for this call) */
+    char reason[200];        /* unless PASS: what it did, and where; why not */
     struct qg_chosen choice; /* of a library behind the kernel; "" when none told */
     bool device_failed;      /* which may not work again in the process that it ran in */
     struct qg_bench_result times;

@@ -497,7 +497,7 @@ static void note_discarded(struct qg_record *r, const char *kind, const struct q
 static void note_times(struct qg_record *r, const struct qg_bench_result *t)
 {
     const size_t n = strlen(r->reason);
-    if (t->untimed.text[0] && t->untimed.no_room)
+    if (t->untimed.text[0] && t->untimed.cause != QG_CAUSE_KERNEL)
         snprintf(r->reason + n, sizeof r->reason - n, "%snot timed: %s", n ? "; " : "",
                  t->untimed.text);
     if (t->untimed.text[0])
@@ -513,6 +513,8 @@ static enum qg_status conclude(const struct qg_case *c, const struct qg_trial *t
     struct qg_record *r = &j->record;
     r->verdict = trial->verdict;
     snprintf(r->reason, sizeof r->reason, "%s", trial->reason);
+    if (trial->verdict == QG_SKIP)
+        return QG_OK;
     snprintf(r->algorithm, sizeof r->algorithm, "%s", trial->choice.text);
     hash_tensors(j);
     if (trial->verdict == QG_CRASH || trial->verdict == QG_TIMEOUT ||

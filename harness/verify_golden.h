@@ -26,9 +26,12 @@ struct qg_verify_row {
     uint64_t unequal;  /* bits differ */
     uint64_t wrong;    /* of those: not excused by a bound */
     uint64_t unjudged; /* the bound is infinite: any order of the sum overflows */
-    bool absent;       /* this kernel does not run here though its backend does: skip says why */
-    uint64_t skipped;  /* sets that it does not take: skip says why */
-    char skip[256];
+    bool absent;       /* this kernel does not run here though its backend does */
+    uint64_t skipped;  /* sets that it does not take, or that a library has nothing for */
+    bool refused;      /* by a library, a set at least */
+    uint64_t failed;   /* sets that it has no results for */
+    uint64_t lost;     /* sets that came after the device's end, see struct qg_verify */
+    char why[256];     /* of the first that failed, else of the last that was skipped */
 };
 
 /* What convert wrote in all goldens of an operand. */
@@ -45,6 +48,8 @@ struct qg_verify {
     struct qg_verify_codes *codes;
     size_t n_codes;
     uint64_t sets, cases, elements, wrong, missing; /* missing: definitions without a golden */
+    uint64_t failed;                                /* rows, kernels all of them */
+    const struct qg_kernel *broke; /* after whom the device does nothing more, or NULL */
     int files;
 };
 

@@ -135,8 +135,14 @@ struct qg_trace {
 };
 
 /* Why a kernel on a device could not do its part. */
+enum qg_cause {
+    QG_CAUSE_KERNEL,  /* its own fault */
+    QG_CAUSE_NO_ROOM, /* the device had no memory or was not there */
+    QG_CAUSE_ABSENT   /* a library has nothing for this call on this device */
+};
 struct qg_failure {
-    bool no_room; /* the device had no memory or was not there: not the kernel's fault */
+    enum qg_cause cause;
+    bool broken; /* the device does nothing more for this process */
     char text[200];
 };
 

@@ -73,6 +73,14 @@ static void suffers(const struct qg_args *a)
         snprintf(a->failure->text, sizeof a->failure->text, "broken by another");
 }
 
+/* What a library has nothing for. */
+static void refused(const struct qg_args *a)
+{
+    good(a);
+    a->failure->cause = QG_CAUSE_ABSENT;
+    snprintf(a->failure->text, sizeof a->failure->text, "there is none");
+}
+
 static void wrong(const struct qg_args *a)
 {
     good(a);
@@ -158,6 +166,7 @@ START_TEST(test_share)
 {
     const int most = run(good, 20, QG_PASS, "");
     ck_assert_int_le(most, 12);
+    ck_assert_int_eq(run(refused, 20, QG_SKIP, "there is none"), most);
     ck_assert_int_eq(run(wrong, 20, QG_FAIL, "elements are wrong"), most);
 }
 END_TEST

@@ -159,6 +159,25 @@ static void set_up_call(void)
         qg_put(&call.args.in[0], i, (float)i);
 }
 
+/* Kernels of a device that could not do their part. */
+
+static void fails(const struct qg_args *a)
+{
+    snprintf(a->failure->text, sizeof a->failure->text, "a planted failure");
+}
+
+static void finds_no_room(const struct qg_args *a)
+{
+    fails(a);
+    a->failure->cause = QG_CAUSE_NO_ROOM;
+}
+
+static void is_refused(const struct qg_args *a)
+{
+    fails(a);
+    a->failure->cause = QG_CAUSE_ABSENT;
+}
+
 static void expect(qg_op_fn *fn, double timeout, double budget, enum qg_verdict verdict,
                    const char *reason)
 {
@@ -200,6 +219,14 @@ START_TEST(test_crash)
     expect(kills_itself, 20, 0, QG_CRASH, "signal 9");
     expect(leaves, 20, 0, QG_CRASH, "exit code 3");
     expect(recurses, 20, 0, QG_CRASH, "SIGSEGV");
+}
+END_TEST
+
+START_TEST(test_device)
+{
+    expect(fails, 20, 0, QG_FAIL, "a planted failure");
+    expect(finds_no_room, 20, 0, QG_ERROR, "a planted failure");
+    expect(is_refused, 20, 0, QG_SKIP, "a planted failure");
 }
 END_TEST
 
@@ -285,5 +312,5 @@ START_TEST(test_no_leak)
 }
 END_TEST
 
-QG_SUITE(isolate, test_good, test_memory, test_crash, test_timeout, test_results, test_times,
-         test_interval, test_no_leak)
+QG_SUITE(isolate, test_good, test_memory, test_crash, test_device, test_timeout, test_results,
+         test_times, test_interval, test_no_leak)

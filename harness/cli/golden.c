@@ -35,9 +35,11 @@ static const char help[] =
     "  --backend NAME judge the kernels of this backend and nothing else\n"
     "  -v, --verbose  name each case on stderr\n"
     "\n"
-    "Exit code 1: a mismatch, an operation without any golden, or a filter that matched nothing. "
-    "77:\n"
-    "the backend, or every kernel that was asked for, does not run here.\n";
+    "Exit code 1: a mismatch, an operation without any golden, a kernel that its device could not "
+    "run,\n"
+    "or a filter that matched nothing. 77: the backend, or every kernel that was asked for, does "
+    "not\n"
+    "run here.\n";
 
 struct options {
     struct qg_verify_request request;
@@ -185,7 +187,11 @@ static void print_row(const struct qg_verify_row *row)
     printf("%-16s %-10s %-15s ", row->layer ? row->layer->name : row->scheme->name,
            row->layer ? "layer" : qg_operand_name(row->operand), qg_op_name(row->op));
     if (row->absent)
-        printf("  SKIP: %s", row->skip);
+        printf("  SKIP: %s", row->why);
+    else if (row->sets == 0 && row->failed)
+        printf("  FAIL: %s", row->why);
+    else if (row->sets == 0 && row->lost)
+        printf("  not judged");
     else if (row->sets == 0)
         printf("  MISSING: there is no golden");
     else
@@ -193,8 +199,12 @@ static void print_row(const struct qg_verify_row *row)
                row->elements, row->elements - row->unequal - row->unjudged, row->wrong,
                row->unjudged);
     printf("%s%s", subject[0] ? "  " : "", subject);
-    if (row->skipped)
-        printf(" (SKIP of %" PRIu64 " sets more: %s)", row->skipped, row->skip);
+    if (row->sets && row->failed)
+        printf(" (FAIL of %" PRIu64 " sets more: %s)", row->failed, row->why);
+    else if (row->sets && row->skipped)
+        printf(" (SKIP of %" PRIu64 " sets more: %s)", row->skipped, row->why);
+    if (row->sets && row->lost)
+        printf(" (%" PRIu64 " sets more are not judged)", row->lost);
     putchar('\n');
 }
 
@@ -222,6 +232,23 @@ static void print_verdict(const struct qg_verify *v)
            v->elements, v->wrong, v->missing, v->cases, v->sets, v->files, bounded, equal);
 }
 
+/* Kernels that have no results, and what their failure did to the others. */
+static void print_failures(const struct qg_verify *v)
+{
+    char name[128];
+    size_t lost = 0;
+    for (size_t i = 0; i < v->n_rows; i++)
+        lost += v->rows[i].lost > 0;
+    if (v->failed)
+        printf("kernels that failed on their device: %" PRIu64 "\n", v->failed);
+    if (!v->broke)
+        return;
+    qg_kernel_name(v->broke, name, sizeof name);
+    printf("after %s the device does nothing more in this process; kernels that are not judged, or "
+           "not by all sets: %zu\n",
+           name, lost);
+}
+
 static int verify(const struct options *o)
 {
     struct qg_error err;
@@ -229,11 +256,12 @@ static int verify(const struct options *o)
     if (qg_verify_golden(&o->request, &v, &err) != QG_OK)
         return qg_report_error(&qg_command_golden, &err);
     print_verdict(&v);
+    print_failures(&v);
     size_t absent = 0;
     for (size_t i = 0; i < v.n_rows; i++)
         absent += v.rows[i].absent;
     bool none = absent > 0 && absent == v.n_rows;
-    bool good = v.wrong == 0 && v.missing == 0 && v.elements > 0;
+    bool good = v.wrong == 0 && v.missing == 0 && v.failed == 0 && v.elements > 0;
     qg_verify_free(&v);
     return none ? QG_EXIT_SKIP : good ? QG_EXIT_OK : QG_EXIT_FAIL;
 }

@@ -241,13 +241,24 @@ void qg_cuda_take(struct qg_args *d)
     release(d->work);
 }
 
+/* An error that breaks the context is every later call's, too. */
+static bool is_broken(void)
+{
+    (void)cudaGetLastError();
+    return cudaStreamSynchronize(qg_cuda_stream()) != cudaSuccess;
+}
+
 void qg_cuda_say(struct qg_failure *f, cudaError_t e)
 {
-    if (!f || f->text[0]) // the launch has said why
+    if (!f)
         return;
-    f->no_room = e == cudaErrorMemoryAllocation;
+    f->broken = is_broken();
+    if (f->text[0]) // the launch has said why
+        return;
+    const bool no_room = e == cudaErrorMemoryAllocation;
+    f->cause = no_room ? QG_CAUSE_NO_ROOM : QG_CAUSE_KERNEL;
     snprintf(f->text, sizeof f->text, "%s: %s",
-             f->no_room ? "memory on the device" : "the device says", cudaGetErrorString(e));
+             no_room ? "memory on the device" : "the device says", cudaGetErrorString(e));
 }
 
 void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
@@ -261,7 +272,7 @@ void qg_cuda_run(qg_op_fn *launch, const struct qg_args *a)
     }
     if (e == cudaSuccess)
         e = cudaStreamSynchronize(qg_cuda_stream());
-    if (e == cudaSuccess)
+    if (e == cudaSuccess && !(a->failure && a->failure->text[0]))
         e = qg_cuda_take_back(a, &d);
     if (e != cudaSuccess)
         qg_cuda_say(a->failure, e);

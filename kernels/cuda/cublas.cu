@@ -259,6 +259,21 @@ void queue(const struct qg_args *a, const struct context *c, struct product *p, 
                               qg_cuda_stream()));
 }
 
+/* The probes know which devices have which format; kernels for it may still be missing in this
+ * cuBLASLt. */
+enum qg_cause cause_of(cublasStatus_t s)
+{
+    switch (s) {
+    case CUBLAS_STATUS_ALLOC_FAILED:
+        return QG_CAUSE_NO_ROOM;
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+    case CUBLAS_STATUS_ARCH_MISMATCH:
+        return QG_CAUSE_ABSENT;
+    default:
+        return QG_CAUSE_KERNEL;
+    }
+}
+
 } // namespace
 
 void qg_cublas_product(const struct qg_args *a, const struct qg_factor *x,
@@ -272,9 +287,12 @@ void qg_cublas_product(const struct qg_args *a, const struct qg_factor *x,
         queue(a, &context, &p, x->t.data, w->t.data, y);
         forget(&p);
     }
-    if (p.status == CUBLAS_STATUS_SUCCESS || !a->failure)
+    if (p.status == CUBLAS_STATUS_SUCCESS)
         return;
-    a->failure->no_room = p.status == CUBLAS_STATUS_ALLOC_FAILED;
+    (void)cudaMemsetAsync(y->data, 0, qg_bytes(y), qg_cuda_stream()); // kernels that follow read it
+    if (!a->failure)
+        return;
+    a->failure->cause = cause_of(p.status);
     snprintf(a->failure->text, sizeof a->failure->text, "cuBLASLt says of %zux%zux%zu: %s",
              x->t.shape[0], w->t.shape[0], extent_of(x),
              the_library()->cublasLtGetStatusString(p.status));

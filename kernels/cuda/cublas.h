@@ -55,7 +55,8 @@ struct qg_factor {
  * divides; with scales to F32, BF16 or F16, for n and bytes of k that 16 divides, and m that 4
  * divides where x has PIECES. Sums are binary32 (never TF32) in an order that nobody knows; what is
  * known of those of narrow numbers is in narrow.cuh. No more than 32 MiB of workspace. What
- * cuBLASLt refuses is said in a->failure, the algorithm that it chose in a->choice. */
+ * cuBLASLt refuses is said in a->failure (what it has no kernel for as absent), the algorithm that
+ * it chose in a->choice. */
 void qg_cublas_product(const struct qg_args *a, const struct qg_factor *x,
                        const struct qg_factor *w, const struct qg_tensor *y);
 

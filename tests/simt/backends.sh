@@ -42,6 +42,38 @@ QG_SIMT_ARCH=sm_80 "$qgauge" golden verify --backend cublas --scheme fp8-block >
 [ $? = 77 ] && grep 'fp8-block.matmul.cublas$' "$dir/verify.txt" | grep -q 'SKIP: .* this is sm_80' ||
     { echo 'golden verify of what the device has not is not SKIP'; cat "$dir/verify.txt"; bad=1; }
 
+# answers ANSWER CODE VERDICT: what cuBLASLt has no kernel for is SKIP, what it finds wrong is FAIL.
+answers() {
+    QG_SIMT_INT8=$1 "$qgauge" repro 'int8-int8.matmul.cublas 2x16x256 bf16 fill=normal seed=7' >"$dir/out.txt"
+    [ $? = $2 ] && grep -q "^$3" "$dir/out.txt" && grep -q 'cuBLASLt says of 2x16x256: ' "$dir/out.txt" ||
+        { echo "repro of int8 that cuBLASLt answers '$1' is not $3"; cat "$dir/out.txt"; bad=1; }
+    QG_SIMT_INT8=$1 "$qgauge" golden verify --backend cublas --scheme int8-int8 >"$dir/out.txt"
+    [ $? = $2 ] && grep -q "$3: cuBLASLt says of .*  int8-int8.matmul.cublas$" "$dir/out.txt" ||
+        { echo "golden verify of int8 that cuBLASLt answers '$1' is not $3"; cat "$dir/out.txt"; bad=1; }
+}
+answers none 77 SKIP
+answers unsupported 77 SKIP
+answers mismatch 77 SKIP
+answers invalid 1 FAIL
+
+# verify VARIABLE=VALUE PATTERN...: golden verify ends with 1 and says each.
+verify() {
+    variable=$1
+    shift
+    env "$variable" "$qgauge" golden verify --kernels --scheme int8-g32 >"$dir/out.txt"
+    [ $? = 1 ] || { echo "golden verify with $variable is good"; bad=1; }
+    for pattern in "$@"; do
+        grep -q -e "$pattern" "$dir/out.txt" ||
+            { echo "golden verify with $variable: no '$pattern'"; cat "$dir/out.txt"; bad=1; }
+    done
+}
+verify QG_SIMT_MEMORY=16000000 'FAIL: cuBLASLt says of .* allocation failed  int8-g32.matmul.cublas$' \
+    ' 0  int8-g32.matmul.cuda$' ' 0  int8-g32.convert.c$' '^kernels that failed on their device: 2$'
+verify QG_SIMT_LAUNCHES=0 'FAIL: the device says: unspecified launch failure  int8-g32.' \
+    'not judged  int8-g32.matmul.cuda$' ' 0  int8-g32.convert.c$' '^kernels that failed on their device: 1$' \
+    '^after int8-g32.*cu.* the device does nothing more in this process; kernels that are not judged, .*: [0-9]*$'
+verify QG_SIMT_LAUNCHES=500 '(FAIL of 1 sets more: the device says: ' '([0-9]* sets more are not judged)'
+
 # A device with room for the kernel, but not for what its timing fills the cache with.
 cat >timed.yaml <<'YAML'
 about: one case

@@ -666,11 +666,23 @@ static bool dims_are_right(const cudaLaunchConfig_t *c)
            g.z <= 65535;
 }
 
+// Whether the device fails now: it does QG_SIMT_LAUNCHES launches of a process and no more.
+static bool gives_way(void)
+{
+    static uint64_t launches;
+    const char *most = getenv("QG_SIMT_LAUNCHES");
+    return most && ++launches > strtoull(most, NULL, 0);
+}
+
 cudaError_t simt_launch(const cudaLaunchConfig_t *c, const void *kernel, void (*thread)(void *),
                         void *context)
 {
     if (done() != cudaSuccess)
         return done();
+    if (gives_way()) {
+        simt_break(cudaErrorLaunchFailure);
+        return done();
+    }
     simt_find_in(kernel);
     if (!dims_are_right(c)) {
         simt_found(NULL, "a grid of %ux%ux%u blocks of %ux%ux%u threads is over the limits of %s",
