@@ -323,6 +323,11 @@ const char *qg_verdict_name(enum qg_verdict v)
     return v < QG_VERDICT_COUNT ? names[v] : "?";
 }
 
+bool qg_is_discarded(const struct qg_timing *t)
+{
+    return !t->samples && t->under.discarded;
+}
+
 static size_t find(const struct qg_meta *m, const char *key)
 {
     size_t i = 0;

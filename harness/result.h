@@ -259,6 +259,9 @@ const char *qg_meta_get(const struct qg_meta *m, const char *key);
 
 const char *qg_verdict_name(enum qg_verdict v);
 
+/* Whether samples were taken and none counts: the device had lowered its clocks all the time. */
+bool qg_is_discarded(const struct qg_timing *t);
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 struct qg_result_writer;

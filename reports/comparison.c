@@ -317,6 +317,13 @@ bool qg_pair_at_other_clocks(const struct qg_pair *p)
            qg_is_other_clock(b->memory_mhz, h->memory_mhz);
 }
 
+bool qg_pair_was_discarded(const struct qg_pair *p)
+{
+    return p->base && p->head && !p->was &&
+           ((p->base->warm.samples && qg_is_discarded(&p->head->warm)) ||
+            (p->base->cold.samples && qg_is_discarded(&p->head->cold)));
+}
+
 static void tally(struct qg_pair_group *g, const struct qg_pair *p)
 {
     g->n++;
@@ -332,6 +339,7 @@ static void tally(struct qg_pair_group *g, const struct qg_pair *p)
     g->pace[p->pace]++;
     g->other_algorithm += qg_pair_chose_otherwise(p);
     g->other_clocks += qg_pair_at_other_clocks(p);
+    g->discarded += qg_pair_was_discarded(p);
     g->changed += p->changed;
     g->compared += p->compared;
     if (p->shift >= QG_SHIFT_OTHER_BITS && !isnan(p->sqnr_change_db)) {

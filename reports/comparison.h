@@ -69,6 +69,7 @@ struct qg_pair_group {
     size_t newly_bad, newly_good, other_verdict, only_base, only_head;
     size_t other_algorithm; /* a library behind the kernel chose otherwise: no regression */
     size_t other_clocks;    /* of the device: no regression */
+    size_t discarded;       /* timed in BASE; in HEAD no sample counts: no regression */
     uint64_t changed, compared;
     double sqnr_low, sqnr_high; /* smallest and largest change in dB of cases whose bits moved */
     const struct qg_pair *slowest, *fastest; /* largest and smallest ratio; NULL: nothing timed */
@@ -166,6 +167,10 @@ bool qg_is_other_clock(double was, double is);
 
 /* Whether the clocks of the device, of its multiprocessors or its memory, were others. */
 bool qg_pair_at_other_clocks(const struct qg_pair *p);
+
+/* Whether the case was timed in BASE, and in HEAD the device had lowered its clocks all the time.
+ */
+bool qg_pair_was_discarded(const struct qg_pair *p);
 
 /* comparison_rows.c: hands over the rows of a table in pairs, those that `order` calls equal, and
  * with NULL those of one file only; sorted. False: no memory. */

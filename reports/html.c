@@ -495,9 +495,32 @@ static bool is_timed(const struct qg_digest *d)
     return false;
 }
 
+/* Cases that have no times since the device had lowered its clocks, which no table would show. */
+static void put_discarded(FILE *out, const struct qg_result *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_cases; i++) {
+        const struct qg_record *c = &r->cases[i];
+        if (!qg_is_discarded(&c->warm) || n++ >= MOST_BAD)
+            continue;
+        fputs(n == 1 ? "<details><summary class=\"warn\">not timed</summary>\n<ul>\n<li><code>"
+                     : "<li><code>",
+              out);
+        put(out, c->spelling);
+        fputs("</code>: ", out);
+        put(out, c->reason);
+        fputs("</li>\n", out);
+    }
+    if (n > MOST_BAD)
+        fprintf(out, "<li>and %zu more, which are in the file</li>\n", n - MOST_BAD);
+    if (n)
+        fputs("</ul></details>\n", out);
+}
+
 static void put_time_table(FILE *out, const struct qg_digest *d)
 {
     const bool device = has_conditions(d->r);
+    put_discarded(out, d->r);
     if (!is_timed(d))
         return;
     fputs("<details><summary>times of every kernel on its largest shape</summary>\n"

@@ -199,6 +199,12 @@ void qg_compare_markdown(const struct qg_comparison *c, unsigned on, bool verbos
                 "In %zu cases the device's clocks differ by more than 2 %% (no regression by "
                 "itself).\n\n",
                 t->other_clocks);
+    if (t->discarded)
+        fprintf(
+            out,
+            "%zu cases that were timed in BASE have no times in HEAD: the device had lowered its "
+            "clocks (no regression by itself).\n\n",
+            t->discarded);
     put_facts(out, c);
     if (quiet < c->n_groups)
         put_groups(out, c, false);

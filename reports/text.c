@@ -204,6 +204,25 @@ static void put_chosen(FILE *out, const struct qg_comparison *c, size_t most)
         fprintf(out, "  and %zu more (-v)\n", n - shown);
 }
 
+/* Cases that lost their times to lowered clocks: nobody knows what became of them. */
+static void put_discarded(FILE *out, const struct qg_comparison *c, size_t most)
+{
+    size_t shown = 0, n = c->total.discarded;
+    if (n)
+        fprintf(out,
+                "\ntimed in BASE, in HEAD always with lowered clocks, no regression by itself: "
+                "%zu\n",
+                n);
+    for (size_t i = 0; i < c->n_pairs && shown < most; i++) {
+        if (!qg_pair_was_discarded(&c->pair[i]))
+            continue;
+        put_pair(out, &c->pair[i]);
+        shown++;
+    }
+    if (shown < n)
+        fprintf(out, "  and %zu more (-v)\n", n - shown);
+}
+
 /* "0.0033 [0.0032, 0.0034] -> 0.0041 [0.0040, 0.0042]" */
 static void put_change(FILE *out, const char *what, const double was[3], const double is[3])
 {
@@ -357,6 +376,7 @@ void qg_compare_text(const struct qg_comparison *c, unsigned on, bool verbose, F
     if (verbose)
         put_list(out, c, "all cases", c->n_pairs, 0, verbose);
     put_chosen(out, c, verbose ? c->n_pairs : MOST_CASES);
+    put_discarded(out, c, verbose ? c->n_pairs : MOST_CASES);
     put_noise(out, c);
     put_modelled(out, c, verbose);
     put_foretold(out, c, verbose);

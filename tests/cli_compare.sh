@@ -3,7 +3,7 @@
 # qgauge compare, end to end: exit codes, what is named.
 . "$(dirname "$0")/cli.sh"
 
-for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete device algorithm clocks; do
+for change in nothing bits quality fail slow missing facts hostile empty inputs incomplete device algorithm clocks throttled; do
     "$make_results" $change.h5 $change || exit 99
 done
 expect 0 'no regression' compare nothing.h5 nothing.h5
@@ -36,6 +36,11 @@ has out.txt "^The device's clocks differ by more than 2 % in 5, no regression by
 expect 1 'slower; SM clock 1965..1980 → 1410..1980 MHz' compare device.h5 clocks.h5 --format markdown
 has out.txt "^In 5 cases the device's clocks differ by more than 2 % (no regression by itself).$"
 expect 0 "clocks differ by more than 2 % in 5" compare device.h5 clocks.h5 --margin 60
+expect 0 'timed in BASE, in HEAD always with lowered clocks, no regression by itself: 5' compare device.h5 throttled.h5
+has out.txt 'PASS -> PASS; same bits; not timed: 7 of 7 warm samples discarded'
+expect 0 '5 cases that were timed in BASE have no times in HEAD' compare device.h5 throttled.h5 --format markdown
+expect 0 'no regression' compare throttled.h5 device.h5
+grep -q 'lowered clocks' out.txt && fail 'times that came back are called lost'
 expect 1 'no case in common' compare nothing.h5 empty.h5
 expect 1 'no case in common' compare empty.h5 empty.h5
 expect 1 'nothing was compared: every case in common has other inputs' compare nothing.h5 inputs.h5

@@ -7,7 +7,7 @@ for change in nothing fail hostile empty incomplete; do
     "$make_results" $change.h5 $change || exit 99
 done
 
-for change in resources-spill resources-hostile device clocks; do
+for change in resources-spill resources-hostile device clocks throttled; do
     "$make_results" $change.h5 $change || exit 99
 done
 
@@ -59,6 +59,9 @@ has device/index.html '<td class="text">1965..1980 MHz, memory 2619 MHz, 45 °C,
 grep -q 'clock of a device' plain/index.html && fail 'clocks without a device'
 "$qgauge" report clocks.h5 -o clocks >/dev/null 2>&1 || fail 'clocks'
 has clocks/index.html '>1410..1980 MHz, memory 2619 MHz, 87 °C, 350 W, 7 samples discarded (thermal)</td></tr>'
+"$qgauge" report throttled.h5 -o throttled >/dev/null 2>&1 || fail 'throttled'
+has throttled/index.html '<li><code>int4.convert.cuda .*</code>: not timed: 7 of 7 warm samples discarded</li>'
+grep -q 'not timed' clocks/index.html && fail 'what was timed is called untimed'
 has device/index.html 'seed=7</code></td><td class="text wrap">algorithm 66, tile 18, first of 8</td>'
 
 # Nothing from elsewhere, no script, and strings of a stranger stay strings.

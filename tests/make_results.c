@@ -6,7 +6,7 @@
  * there, models-worse, -other, -better, -gone, -failed, -foretold; or with resources of CUDA
  * kernels: resources, and with one thing changed there, resources-spill, -stack, -warps,
  * -registers, -gone, -hostile; resources-alone is those without a case; device: with cases of a
- * device, and with one thing changed there, algorithm, clocks.
+ * device, and with one thing changed there, algorithm, clocks, throttled.
  */
 #include <math.h>
 #include <stdio.h>
@@ -66,7 +66,7 @@ static struct qg_conditions conditions_of(const struct qg_record *r)
     const struct qg_conditions none = {NAN, NAN, NAN, NAN, NAN, 0, ""},
                                usual = {1965, 1980, 2619, 45, 350.4, 0, ""},
                                slow = {1410, 1980, 2619, 87, 350.4, 7, "thermal"};
-    return !is_of_device(r) ? none : is_change("clocks") ? slow : usual;
+    return !is_of_device(r) ? none : is_change("clocks") || is_change("throttled") ? slow : usual;
 }
 
 static void time_case(struct qg_record *r, double *samples, double median)
@@ -81,6 +81,10 @@ static void time_case(struct qg_record *r, double *samples, double median)
         (struct qg_timing){1.6 * median * offset, 1.6 * median * down, 1.6 * median * up, SAMPLES};
     r->warm.under = r->cold.under = conditions_of(r);
     r->overhead_s = 30e-9;
+    if (is_change("throttled") && is_of_device(r)) {
+        r->warm = r->cold = (struct qg_timing){NAN, NAN, NAN, 0, conditions_of(r)};
+        snprintf(r->reason, sizeof r->reason, "not timed: 7 of 7 warm samples discarded");
+    }
 }
 
 static void describe(struct qg_record *r, size_t s, size_t o, const char *backend, size_t f)
@@ -286,7 +290,8 @@ int main(int argc, char **argv)
             }
     if (cases)
         append_gaps(w);
-    if (is_change("device") || is_change("algorithm") || is_change("clocks")) {
+    if (is_change("device") || is_change("algorithm") || is_change("clocks") ||
+        is_change("throttled")) {
         append_case(w, 0, 1, "cuda", 0);
         append_case(w, 0, 3, "cuda", 0);
         append_case(w, 0, 3, "cublas", 0);

@@ -513,6 +513,14 @@ static void print_speed(const struct qg_result *r, const char *op, const char *b
            isnan(slow->flops) ? "GB/s" : "GFLOP/s", (int)shown, slow->spelling);
 }
 
+static size_t count_discarded(const struct qg_result *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_cases; i++)
+        n += qg_is_discarded(&r->cases[i].warm) || qg_is_discarded(&r->cases[i].cold);
+    return n;
+}
+
 static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_COUNT])
 {
     printf("\n%zu cases:", r->n_cases);
@@ -523,6 +531,8 @@ static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_C
         printf("; %zu comparisons of prepare with convert", r->n_gaps);
     if (r->n_atlas)
         printf("; %zu of schemes that claim one format", r->n_atlas);
+    if (count_discarded(r))
+        printf("; %zu without times: the device had lowered its clocks", count_discarded(r));
     puts("");
 }
 
