@@ -54,6 +54,8 @@ enum qg_status qg_census_add(const struct qg_census_request *r, const struct qg_
 {
     struct qg_call right, nudged;
     size_t n = w->shape[0], k = w->shape[1];
+    if (!r->scheme->operand[QG_WEIGHT].code_bits)
+        return qg_fail(err, QG_EINVAL, "scheme '%s' has no codes", r->scheme->name);
     if (qg_call_make(r->scheme, r->params, QG_CONVERT, QG_WEIGHT, w->dtype, 0, n, k, &right, err))
         return err->status;
     enum qg_status status =

@@ -180,10 +180,16 @@ struct values { /* the elements of an output; of convert's first output the code
     size_t n;
 };
 
+/* Whether the call writes codes. */
+static bool has_codes(const struct qg_args *a)
+{
+    return a->op == QG_CONVERT && a->scheme->operand[a->operand].code_bits;
+}
+
 static struct values values_of(const struct qg_args *a, const struct qg_tensor *t)
 {
     bool floats = t->dtype == QG_E4M3 || t->dtype == QG_E5M2;
-    bool codes = a->op == QG_CONVERT && t == &a->out[0] && !floats;
+    bool codes = has_codes(a) && t == &a->out[0] && !floats;
     return (struct values){a, t, codes, codes ? a->rows * a->cols : qg_count(t)};
 }
 
@@ -465,7 +471,7 @@ static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
     r->first_bad = d.first_wrong;
     r->max_ulp = d.max_ulp;
     r->bound_used = d.bound_used;
-    if (j->got.args.op == QG_CONVERT) {
+    if (has_codes(&j->got.args)) {
         r->codes = (uint64_t)j->got.args.rows * j->got.args.cols;
         for (size_t i = 0; i < r->codes; i++)
             r->codes_changed += qg_code(&j->want.args, i) != qg_code(&j->got.args, i);

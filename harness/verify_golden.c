@@ -33,7 +33,7 @@ static void add_scheme(struct qg_verify *v, const struct qg_scheme *s)
         for (int op = 0; op < QG_OP_COUNT; op++)
             if (qg_definition(s, operand, op))
                 add_row(v, (struct qg_verify_row){s, NULL, operand, op, NULL});
-        if (s->operand[operand].convert)
+        if (s->operand[operand].convert && s->operand[operand].code_bits)
             add_codes(v, s, operand);
     }
 }
@@ -260,13 +260,13 @@ static void compute(const struct qg_args *a)
 static void widen(struct qg_args *a, const struct qg_kernel *k)
 {
     const size_t depth = a->depth;
-    const bool wide = a->wide;
+    const bool wide = a->wide, tf32 = a->tf32;
     if (!qg_is_product(a->op))
         return;
     qg_kernel_claims(k, a);
     if (a->depth <= a->cols)
         a->depth = 0;
-    if (a->depth != depth || a->wide != wide)
+    if (a->depth != depth || a->wide != wide || a->tf32 != tf32)
         compute(a);
 }
 

@@ -26,7 +26,8 @@ enum qg_trait {
     QG_REORDERS = 2,
     QG_FLUSHES = 4,
     QG_APPROXIMATES = 8,
-    QG_WIDENS = 16 /* multiplies codes and scales, whose product need not fit in the dtype */
+    QG_WIDENS = 16,  /* multiplies codes and scales, whose product need not fit in the dtype */
+    QG_SHORTENS = 32 /* reads binary32 factors as TF32 */
 };
 
 struct qg_kernel {
@@ -94,8 +95,8 @@ const struct qg_backend *qg_backend_find(const char *name);
  * its backend is there and it has no objection of its own. False, with the reason in `why`. */
 bool qg_kernel_runs(const struct qg_kernel *k, const struct qg_args *a, char *why, size_t size);
 
-/* Sets in `a`, a call of k's definition, what the definition's bound depends on: a->depth and
- * a->wide. */
+/* Sets in `a`, a call of k's definition, what the definition's bound depends on: a->depth, a->wide
+ * and a->tf32. */
 void qg_kernel_claims(const struct qg_kernel *k, struct qg_args *a);
 
 /* The kernel of this operation that runs here: of a backend, or (NULL) of blas, else of c, never of

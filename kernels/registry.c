@@ -121,6 +121,7 @@ void qg_kernel_claims(const struct qg_kernel *k, struct qg_args *a)
     const size_t terms = qg_is_product(a->op) ? a->cols : qg_group(a);
     a->depth = k->depth ? k->depth(terms) : 0;
     a->wide = k->traits & QG_WIDENS;
+    a->tf32 = k->traits & QG_SHORTENS;
 }
 
 const struct qg_kernel *qg_kernel_pick(const struct qg_scheme *s, enum qg_operand operand,

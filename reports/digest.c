@@ -132,6 +132,34 @@ const struct qg_record *qg_digest_largest(const struct qg_digest *d, size_t row,
     return best;
 }
 
+bool qg_is_of_device(const struct qg_record *r)
+{
+    return strcmp(r->backend, "cuda") == 0 || strcmp(r->backend, "cublas") == 0;
+}
+
+/* Whether operation, shape and dtype are the same; the rank of an adapter is in the spelling alone,
+ * "int4.lora.c 4x64x1024x16 bf16 ...". */
+static bool same_product(const struct qg_record *a, const struct qg_record *b)
+{
+    const char *x = strchr(a->spelling, ' '), *y = strchr(b->spelling, ' ');
+    const size_t shape = x ? 1 + strcspn(x + 1, " ") : 0;
+    return x && y && strncmp(x, y, shape + 1) == 0 && strcmp(a->op, b->op) == 0 &&
+           strcmp(a->dtype, b->dtype) == 0 && qg_is_of_device(a) == qg_is_of_device(b);
+}
+
+const struct qg_record *qg_unquantized_of(const struct qg_result *results,
+                                          const struct qg_record *r)
+{
+    const struct qg_record *best = NULL;
+    for (size_t i = 0; r->m && qg_is_timed(r) && i < results->n_cases; i++) {
+        const struct qg_record *c = &results->cases[i];
+        if (strcmp(c->scheme, "unquantized") == 0 && !c->variant[0] && same_product(c, r) &&
+            qg_is_timed(c) && (!best || c->warm.median_s < best->warm.median_s))
+            best = c;
+    }
+    return best;
+}
+
 uint64_t qg_cases_planned(const struct qg_result *r)
 {
     const char *text = qg_meta_get(&r->meta, "cases_planned");

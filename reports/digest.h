@@ -38,12 +38,21 @@ void qg_digest_free(struct qg_digest **d);
 double qg_digest_sqnr(const struct qg_digest *d, size_t row, const char *op, size_t data,
                       size_t *ret_n);
 
+/* Whether a device computed it. */
+bool qg_is_of_device(const struct qg_record *r);
+
 /* Whether it was timed warm. */
 bool qg_is_timed(const struct qg_record *r);
 
 /* The largest case of a row, operation and backend that is wanted, or NULL. */
 const struct qg_record *qg_digest_largest(const struct qg_digest *d, size_t row, size_t how,
                                           bool (*is_wanted)(const struct qg_record *r));
+
+/* What the unquantized weight costs: the fastest case of the same product, shape and dtype, on a
+ * device if `r` is of one, whose factors are not cut to TF32. NULL: there is none, or `r` is no
+ * timed product. */
+const struct qg_record *qg_unquantized_of(const struct qg_result *results,
+                                          const struct qg_record *r);
 
 /* How many cases the run set out to do: more than r->n_cases when it was interrupted, and n_cases
  * when the file does not say. */

@@ -465,6 +465,17 @@ static bool has_conditions(const struct qg_result *r)
     return false;
 }
 
+/* How many times as fast as the unquantized product, and its interval: by the ends of both. */
+static void put_gain(FILE *out, const struct qg_digest *d, const struct qg_record *c)
+{
+    const struct qg_record *u = qg_unquantized_of(d->r, c);
+    if (u && u != c)
+        fprintf(out, "<td>%.2f×</td><td>%.2f … %.2f</td>", u->warm.median_s / c->warm.median_s,
+                u->warm.low_s / c->warm.high_s, u->warm.high_s / c->warm.low_s);
+    else
+        fputs("<td></td><td></td>", out);
+}
+
 static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how, bool device)
 {
     const struct qg_record *c = qg_digest_largest(d, row, how, qg_is_timed);
@@ -478,6 +489,7 @@ static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_
     fprintf(out, "<td>%u</td><td>%s</td>", t->samples, qg_text_time(c->cold.median_s).s);
     fprintf(out, "<td>%s</td><td>%s</td>", qg_text_rate(c->bytes / t->median_s, "B/s").s,
             qg_text_rate(c->flops / t->median_s, "FLOP/s").s);
+    put_gain(out, d, c);
     if (device) {
         fputs("<td class=\"text\">", out);
         put(out, qg_text_conditions(&t->under).s);
@@ -523,11 +535,15 @@ static void put_time_table(FILE *out, const struct qg_digest *d)
     put_discarded(out, d->r);
     if (!is_timed(d))
         return;
-    fputs("<details><summary>times of every kernel on its largest shape</summary>\n"
-          "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
-          "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"
-          "<th>cold median</th><th>bandwidth</th><th>work</th>",
-          out);
+    fputs(
+        "<details><summary>times of every kernel on its largest shape</summary>\n"
+        "<p>Products stand against that of the unquantized weight: the fastest kernel of the same "
+        "shape and dtype, on the device for kernels there, else on the host.</p>\n"
+        "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
+        "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"
+        "<th>cold median</th><th>bandwidth</th><th>work</th><th>as fast as unquantized</th>"
+        "<th>95 % interval</th>",
+        out);
     if (device)
         fputs("<th class=\"text\">clock of a device (lowest and highest), temperature (highest), "
               "power (mean), warm</th>",

@@ -7,9 +7,9 @@
  *
  * What a kernel multiplies in: those of cuda add binary32 products (fused multiply-adds of
  * kernels/cuda/matmul.cuh). cuBLASLt takes codes as they are where it has their format (the rows of
- * kernels/cuda/narrow.cuh, by scheme and variant), else matrices of the call's dtype, or of F32
- * where inputs are no values of that dtype. The record does not say which of the last two, so that
- * the faster one is assumed: the time may be too short, never too long.
+ * kernels/cuda/narrow.cuh, by scheme and variant), TF32 where it is asked to, else matrices of the
+ * call's dtype, or of F32 where inputs are no values of that dtype. The record does not say which
+ * of the last two, so that the faster one is assumed: the time may be too short, never too long.
  */
 #ifndef QG_ROOFLINE_H
 #define QG_ROOFLINE_H
@@ -23,7 +23,8 @@ enum { QG_DEVICES = 3 };
 /* What products are added up in. */
 enum qg_cores {
     QG_BINARY32, /* outside of tensor cores; the others are their inputs */
-    QG_HALVES,   /* BF16, F16 */
+    QG_TF32,
+    QG_HALVES, /* BF16, F16 */
     QG_INT8,
     QG_FP8,
     QG_FP4,

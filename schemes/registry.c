@@ -296,7 +296,7 @@ bool qg_args_init(struct qg_args *a, const struct qg_scheme *s, enum qg_op op,
     a->work = NULL;
     a->exact = a->bound = NULL;
     a->depth = 0;
-    a->wide = false;
+    a->wide = a->tf32 = false;
     a->trace = NULL;
     if (!qg_definition(s, operand, op)) {
         snprintf(why, why_size, "scheme '%s' has no %s for %s", s->name, qg_op_name(op),

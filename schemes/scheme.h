@@ -92,7 +92,7 @@ struct qg_operand_def {
     qg_op_fn *fake_quant, *fake_quant_grad, *convert, *dequant;
     size_t (*group)(const struct qg_args *a); /* elements of a row that share a scale */
     const struct qg_plane *planes;            /* ends with name NULL */
-    int code_bits; /* how many bits of a code carry information: 1 to 8 */
+    int code_bits; /* how many bits of a code carry information: 1 to 8; 0: planes[0] holds none */
 
     /* Where planes[0] is neither one code per byte nor two's complement nibbles, even element low:
      * the code of element i of [R,K], 0 .. 255, from what convert wrote. */
@@ -175,6 +175,7 @@ struct qg_args {
     double *exact, *bound;
     size_t depth;
     bool wide;              /* of products: numbers that overflow the dtype go on in the sums */
+    bool tf32;              /* of products: binary32 factors are read as TF32 */
     struct qg_trace *trace; /* for fake-quant, convert and dequant */
     /* Where a kernel on a device says that it failed, or NULL; its outputs then stay as they were.
      * The text is empty before the call. */
@@ -233,7 +234,8 @@ qg_op_fn *qg_definition(const struct qg_scheme *s, enum qg_operand operand, enum
 size_t qg_group(const struct qg_args *a);
 size_t qg_groups(const struct qg_args *a);
 
-/* The code of element i of [R,K] as convert wrote it, its lowest code_bits bits or the byte. */
+/* The code of element i of [R,K] as convert wrote it, its lowest code_bits bits or the byte; of a
+ * scheme that has codes. */
 unsigned qg_code(const struct qg_args *a, size_t i);
 
 /* Number of planes of an operand, 0 when it is not converted. */

@@ -46,15 +46,20 @@ grep -q '<script' stranger/index.html && fail 'a kernel of a stranger is markup'
 # Least times: 655360 bytes and 33554432 flops, of cublas 64 times as many.
 grep -q 'least times of CUDA' plain/index.html && fail 'least times without a device'
 "$qgauge" report device.h5 -o device >/dev/null 2>&1 || fail 'least times'
-has device/index.html 'H200: 4.80 TB/s, 66.9 TFLOP/s in binary32, 989 TFLOP/s in 16-bit tensor cores, 1.98 PFLOP/s in int8 tensor cores, 1.98 PFLOP/s in fp8 tensor cores. B200'
+has device/index.html 'H200: 4.80 TB/s, 66.9 TFLOP/s in binary32, 495 TFLOP/s in TF32 tensor cores, 989 TFLOP/s in 16-bit tensor cores, 1.98 PFLOP/s in int8 tensor cores, 1.98 PFLOP/s in fp8 tensor cores. B200'
 least() { # least HOW TIMES
     has device/index.html "<td class=\"text\">$1</td><td>.*512×512</td><td class=\"text\">BF16</td><td>655 kB</td><td>.*</td>$2</tr>"
 }
 least 'convert cuda' '<td>196 ns, memory</td><td>137 ns, memory</td><td>81.9 ns, memory</td>'
 least 'matmul cuda' '<td>502 ns, binary32</td><td>502 ns, binary32</td><td>419 ns, binary32</td>'
 least 'matmul cublas' '<td>2.17 µs, 16-bit tensor cores</td><td>2.17 µs, 16-bit tensor cores</td><td>954 ns, 16-bit tensor cores</td>'
+least 'matmul cublas.tf32' '<td>4.34 µs, TF32 tensor cores</td><td>4.34 µs, TF32 tensor cores</td><td>1.91 µs, TF32 tensor cores</td>'
 least 'matmul cublas.nvfp4' '<td></td><td></td><td>239 ns, fp4 tensor cores</td>'
 least 'matmul cublas.e4m3' '<td>1.09 µs, fp8 tensor cores</td><td>1.09 µs, fp8 tensor cores</td><td></td>'
+# Times against those of the unquantized product, the fastest of a device but TF32's: none on the host.
+has device/index.html '<td>int4</td><td class="text">matmul cuda</td><td>64×512×512</td>.*<td>1.79×</td><td>1.76 … 1.83</td>'
+has device/index.html '<td>int4</td><td class="text">matmul blas</td><td>64×512×512</td>.*<td></td><td></td><td class="text">.*</td></tr>'
+has device/index.html '<td>unquantized</td><td class="text">matmul cublas</td><td>64×512×512</td>.*<td></td><td></td><td class="text">.*</td></tr>'
 has device/index.html '<td class="text">1965..1980 MHz, memory 2619 MHz, 45 °C, 350 W</td></tr>'
 grep -q 'clock of a device' plain/index.html && fail 'clocks without a device'
 "$qgauge" report clocks.h5 -o clocks >/dev/null 2>&1 || fail 'clocks'

@@ -36,13 +36,14 @@ static void check(enum qg_status status, const struct qg_error *err)
 
 static const char *const schemes[] = {"int4",         "int4-old",        "fp8-int4",
                                       "fp8-int4-old", "fp8-int4-nocast", "int8",
-                                      "int8-g32",     "int8-int4"};
+                                      "int8-g32",     "int8-int4",       "unquantized"};
+enum { COMMON = 8, UNQUANTIZED = COMMON }; /* in every file; of a device alone */
 static const char *const fills[] = {"normal", "uniform", "heavy", "ties", "zeros", "tiny", "huge"};
 static const char *const ops[] = {"fake-quant", "convert", "dequant", "matmul"};
 
 static double sqnr_of(size_t scheme, size_t fill)
 {
-    static const double bits[] = {20.4, 20.1, 19.9, 15.5, 19.2, 44.1, 45.7, 20.9};
+    static const double bits[] = {20.4, 20.1, 19.9, 15.5, 19.2, 44.1, 45.7, 20.9, INFINITY};
     static const double offset[] = {0, 2.1, -6.3, 4.4, NAN, -0.2, 0.3};
     return fill == 3 && scheme == 5 ? INFINITY : bits[scheme] + offset[fill];
 }
@@ -175,7 +176,7 @@ static void append_case(struct qg_result_writer *w, size_t s, size_t o, const ch
 static void append_gaps(struct qg_result_writer *w)
 {
     static const double model[] = {45.5, 15.06, 22.375, 15.5, 19.25, INFINITY, INFINITY, INFINITY};
-    for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+    for (size_t s = 0; s < COMMON; s++) {
         for (uint64_t seed = 123; seed < 144; seed++) {
             struct qg_error err;
             struct qg_gap g = {.seed = seed, .count = 327680, .first = -1};
@@ -218,7 +219,7 @@ static void append_modelled(struct qg_result_writer *w, size_t s, const char *pa
 
 static void append_models(struct qg_result_writer *w)
 {
-    for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+    for (size_t s = 0; s < COMMON; s++) {
         struct qg_error err;
         struct qg_foretold f = {.documents = 8, .bits_per_weight = 4.5};
         snprintf(f.model_hash, sizeof f.model_hash, "0123456789abcdef");
@@ -281,7 +282,7 @@ int main(int argc, char **argv)
     check(qg_result_create(argv[1], &m, false, QG_RESULT_REPLACE, &w, &err), &err);
     bool models = strncmp(change, "models", 6) == 0;
     bool cases = !models && !is_change("empty") && !is_change("resources-alone");
-    for (size_t s = 0; s < sizeof schemes / sizeof *schemes && cases; s++)
+    for (size_t s = 0; s < COMMON && cases; s++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
             for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {
                 append_case(w, s, o, "c", f);
@@ -297,6 +298,8 @@ int main(int argc, char **argv)
         append_case(w, 0, 3, "cublas", 0);
         append_case(w, 0, 3, "cublas.nvfp4", 0);
         append_case(w, 2, 3, "cublas.e4m3", 0);
+        append_case(w, UNQUANTIZED, 3, "cublas", 0);
+        append_case(w, UNQUANTIZED, 3, "cublas.tf32", 0);
     }
     if (models)
         append_models(w);

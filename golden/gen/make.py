@@ -27,6 +27,7 @@ FAMILIES = [
     "gptq_awq_goldens",
     "mx_goldens",
     "nvfp4_goldens",
+    "unquantized_goldens",
     "lora_goldens",
     "merge_goldens",
     "mlp_goldens",

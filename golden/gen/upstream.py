@@ -33,6 +33,7 @@ def version(package):
 
 
 TORCHAO = f"torchao {version('torchao')}, torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
+PYTORCH = f"torch {torch.__version__} (CPU, {torch.backends.cpu.get_cpu_capability()})"
 FBGEMM = f"fbgemm-gpu-genai {version('fbgemm-gpu-genai')}, torch {torch.__version__} (CPU)"
 FBGEMM_TRITON = (
     f"fbgemm-gpu-genai {version('fbgemm-gpu-genai')}, triton {version('triton')} (interpreter), "

@@ -98,7 +98,7 @@ static int census(const struct options *o)
                model.n, o->request.draws, o->request.seed, "scheme", "parameters", "blocks",
                "near ties", "of blocks", "codes move", "scales move");
     for (size_t i = 0; status == QG_OK && (s = qg_scheme_at(i)); i++)
-        if (o->request.scheme ? s == o->request.scheme : s->operand[QG_WEIGHT].convert != NULL)
+        if (o->request.scheme ? s == o->request.scheme : s->operand[QG_WEIGHT].code_bits)
             status = put_scheme(o, &model, s, &err);
     qg_checkpoint_close(&model);
     return status == QG_OK ? QG_EXIT_OK : qg_report_error(c, &err);

@@ -148,7 +148,12 @@ static void add_operand(cJSON *operands, const struct qg_scheme *s, enum qg_oper
     const struct qg_param *p = group_param(s, operand);
     cJSON *group = cJSON_AddObjectToObject(o, "group");
     size_t size = group_size(s, operand);
-    cJSON_AddStringToObject(group, "rule", p ? "parameter" : size ? "fixed" : "row");
+    const bool scales = s->operand[operand].code_bits;
+    cJSON_AddStringToObject(group, "rule",
+                            !scales ? "none"
+                            : p     ? "parameter"
+                            : size  ? "fixed"
+                                    : "row");
     if (p)
         cJSON_AddStringToObject(group, "parameter", p->name);
     else if (size)
@@ -221,7 +226,9 @@ static void layers_json(cJSON *root)
     }
 }
 
-static const char *const trait_words[] = {"fuses", "reorders", "flushes", "approximates", "widens"};
+static const char *const trait_words[] = {"fuses",        "reorders", "flushes",
+                                          "approximates", "widens",   "shortens"};
+enum { TRAITS = sizeof trait_words / sizeof trait_words[0] };
 
 static const char *claim_word(const struct qg_kernel *k)
 {
@@ -244,7 +251,7 @@ static void kernels_json(cJSON *root)
         cJSON_AddStringToObject(o, "variant", k->variant);
         cJSON_AddStringToObject(o, "claim", claim_word(k));
         cJSON *traits = cJSON_AddArrayToObject(o, "traits");
-        for (int t = 0; t < 4; t++)
+        for (int t = 0; t < TRAITS; t++)
             if (k->traits >> t & 1)
                 add_text(traits, trait_words[t]);
     }
@@ -343,7 +350,9 @@ static void print_operand(const struct qg_scheme *s, enum qg_operand operand)
         if (qg_definition(s, operand, (enum qg_op)op))
             printf(" %s", qg_op_name((enum qg_op)op));
     const char *rule = group_must_divide(s, operand) ? ", which must divide K" : "";
-    if (p)
+    if (!s->operand[operand].code_bits)
+        puts("\n    no scales");
+    else if (p)
         printf("\n    one scale per group of g elements (parameter %s)%s\n", p->name, rule);
     else if (group_size(s, operand))
         printf("\n    one scale per %zu elements%s\n", group_size(s, operand), rule);
@@ -427,7 +436,7 @@ static void kernels_text(bool verbose)
         char name[128], why[256];
         qg_kernel_name(k, name, sizeof name);
         printf("%-44s %s", name, claim_word(k));
-        for (int t = 0; t < 4; t++)
+        for (int t = 0; t < TRAITS; t++)
             if (k->traits >> t & 1)
                 printf(", %s", trait_words[t]);
         if (k->probe && qg_backend_find(k->backend)->probe(why, sizeof why) &&

@@ -4,16 +4,6 @@
 namespace
 {
 
-/* A matrix of numbers as the weight of a product. */
-struct numbers {
-    struct qg_tensor w;
-
-    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
-    {
-        return qg_load_piece(&w, row * w.shape[1] + at, n);
-    }
-};
-
 /* y = x . w^T, of matrices. */
 void multiply(const struct qg_tensor *x, const struct qg_tensor *w, const struct qg_tensor *y)
 {
@@ -21,7 +11,7 @@ void multiply(const struct qg_tensor *x, const struct qg_tensor *w, const struct
     a.m = x->shape[0];
     a.rows = w->shape[0];
     a.cols = w->shape[1];
-    qg_multiply(qg_plain_product<struct numbers>{{*w}, *x, *y, a.cols}, &a);
+    qg_multiply(qg_plain_product<qg_numbers>{{*w}, *x, *y, a.cols}, &a);
 }
 
 /* What a call of lora has beside its matmul: a, b and s; x a^T and that times b^T, in scratch. */
@@ -69,7 +59,7 @@ void multiply_cublas(const struct qg_args *a, const struct qg_tensor *x, const s
     const struct qg_tensor sums = qg_scratch(QG_F32, y->shape[0], y->shape[1], &scratch);
     const struct qg_factor of_x = {*x, QG_SCALE_NONE, NULL}, of_w = {*w, QG_SCALE_NONE, NULL};
     qg_cublas_product(a, &of_x, &of_w, &sums);
-    qg_pieces(qg_unpacking<struct numbers>{{sums}, *y, y->shape[1]}, y->shape[0], y->shape[1]);
+    qg_pieces(qg_unpacking<qg_numbers>{{sums}, *y, y->shape[1]}, y->shape[0], y->shape[1]);
 }
 
 } // namespace

@@ -159,7 +159,10 @@ struct product describe(const struct qg_factor *x, const struct qg_factor *w,
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const int8_t careful = 0; // sums of fp8 leave the tensor cores now and then
     struct product p = {};
-    p.also(l->cublasLtMatmulDescCreate(&p.what, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+    p.also(l->cublasLtMatmulDescCreate(&p.what,
+                                       integers  ? CUBLAS_COMPUTE_32I
+                                       : x->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                 : CUBLAS_COMPUTE_32F,
                                        integers ? CUDA_R_32I : CUDA_R_32F));
     set(&p, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
     if (x->by != QG_SCALE_NONE)
@@ -172,6 +175,10 @@ struct product describe(const struct qg_factor *x, const struct qg_factor *w,
     p.also(l->cublasLtMatmulPreferenceCreate(&p.preference));
     p.also(l->cublasLtMatmulPreferenceSetAttribute(
         p.preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    const uint32_t reduction =
+        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // the others round parts to y
+    p.also(l->cublasLtMatmulPreferenceSetAttribute(
+        p.preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction));
     static const cublasLtMatmulPreferenceAttributes_t sides[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};

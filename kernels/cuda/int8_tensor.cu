@@ -182,6 +182,6 @@ extern "C" const struct qg_kernel qg_kernels_int8_tensor_cuda[] = {
     QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_CONVERT, convert_activation),
     QG_CUDA_ROW("int8-int8", QG_ACTIVATION, QG_DEQUANT, qg_codes_dequant_cuda),
     QG_CUDA_ROW("int8-int8", QG_WEIGHT, QG_MATMUL, integer_matmul),
-    QG_NARROW_ROW("int8-int8", "", QG_BIT_EXACT, 0, NULL, integer_matmul_cublas, qg_takes_integers),
+    QG_CUBLAS_ROW("int8-int8", "", QG_BIT_EXACT, 0, NULL, integer_matmul_cublas, qg_takes_integers),
     QG_CUDA_END,
 };

@@ -392,7 +392,7 @@ extern "C" const struct qg_kernel qg_kernels_llm_int8_cuda[] = {
     QG_CUDA_ROW("llm-int8", QG_ACTIVATION, QG_CONVERT, activation_convert),
     QG_CUDA_ROW("llm-int8", QG_ACTIVATION, QG_DEQUANT, dequant),
     QG_CUDA_BOUNDED("llm-int8", QG_WEIGHT, QG_MATMUL, QG_FUSES | QG_REORDERS, depth, matmul),
-    QG_NARROW_ROW("llm-int8", "", QG_WITHIN_BOUND, QG_FUSES, depth_in_order, matmul_cublas,
+    QG_CUBLAS_ROW("llm-int8", "", QG_WITHIN_BOUND, QG_FUSES, depth_in_order, matmul_cublas,
                   qg_takes_integers),
     QG_CUDA_END,
 };

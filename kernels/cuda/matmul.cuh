@@ -170,6 +170,16 @@ template <class P> static void qg_multiply(const P &p, const struct qg_args *a)
 
 /* W is a struct of plain values that unpacks an operand: `weights` as above, of any rows. */
 
+/* A matrix of numbers as it is. */
+struct qg_numbers {
+    struct qg_tensor w;
+
+    __device__ struct qg_piece weights(size_t row, size_t at, size_t n) const
+    {
+        return qg_load_piece(&w, row * w.shape[1] + at, n);
+    }
+};
+
 template <class W> struct qg_unpacking {
     W w;
     struct qg_tensor y;
@@ -237,10 +247,12 @@ static inline struct qg_tensor qg_made_x(const struct qg_args *a)
     return x;
 }
 
-/* Additions of binary32 that err as much as those of K products on tensor cores, of BF16 or F16.
+/* Additions of binary32 that err as much as those of K products on tensor cores, of BF16, F16 or
+ * TF32.
  * Nobody who makes them says how they add. By measurement an instruction cuts off eight products or
  * more and the sum so far one place behind the last of the largest, then the result: less than 11
- * halves of a last place for eight products, and as much as two where parts of K are added up. (M.
+ * halves of a last place for eight products, 7 for four (TF32), and as much as two where parts of
+ * K are added up. (M.
  * Fasi et al., PeerJ Computer Science 7:e330, 2021; P. Xie et al., arXiv:2511.10909.) */
 static inline size_t qg_core_depth(size_t k)
 {
@@ -337,6 +349,12 @@ template <auto of> static void qg_matmul_cublas(const struct qg_args *a)
                                           QG_FUSES | QG_REORDERS, qg_core_depth, by_cublas)
 #define QG_CUDA_PRODUCT(s, of) QG_CUDA_MATMULS(s, qg_matmul<of>, qg_matmul_cublas<of>)
 
+/* Another row by cuBLASLt; p: whether it runs, of struct qg_kernel. */
+#define QG_CUBLAS_ROW(s, word, c, t, d, f, p)                                                     \
+    {                                                                                             \
+        .scheme = s, .backend = "cublas", .variant = word, .op = QG_MATMUL, .operand = QG_WEIGHT, \
+        .claim = c, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f, .probe = p       \
+    }
 /* Rows of lora, for schemes that have it: with the second product in the base's own launch, which
  * reads the packed weight once and y never (fused), or behind it (separate), and by cuBLASLt. of,
  * own, by_cublas: as above. */

@@ -98,13 +98,8 @@ static inline bool qg_takes_block_scales(const struct qg_args *, char *text, siz
     return qg_cublas_has_block_scales(text, size);
 }
 
-#define QG_NARROW_ROW(s, word, c, t, d, f, p)                                                     \
-    {                                                                                             \
-        .scheme = s, .backend = "cublas", .variant = word, .op = QG_MATMUL, .operand = QG_WEIGHT, \
-        .claim = c, .traits = t, .depth = d, .fn = qg_on_device<f>, .launch = f, .probe = p       \
-    }
 #define QG_NARROW_FLOATS(s, word, f, p)                                                          \
-    QG_NARROW_ROW(s, word, QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS | QG_WIDENS, qg_narrow_depth, \
+    QG_CUBLAS_ROW(s, word, QG_WITHIN_BOUND, QG_FUSES | QG_REORDERS | QG_WIDENS, qg_narrow_depth, \
                   f, p)
 
 #endif

@@ -34,6 +34,7 @@ struct simt_matrix {
 };
 struct simt_preference {
     size_t workspace;
+    uint32_t reductions;   /* cublasLtReductionScheme_t that may be taken */
     uint32_t alignment[4]; /* of A, B, C, D */
 };
 
@@ -140,7 +141,7 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
-    return create(preference, {0, {256, 256, 256, 256}});
+    return create(preference, {0, CUBLASLT_REDUCTION_SCHEME_MASK, {256, 256, 256, 256}});
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
@@ -149,6 +150,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 {
     if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
         return set(&preference->workspace, value, size);
+    if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+        return set(&preference->reductions, value, size);
     return set(&preference->alignment[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value,
                size);
 }
@@ -252,7 +255,8 @@ static bool narrow_supported(const struct simt_matmul *p, const struct simt_matr
 }
 
 /* Integers: A transposed, B not, leading dimensions and m, n, k divisible by four ("Regular IMMA
- * kernels" want them so); numbers: A and B alike, binary32 or the same dtype out. */
+ * kernels" want them so); numbers: A and B alike, binary32 or the same dtype out, TF32 of binary32
+ * alone. */
 static bool is_supported(const struct simt_matmul *p, const struct simt_matrix *a,
                          const struct simt_matrix *b, const struct simt_matrix *d)
 {
@@ -265,6 +269,8 @@ static bool is_supported(const struct simt_matmul *p, const struct simt_matrix *
                is_tn(p) && a->ld % 4 == 0 && b->ld % 4 == 0 && d->ld % 4 == 0 && a->rows % 4 == 0 &&
                a->cols % 4 == 0;
     return p->scale == CUDA_R_32F && is_float_out(a->type) &&
+           (p->compute == CUBLAS_COMPUTE_32F ||
+            (p->compute == CUBLAS_COMPUTE_32F_FAST_TF32 && a->type == CUDA_R_32F)) &&
            (d->type == CUDA_R_32F || d->type == a->type);
 }
 
@@ -282,10 +288,19 @@ static bool scales_stand(const struct simt_scales *s, bool narrow)
 
 /* What an algorithm's bytes say here. */
 struct algorithm {
-    uint16_t number, tile, stages, split, cluster;
+    uint16_t number, tile, stages, split, reduction, cluster;
     uint16_t alignment[4]; /* that it counts on */
     uint64_t workspace;
 };
+
+/* How parts of K are joined: the way that rounds most of those allowed; 0: none is. */
+static uint16_t reduction_of(const struct simt_preference *preference)
+{
+    for (uint16_t r = CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE; r; r /= 2)
+        if (preference->reductions & r)
+            return r;
+    return CUBLASLT_REDUCTION_SCHEME_NONE;
+}
 
 /* One of our own for every product: parts of K where there are many of them and few tiles. */
 static struct algorithm choose(const struct simt_matrix *a, const struct simt_matrix *d,
@@ -296,12 +311,15 @@ static struct algorithm choose(const struct simt_matrix *a, const struct simt_ma
     c.number = a->type == CUDA_R_8I ? 21 : is_narrow(a->type) ? 66 : 6;
     c.tile = d->cols > 64 ? 20 : 15;
     c.stages = 12;
-    c.split = tiles == 1 && a->rows >= 1024 ? 4 : 1;
+    c.reduction = reduction_of(preference);
+    c.split = tiles == 1 && a->rows >= 1024 && c.reduction ? 4 : 1;
     c.workspace = c.split > 1 ? c.split * d->rows * d->cols * 4 : 0;
     if (c.workspace > preference->workspace) {
         c.split = 1;
         c.workspace = 0;
     }
+    if (c.split == 1)
+        c.reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
     for (int i = 0; i < 4; i++)
         c.alignment[i] = (uint16_t)preference->alignment[i];
     return c;
@@ -356,8 +374,8 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
 {
     struct algorithm c;
     memcpy(&c, algo, sizeof c);
-    const uint32_t values[] = {c.number, c.tile, c.split,  c.split > 1 ? 2u : 0u, 0, 0,
-                               c.stages, 0,      c.cluster};
+    const uint32_t values[] = {c.number, c.tile,   c.split, c.reduction, 0,
+                               0,        c.stages, 0,       c.cluster};
     const size_t bytes = what >= CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID ? 2 : 4;
     if (size != bytes)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -543,30 +561,67 @@ struct product {
     struct simt_matrix a_layout, b_layout, d_layout;
     const void *a, *b;
     void *d, *workspace;
-    size_t workspace_size; /* that the algorithm uses */
+    struct algorithm chosen;
     double scale;
 };
+
+/* What of x is TF32, as if cut off. */
+static double as_tf32(double x)
+{
+    float f = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    bits &= ~0x1fffu;
+    memcpy(&f, &bits, sizeof f);
+    return x == x ? f : x;
+}
 
 /* Row `row` of op(A) or column `row` of op(B) as k numbers. */
 static void read_line(const struct product *p, bool of_a, size_t row, size_t k, double *to)
 {
-    for (size_t i = 0; i < k; i++)
+    for (size_t i = 0; i < k; i++) {
         to[i] = of_a ? element(p->a, &p->a_layout, p->what.a, row, i)
                      : element(p->b, &p->b_layout, p->what.b, i, row);
+        if (p->what.compute == CUBLAS_COMPUTE_32F_FAST_TF32)
+            to[i] = as_tf32(to[i]);
+    }
 }
 
-static double dot(const double *a, const double *b, size_t k, const struct scale_table *s, size_t m,
-                  const struct scale_table *t, size_t n)
+/* One row of op(A) and one column of op(B), with their scales. */
+struct lines {
+    const double *a, *b;
+    const struct scale_table *s, *t;
+    size_t row, col;
+};
+
+/* From k = at to `end`, where pieces begin. */
+static double dot(const struct lines *l, size_t at, size_t end)
 {
-    const size_t extent = s->extent < t->extent ? s->extent : t->extent;
+    const size_t extent = l->s->extent < l->t->extent ? l->s->extent : l->t->extent;
     double sum = 0;
-    for (size_t at = 0; at < k; at += extent) {
+    for (; at < end; at += extent) {
         double part = 0;
-        for (size_t i = at; i < k && i < at + extent; i++)
-            part += a[i] * b[i];
-        sum += part * scale_of(s, m, at / s->extent) * scale_of(t, n, at / t->extent);
+        for (size_t i = at; i < end && i < at + extent; i++)
+            part += l->a[i] * l->b[i];
+        sum += part * scale_of(l->s, l->row, at / l->s->extent) *
+               scale_of(l->t, l->col, at / l->t->extent);
     }
     return sum;
+}
+
+/* Element (row, col) of D, in as many parts of K as the algorithm has. */
+static void store_element(const struct product *p, const struct lines *l, size_t k)
+{
+    const size_t at = l->col * (size_t)p->d_layout.ld + l->row,
+                 part = up((k + p->chosen.split - 1) / p->chosen.split, 128);
+    const bool rounds = p->chosen.reduction & ~CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    double sum = 0;
+    for (size_t from = 0; from < k; from += part) {
+        sum += p->scale * dot(l, from, from + part < k ? from + part : k);
+        store(p->d, p->d_layout.type, at, sum);
+        if (rounds)
+            sum = value(p->d, p->d_layout.type, at);
+    }
 }
 
 static void multiply_scaled(const struct product *p, size_t k, const struct scale_table *s,
@@ -582,9 +637,10 @@ static void multiply_scaled(const struct product *p, size_t k, const struct scal
         read_line(p, true, row, k, a + row * k);
     for (size_t col = 0; col < cols; col++) {
         read_line(p, false, col, k, b);
-        for (size_t row = 0; row < rows; row++)
-            store(p->d, p->d_layout.type, col * (size_t)p->d_layout.ld + row,
-                  p->scale * dot(a + row * k, b, k, s, row, t, col));
+        for (size_t row = 0; row < rows; row++) {
+            const struct lines l = {a + row * k, b, s, t, row, col};
+            store_element(p, &l, k);
+        }
     }
     free(a);
 }
@@ -596,7 +652,7 @@ static void multiply(void *context)
     struct scale_table s = {}, t = {};
     if (touch(p->a, &p->a_layout, false) && touch(p->b, &p->b_layout, false) &&
         touch(p->d, &p->d_layout, true) &&
-        simt_library_touches("cuBLASLt", p->workspace, p->workspace_size, true) &&
+        simt_library_touches("cuBLASLt", p->workspace, p->chosen.workspace, true) &&
         read_scales(&p->what.a_scales, p->d_layout.rows, k, &s) &&
         read_scales(&p->what.b_scales, p->d_layout.cols, k, &t))
         multiply_scaled(p, k, &s, &t);
@@ -633,8 +689,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported(desc, a_layout, b_layout, d_layout))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    const struct product p = {*desc, *a_layout, *b_layout, *d_layout,        a,
-                              b,     d,         workspace, chosen.workspace, scale};
+    const struct product p = {*desc, *a_layout, *b_layout, *d_layout, a,
+                              b,     d,         workspace, chosen,    scale};
     return simt_library_calls(multiply, &p, sizeof p) ? CUBLAS_STATUS_SUCCESS
                                                       : CUBLAS_STATUS_EXECUTION_FAILED;
 }

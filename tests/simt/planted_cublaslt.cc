@@ -31,10 +31,11 @@ struct request {
     float beta;
 };
 
-enum base { NUMBERS, SPLIT, INTEGERS, TENSOR, ROWS, TILES, MXFP8, NVFP4 };
+enum base { NUMBERS, SHORTENED, SPLIT, INTEGERS, TENSOR, ROWS, TILES, MXFP8, NVFP4 };
 
 const struct request bases[] = {
     {CUDA_R_16BF, CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F, -1, -1},
+    {CUDA_R_32F, CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F, -1, -1},
     {CUDA_R_16BF, CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F, -1, -1},
     {CUDA_R_8I, CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I, -1, -1},
     {CUDA_R_8F_E4M3, CUDA_R_8F_E4M3, CUDA_R_16BF, CUBLAS_COMPUTE_32F, CUDA_R_32F,
@@ -295,6 +296,8 @@ const struct mistake mistakes[] = {
     {{"workspace too small", "sm_90", INVALID, NULL}, SPLIT, SPOIL(r->workspace = 4096)},
     {{"A without its end", "sm_90", 0, "cuBLASLt reads"}, NUMBERS, SPOIL(r->a_lacks = 2)},
     {{"B without its end", "sm_90", 0, "cuBLASLt reads"}, NUMBERS, SPOIL(r->b_lacks = 2)},
+    {{"BF16 as TF32", "sm_90", UNSUPPORTED, NULL}, SHORTENED, SPOIL(r->a = r->b = CUDA_R_16BF)},
+    {{"TF32 to BF16", "sm_90", UNSUPPORTED, NULL}, SHORTENED, SPOIL(r->d = CUDA_R_16BF)},
     {{"int8 not transposed", "sm_90", UNSUPPORTED, NULL}, INTEGERS, SPOIL(r->a_op = CUBLAS_OP_N)},
     {{"int8 with k of 2", "sm_90", UNSUPPORTED, NULL}, INTEGERS, SPOIL(r->k -= 2)},
     {{"int8 with m of 2", "sm_90", UNSUPPORTED, NULL}, INTEGERS, SPOIL(r->m -= 2)},
