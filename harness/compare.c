@@ -108,6 +108,31 @@ double qg_sqnr_db(const struct qg_tensor *x, const struct qg_tensor *y, double *
     return noise == 0 ? (double)INFINITY : 10 * log10(signal / noise);
 }
 
+bool qg_is_nan_code(enum qg_dtype t, unsigned code)
+{
+    return t == QG_E4M3   ? isnan(qg_e4m3_decode((qg_e4m3){(uint8_t)code}))
+           : t == QG_E5M2 ? isnan(qg_e5m2_decode((qg_e5m2){(uint8_t)code}))
+                          : false;
+}
+
+bool qg_same_code(const struct qg_args *a, const struct qg_args *b, size_t i)
+{
+    const unsigned p = qg_code(a, i), q = qg_code(b, i);
+    const enum qg_dtype t = a->out[0].dtype;
+    return p == q || (qg_is_nan_code(t, p) && qg_is_nan_code(t, q));
+}
+
+uint64_t qg_hash_tensor(uint64_t hash, const struct qg_tensor *t)
+{
+    static const uint8_t nan[] = {0xff, 0xff, 0xff, 0xff};
+    const size_t size = qg_dtype_bytes(t->dtype);
+    for (size_t i = 0; i < qg_count(t); i++) {
+        const float v = qg_get(t, i);
+        hash = qg_hash(hash, v == v ? (const uint8_t *)t->data + i * size : nan, size);
+    }
+    return hash;
+}
+
 uint64_t qg_hash(uint64_t hash, const void *bytes, size_t n)
 {
     const uint8_t *p = bytes;

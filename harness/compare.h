@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "schemes/num/tensor.h"
+#include "schemes/scheme.h"
 
 struct qg_diff {
     uint64_t count;            /* elements compared */
@@ -38,5 +38,15 @@ double qg_sqnr_db(const struct qg_tensor *x, const struct qg_tensor *y, double *
 /* 64-bit FNV-1a of bytes, going on from `hash` (start: QG_HASH_START). */
 #define QG_HASH_START 0xcbf29ce484222325u
 uint64_t qg_hash(uint64_t hash, const void *bytes, size_t n);
+
+/* The same of a tensor's elements, every NaN as the one whose bits are all set: which NaN it is
+ * differs between processors, and qg_compare takes one for another, too. */
+uint64_t qg_hash_tensor(uint64_t hash, const struct qg_tensor *t);
+
+/* Whether convert wrote the same code for element i in two calls: equal, or both a NaN of fp8. */
+bool qg_same_code(const struct qg_args *a, const struct qg_args *b, size_t i);
+
+/* Whether a code of dtype E4M3 or E5M2 is a NaN; others have none. */
+bool qg_is_nan_code(enum qg_dtype t, unsigned code);
 
 #endif

@@ -396,7 +396,7 @@ static void hash_tensors(struct qg_judgement *j)
     for (int i = 0; i < g->n_in; i++)
         r->input_hash = qg_hash(r->input_hash, g->in[i].data, qg_bytes(&g->in[i]));
     for (int i = 0; i < g->n_out; i++)
-        r->output_hash = qg_hash(r->output_hash, g->out[i].data, qg_bytes(&g->out[i]));
+        r->output_hash = qg_hash_tensor(r->output_hash, &g->out[i]);
 }
 
 /* --- verdict --------------------------------------------------------------------------------- */
@@ -474,7 +474,7 @@ static void judge_outputs(const struct qg_case *c, struct qg_judgement *j)
     if (has_codes(&j->got.args)) {
         r->codes = (uint64_t)j->got.args.rows * j->got.args.cols;
         for (size_t i = 0; i < r->codes; i++)
-            r->codes_changed += qg_code(&j->want.args, i) != qg_code(&j->got.args, i);
+            r->codes_changed += !qg_same_code(&j->want.args, &j->got.args, i);
     }
     if (r->verdict != QG_PASS)
         return;

@@ -89,7 +89,7 @@ struct qg_record {
     double bytes, flops;           /* least traffic and work of one call */
     struct qg_timing warm, cold;
     double overhead_s;    /* of an empty call, already taken out of the times */
-    uint64_t output_hash; /* of all outputs' bytes */
+    uint64_t output_hash; /* of all outputs; one NaN is as another */
     uint64_t input_hash;
     /* fake-quant only, else all zero: how many elements had the error (x - y) / step in
      * [-1 + i/32, -1 + (i+1)/32), where step is the scale of the element's group (the distance of

@@ -223,13 +223,6 @@ static void compare(const struct qg_args *ours, const struct qg_args *judge,
     row->sets++;
 }
 
-static bool is_nan(enum qg_dtype t, unsigned code)
-{
-    return t == QG_E4M3   ? isnan(qg_e4m3_decode((qg_e4m3){(uint8_t)code}))
-           : t == QG_E5M2 ? isnan(qg_e5m2_decode((qg_e5m2){(uint8_t)code}))
-                          : false;
-}
-
 /* The codes in upstream's planes; a NaN of fp8 is none. */
 static void count_codes(struct qg_verify_codes *codes, const struct qg_args *ours,
                         const struct qg_golden_case *c)
@@ -239,7 +232,7 @@ static void count_codes(struct qg_verify_codes *codes, const struct qg_args *our
         a.out[i].data = find(c->out, c->n_out, a.out[i].name)->data;
     for (size_t i = 0; i < a.rows * a.cols; i++) {
         unsigned code = qg_code(&a, i);
-        if (!is_nan(a.out[0].dtype, code))
+        if (!qg_is_nan_code(a.out[0].dtype, code))
             codes->seen[code] = true;
     }
     codes->reached = 0;

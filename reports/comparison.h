@@ -14,9 +14,9 @@
 
 /* What became of a case's output. */
 enum qg_shift {
-    QG_SHIFT_NONE,  /* one side has no output to compare: skipped, crashed, ... */
-    QG_SHIFT_INPUT, /* the inputs differ: nothing can be said */
-    QG_SHIFT_SAME_BITS,
+    QG_SHIFT_NONE,       /* one side has no output to compare: skipped, crashed, ... */
+    QG_SHIFT_INPUT,      /* the inputs differ: nothing can be said */
+    QG_SHIFT_SAME_BITS,  /* but for those of NaN */
     QG_SHIFT_OTHER_BITS, /* the SQNR moved less than another draw of as much data would move it */
     QG_SHIFT_UP,         /* quality moved: the SQNR rose */
     QG_SHIFT_DOWN,       /* quality moved: the SQNR fell, or is no number any more */

@@ -135,6 +135,47 @@ static void one_code(const struct qg_args *a)
     ((uint8_t *)a->out[0].data)[9] ^= 0x10;
 }
 
+/* The definition, but for the bits of its NaN. */
+static void another_nan(const struct qg_args *a)
+{
+    definition(a);
+    for (int o = 0; o < a->n_out; o++)
+        for (size_t i = 0; i < qg_count(&a->out[o]); i++)
+            if (isnan(qg_get(&a->out[o], i)))
+                ((uint8_t *)a->out[o].data)[(i + 1) * qg_dtype_bytes(a->out[o].dtype) - 1] ^= 0x80;
+}
+
+static void number_for_nan(const struct qg_args *a)
+{
+    definition(a);
+    for (size_t i = 0; i < qg_count(&a->out[0]); i++)
+        if (isnan(qg_get(&a->out[0], i)))
+            qg_put(&a->out[0], i, 448);
+}
+
+/* A NaN is a NaN, whatever its bits: processors make others. */
+START_TEST(test_nan)
+{
+    const struct qg_record *r;
+    r = judge("fp8", QG_CONVERT, QG_WEIGHT, QG_BIT_EXACT, definition, "8x512", "nonfinite");
+    expect(r, QG_PASS, "");
+    const uint64_t hash = r->output_hash;
+    qg_judgement_free(&j);
+
+    r = judge("fp8", QG_CONVERT, QG_WEIGHT, QG_BIT_EXACT, another_nan, "8x512", "nonfinite");
+    expect(r, QG_PASS, "");
+    ck_assert_uint_eq(r->codes_changed, 0);
+    ck_assert(r->output_hash == hash);
+    qg_judgement_free(&j);
+
+    r = judge("fp8", QG_CONVERT, QG_WEIGHT, QG_BIT_EXACT, number_for_nan, "8x512", "nonfinite");
+    expect(r, QG_FAIL, "first 'codes'[");
+    ck_assert_uint_gt(r->codes_changed, 0);
+    ck_assert(r->output_hash != hash);
+    qg_judgement_free(&j);
+}
+END_TEST
+
 START_TEST(test_convert)
 {
     const struct qg_record *r;
@@ -302,5 +343,5 @@ START_TEST(test_repeatable)
 }
 END_TEST
 
-QG_SUITE(judge, test_one_rounding, test_convert, test_skip, test_bound, test_doubt, test_histogram,
-         test_repeatable)
+QG_SUITE(judge, test_one_rounding, test_convert, test_nan, test_skip, test_bound, test_doubt,
+         test_histogram, test_repeatable)
