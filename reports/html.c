@@ -470,10 +470,10 @@ static void put_gain(FILE *out, const struct qg_digest *d, const struct qg_recor
 {
     const struct qg_record *u = qg_unquantized_of(d->r, c);
     if (u && u != c)
-        fprintf(out, "<td>%.2f×</td><td>%.2f … %.2f</td>", u->warm.median_s / c->warm.median_s,
+        fprintf(out, "<td>%.2f (%.2f … %.2f)</td>", u->warm.median_s / c->warm.median_s,
                 u->warm.low_s / c->warm.high_s, u->warm.high_s / c->warm.low_s);
     else
-        fputs("<td></td><td></td>", out);
+        fputs("<td></td>", out);
 }
 
 static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_t how, bool device)
@@ -486,10 +486,10 @@ static void put_time_row(FILE *out, const struct qg_digest *d, size_t row, size_
     put_case_cells(out, d, row, how, c);
     fprintf(out, "<td>%s</td><td>%s … %s</td>", qg_text_time(t->median_s).s,
             qg_text_time(t->low_s).s, qg_text_time(t->high_s).s);
+    put_gain(out, d, c);
     fprintf(out, "<td>%u</td><td>%s</td>", t->samples, qg_text_time(c->cold.median_s).s);
     fprintf(out, "<td>%s</td><td>%s</td>", qg_text_rate(c->bytes / t->median_s, "B/s").s,
             qg_text_rate(c->flops / t->median_s, "FLOP/s").s);
-    put_gain(out, d, c);
     if (device) {
         fputs("<td class=\"text\">", out);
         put(out, qg_text_conditions(&t->under).s);
@@ -537,12 +537,11 @@ static void put_time_table(FILE *out, const struct qg_digest *d)
         return;
     fputs(
         "<details><summary>times of every kernel on its largest shape</summary>\n"
-        "<p>Products stand against that of the unquantized weight: the fastest kernel of the same "
-        "shape and dtype, on the device for kernels there, else on the host.</p>\n"
+        "<p>× unquantized: how many times as fast as the product of the unquantized weight of the "
+        "same shape and dtype, by its fastest kernel, on the device for kernels there.</p>\n"
         "<div class=\"wide\"><table><tr><th>scheme</th><th class=\"text\">operation, backend</th>"
-        "<th>shape</th><th>warm median</th><th>95 % interval</th><th>samples</th>"
-        "<th>cold median</th><th>bandwidth</th><th>work</th><th>as fast as unquantized</th>"
-        "<th>95 % interval</th>",
+        "<th>shape</th><th>warm median</th><th>95 % interval</th><th>× unquantized</th>"
+        "<th>samples</th><th>cold median</th><th>bandwidth</th><th>work</th>",
         out);
     if (device)
         fputs("<th class=\"text\">clock of a device (lowest and highest), temperature (highest), "

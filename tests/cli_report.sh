@@ -57,9 +57,9 @@ least 'matmul cublas.tf32' '<td>4.34 µs, TF32 tensor cores</td><td>4.34 µs, TF
 least 'matmul cublas.nvfp4' '<td></td><td></td><td>239 ns, fp4 tensor cores</td>'
 least 'matmul cublas.e4m3' '<td>1.09 µs, fp8 tensor cores</td><td>1.09 µs, fp8 tensor cores</td><td></td>'
 # Times against those of the unquantized product, the fastest of a device but TF32's: none on the host.
-has device/index.html '<td>int4</td><td class="text">matmul cuda</td><td>64×512×512</td>.*<td>1.79×</td><td>1.76 … 1.83</td>'
-has device/index.html '<td>int4</td><td class="text">matmul blas</td><td>64×512×512</td>.*<td></td><td></td><td class="text">.*</td></tr>'
-has device/index.html '<td>unquantized</td><td class="text">matmul cublas</td><td>64×512×512</td>.*<td></td><td></td><td class="text">.*</td></tr>'
+has device/index.html '<td>int4</td><td class="text">matmul cuda</td><td>64×512×512</td>.*<td>1.79 (1.76 … 1.83)</td>'
+has device/index.html '<td>int4</td><td class="text">matmul blas</td><td>64×512×512</td><td>[^<]*</td><td>[^<]*</td><td></td><td>30</td>'
+has device/index.html '<td>unquantized</td><td class="text">matmul cublas</td><td>64×512×512</td><td>[^<]*</td><td>[^<]*</td><td></td><td>30</td>'
 has device/index.html '<td class="text">1965..1980 MHz, memory 2619 MHz, 45 °C, 350 W</td></tr>'
 grep -q 'clock of a device' plain/index.html && fail 'clocks without a device'
 "$qgauge" report clocks.h5 -o clocks >/dev/null 2>&1 || fail 'clocks'
