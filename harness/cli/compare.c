@@ -166,6 +166,10 @@ const struct qg_command qg_command_compare = {
         "'same': the interval is inside the margin. All else, and any comparison across machines, "
         "is\n"
         "undecided. Changes of a few percent need interleaved runs.\n"
+        "Where a device told its clocks and they differ by more than 2 %, they stand beside the "
+        "ratio;\n"
+        "cases that lost their times to lowered clocks are named. Neither is a regression by "
+        "itself.\n"
         "\n"
         "Exit codes: 0 no regression, 1 regression (also: nothing was compared, or HEAD is of an\n"
         "interrupted run), 2 usage, 99 hard error.\n",
