@@ -148,12 +148,13 @@ static size_t repetitions(const struct timed *timed)
 }
 
 /* Whether n samples are enough; `more` of them are new. */
-static bool enough(const double *samples, size_t n, size_t more, double spent, double budget)
+static bool enough(const double *samples, size_t n, size_t more, size_t discarded, double spent,
+                   double budget)
 {
     if (n == QG_BENCH_SAMPLES || spent > MOST_BUDGETS * budget)
         return true;
     if (n < MIN_SAMPLES)
-        return n == 0 && spent > VAIN_BUDGETS * budget;
+        return n == 0 && discarded >= MIN_SAMPLES && spent > VAIN_BUDGETS * budget;
     if (spent > budget)
         return true;
     if (n / 8 == (n - more) / 8)
@@ -268,7 +269,7 @@ static struct qg_timing take_samples(struct timed *t, size_t repeat, bool cold, 
             more = 0;
         }
         n += more;
-    } while (!enough(samples, n, more, qg_clock_now() - start, budget));
+    } while (!enough(samples, n, more, w.seen.discarded, qg_clock_now() - start, budget));
     put_reasons(w.ever, w.seen.lowered_by, sizeof w.seen.lowered_by);
     struct qg_timing timing = qg_bench_summary(samples, n);
     timing.under = w.seen;

@@ -45,8 +45,8 @@ extern const struct qg_bench_result qg_bench_none;
  *
  * A device is asked between samples whether it has lowered its clocks: after each one where the
  * answer comes fast, else as rarely as it takes for half of the time to go into samples. What was
- * timed between two answers counts when neither is yes; where none counts for four budgets, the
- * kernel is not timed. For clocks, temperature and power it is asked every 10 ms. */
+ * timed between two answers counts when neither is yes; where none of six counts in four budgets,
+ * the kernel is not timed. For clocks, temperature and power it is asked every 10 ms. */
 void qg_bench_run(qg_op_fn *fn, const struct qg_args *a, const struct qg_bench *b,
                   struct qg_bench_result *ret);
 

@@ -181,6 +181,17 @@ START_TEST(test_never_fast)
 }
 END_TEST
 
+/* A slow kernel is not given up for its first two samples. */
+START_TEST(test_once_lowered)
+{
+    set_up_device(2.5 * BUDGET, 1e-6);
+    device.say.lowered = QG_LOWERED_THERMAL;
+    device.lowered_from = device.lowered_to = 1;
+    ck_assert_uint_ge(measure(false)->n_warm, 3);
+    ck_assert_uint_eq(result.warm.under.discarded, 2);
+}
+END_TEST
+
 /* Looks that take fifty times as long as a sample leave it half of the time. */
 START_TEST(test_slow_looks)
 {
@@ -205,4 +216,4 @@ START_TEST(test_failing_device)
 END_TEST
 
 QG_SUITE(bench, test_conditions, test_rare_looks, test_silent_device, test_lowered_clocks,
-         test_never_fast, test_slow_looks, test_failing_device)
+         test_never_fast, test_once_lowered, test_slow_looks, test_failing_device)

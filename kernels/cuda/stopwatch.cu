@@ -125,8 +125,11 @@ void *start(qg_op_fn *launch, const struct qg_args *a, struct qg_failure *ret)
         e = wake(s);
     if (e == cudaSuccess)
         e = poison(s);
-    if (e == cudaSuccess)
+    if (e == cudaSuccess) {
+        struct qg_device_state unused;
+        qg_nvml_look(true, &unused); // the first in a process loads the library
         return s;
+    }
     qg_cuda_say(ret, e);
     if (s)
         qg_cuda_stopwatch.stop(s, ret);
