@@ -41,6 +41,7 @@ struct qg_fill {
     const char *name, *summary;
     const char *degenerate; /* why nearly uniform output is right for this data, or NULL */
     bool distribution;      /* also for the tensor that is not quantized */
+    bool groups;            /* values depend on where groups begin */
     double (*value)(const struct qg_place *p);
 };
 
@@ -51,5 +52,10 @@ const struct qg_fill *qg_fill_find(const char *name);
  * its dtype. `group`: elements of a row that share a scale, at least 1. */
 void qg_fill_tensor(const struct qg_fill *f, uint64_t seed, size_t group, double sigma,
                     const struct qg_tensor *t);
+
+/* The same, for a suite whose kernels ask for the same large tensors one after the other: the last
+ * ones are kept in memory, where there is any, and copied. Of one thread at a time. */
+void qg_fill_again(const struct qg_fill *f, uint64_t seed, size_t group, double sigma,
+                   const struct qg_tensor *t);
 
 #endif

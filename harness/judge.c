@@ -80,7 +80,7 @@ static enum qg_status fill_original(const struct qg_case *c, const struct qg_arg
 {
     if (c->values)
         return qg_case_load(c, t->data, err);
-    qg_fill_tensor(c->fill, c->seed, qg_group(a), sigma_of(a->operand), t);
+    qg_fill_again(c->fill, c->seed, qg_group(a), sigma_of(a->operand), t);
     return QG_OK;
 }
 
@@ -91,7 +91,7 @@ static void fill_beside(const struct qg_case *c, const struct qg_args *a, const 
                         double sigma)
 {
     const struct qg_fill *f = c->fill && c->fill->distribution ? c->fill : qg_fill_find("normal");
-    qg_fill_tensor(f, c->seed, qg_group(a), sigma, t);
+    qg_fill_again(f, c->seed, qg_group(a), sigma, t);
     for (size_t i = 0; a->op == QG_FAKE_QUANT_GRAD && i < qg_count(t); i++)
         qg_put(t, i, ldexpf(qg_get(t, i), 4 * (int)((i / a->cols + 1) % 4)));
 }

@@ -49,6 +49,40 @@ START_TEST(test_tensors_differ)
 }
 END_TEST
 
+/* What is kept is what would be made anew, whichever word of the question differs from before. */
+START_TEST(test_again)
+{
+    enum { LARGE = 1 << 20 };
+    static uint8_t made[2 * LARGE], again[2 * LARGE];
+    static const struct {
+        const char *name;
+        enum qg_dtype dtype;
+        size_t count, cols, group;
+        uint64_t seed;
+        double sigma;
+    } asked[] = {
+        {"x", QG_BF16, LARGE / 2, 512, 32, 7, 0.02}, {"x", QG_BF16, LARGE / 2, 512, 48, 7, 0.02},
+        {"x", QG_BF16, LARGE / 2, 256, 32, 7, 0.02}, {"x", QG_F16, LARGE / 2, 512, 32, 7, 0.02},
+        {"x", QG_BF16, LARGE / 2, 512, 32, 8, 0.02}, {"x", QG_BF16, LARGE / 2, 512, 48, 7, 1},
+        {"w", QG_BF16, LARGE / 2, 512, 32, 7, 0.02}, {"x", QG_BF16, LARGE / 2, 512, 48, 7, 1},
+        {"x", QG_BF16, LARGE / 2, 512, 32, 7, 0.02}, {"x", QG_BF16, LARGE, 512, 32, 7, 0.02},
+    };
+    for (size_t f = 0; qg_fill_at(f); f++)
+        for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+            const size_t cols = asked[i].cols;
+            struct qg_tensor t = {
+                asked[i].name, asked[i].dtype, 2, {asked[i].count / cols, cols}, made};
+            if (i > 2 && f % 4) // the other fills see but the groups and the extents
+                continue;
+            qg_fill_tensor(qg_fill_at(f), asked[i].seed, asked[i].group, asked[i].sigma, &t);
+            t.data = again;
+            qg_fill_again(qg_fill_at(f), asked[i].seed, asked[i].group, asked[i].sigma, &t);
+            ck_assert_msg(memcmp(made, again, qg_bytes(&t)) == 0, "%s, question %zu",
+                          qg_fill_at(f)->name, i);
+        }
+}
+END_TEST
+
 START_TEST(test_finite)
 {
     static float x[N];
@@ -219,5 +253,5 @@ START_TEST(test_names)
 }
 END_TEST
 
-QG_SUITE(fill, test_place_alone, test_tensors_differ, test_finite, test_normal, test_ties,
-         test_zeros, test_tiny_and_huge, test_edges, test_nonfinite, test_names)
+QG_SUITE(fill, test_place_alone, test_tensors_differ, test_again, test_finite, test_normal,
+         test_ties, test_zeros, test_tiny_and_huge, test_edges, test_nonfinite, test_names)
