@@ -248,12 +248,12 @@ static inline struct qg_tensor qg_made_x(const struct qg_args *a)
 }
 
 /* Additions of binary32 that err as much as those of K products on tensor cores, of BF16, F16 or
- * TF32.
- * Nobody who makes them says how they add. By measurement an instruction cuts off eight products or
- * more and the sum so far one place behind the last of the largest, then the result: less than 11
- * halves of a last place for eight products, 7 for four (TF32), and as much as two where parts of
- * K are added up. (M.
- * Fasi et al., PeerJ Computer Science 7:e330, 2021; P. Xie et al., arXiv:2511.10909.) */
+ * TF32. Nobody who makes them says how they add. By measurement an instruction aligns eight
+ * products (TF32: four) or more and the sum so far to the largest exponent among them, cuts off
+ * what lies behind 24 places on sm_80 and 25 later, and the result behind 23: less than 11 halves
+ * of a last place for eight products, 7 for four, and as much as two where parts of K are added up.
+ * (P. Xie et al., MMA-Sim, arXiv:2511.10909, and its source; M. Fasi et al., PeerJ Computer Science
+ * 7:e330, 2021, up to sm_80.) Not counted: products with a subnormal factor, as in narrow.cuh. */
 static inline size_t qg_core_depth(size_t k)
 {
     return 2 * k + 16;

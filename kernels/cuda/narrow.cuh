@@ -3,15 +3,16 @@
  * Products of narrow codes by cuBLASLt: int8, e4m3, e2m1. It wants rows of whole 16 bytes and 16 of
  * them in W: what has other extents is copied to where it has, with zeros at its ends.
  *
- * How tensor cores add narrow floats is documented by nobody who makes them. On sm_90 the products
- * of an instruction (32 of e4m3) and the sum so far are aligned to the largest of them and cut off
- * behind 13 binary places; sums leave the tensor cores for binary32 "periodically" unless
- * CUBLASLT_MATMUL_DESC_FAST_ACCUM is set, which it is not here (cublasLt.h), in CUTLASS every 128
- * elements of K, which cuBLASLt is taken to do as well. On sm_100 nothing coarser has been
- * reported. Sources: DeepSeek-V3 Technical Report, arXiv:2412.19437, section 3.5.2; P. Xie et al.,
- * MMA-Sim, arXiv:2511.10909; F. A. Khattak, M. Mikaitis, arXiv:2512.07004; cutlass:
- * mma_promotion_interval. The bound of these rows stands on that, and is as much wider than that of
- * binary32 sums.
+ * How tensor cores add narrow floats is documented by nobody who makes them. On sm_90 an
+ * instruction aligns 32 products of e4m3 and the sum so far to the largest exponent among them and
+ * cuts off what lies behind 13 binary places, of the result as well (P. Xie et al., MMA-Sim,
+ * arXiv:2511.10909, and its source, which has the hardware's bits; DeepSeek-V3 Technical Report,
+ * arXiv:2412.19437, section 3.5.2: "the highest 14 bits"). Sums leave the tensor cores for binary32
+ * "periodically" unless CUBLASLT_MATMUL_DESC_FAST_ACCUM is set, which it is not here (cublasLt.h):
+ * in CUTLASS (mma_promotion_interval) and in DeepSeek's kernels every four instructions, 128
+ * elements of K. That cuBLASLt does as well is assumed; NVIDIA does not say. On sm_100 there are 25
+ * places, 35 of e2m1 (MMA-Sim). The bound of these rows stands on that, and is as much wider than
+ * that of binary32 sums.
  *
  * In which order the scales of both sides are multiplied is not documented either: where the
  * product of two scales leaves binary32 though that of the sum with both does not, a device may
@@ -27,8 +28,11 @@
 enum { QG_NARROW = 16, QG_MOST_INTEGERS = 1 << 17 };
 
 /* Additions of binary32 that err as much as those of K products of narrow floats: four instructions
- * between two visits to binary32, in each of which 33 numbers lose less than 2^-13 = 2^11 2^-24 of
- * the largest, and one addition behind each visit. */
+ * between two visits to binary32, in each of which all numbers but the largest, then the result,
+ * lose less than 2^-13 = 2^11 2^-24 of the largest, and one addition behind each visit. Not
+ * counted: a subnormal factor has the least normal number's exponent, so that a product may stand
+ * for one of eight times its size; where it is an instruction's largest, more is cut off (MMA-Sim).
+ */
 static inline size_t qg_narrow_depth(size_t k)
 {
     return qg_least(qg_ceil_div(k, 32), 4) * 33 * 2048 + qg_ceil_div(k, 128);

@@ -27,17 +27,31 @@ want 'a driver but no device' QG_SIMT_ARCH=none
 want 'no NVIDIA driver here' QG_SIMT_DRIVER=0
 want 'the driver is for CUDA 12.8 and too old for 13.' QG_SIMT_DRIVER=12080
 
-# lacks ARCH SCHEME VARIANT TEXT: a row whose format the device has not is SKIP wherever it is named.
+# lacks ARCH SCHEME VARIANT TEXT [VERSION]: a row whose format the device, or cuBLASLt of that version,
+# has not is SKIP wherever it is named.
 lacks() {
     row="$2.matmul.cublas${3:+.$3}"
-    QG_SIMT_ARCH=$1 "$qgauge" list kernels | grep -F "$row " | grep -qF "(not here: $4" ||
-        { echo "list kernels on $1: $row is not said to be away"; bad=1; }
-    QG_SIMT_ARCH=$1 "$qgauge" repro "$row 2x16x256 bf16 fill=normal seed=7" >/dev/null
-    [ $? = 77 ] || { echo "repro on $1: $row is not SKIP"; bad=1; }
+    version=${5:-130000}
+    QG_SIMT_CUBLASLT=$version QG_SIMT_ARCH=$1 "$qgauge" list kernels | grep -F "$row " | grep -qF "(not here: $4" ||
+        { echo "list kernels on $1 with $version: $row is not said to be away"; bad=1; }
+    QG_SIMT_CUBLASLT=$version QG_SIMT_ARCH=$1 "$qgauge" repro "$row 2x16x256 bf16 fill=normal seed=7" >/dev/null
+    [ $? = 77 ] || { echo "repro on $1 with $version: $row is not SKIP"; bad=1; }
 }
 lacks sm_80 fp8-fp8-tensor '' 'cuBLASLt multiplies e4m3 from sm_89 on; this is sm_80'
 lacks sm_100 fp8-fp8 '' 'cuBLASLt has scales of rows and of 128 on sm_90 alone; this is sm_100'
 lacks sm_90 nvfp4 nvfp4 'cuBLASLt has block scales from sm_100 on; this is sm_90'
+lacks sm_90 fp8-fp8-tensor '' 'cuBLASLt multiplies e4m3 from sm_89 on, from 12.0 on; this is 11.11' 111103
+lacks sm_90 fp8-fp8 '' 'cuBLASLt has scales of rows and of 128 on sm_90 alone, from 12.9 on; this is 12.8' 120899
+lacks sm_100 nvfp4 nvfp4 'cuBLASLt has block scales from sm_100 on, from 12.8 on; this is 12.7' 120799
+QG_SIMT_CUBLASLT=120900 "$qgauge" list kernels | grep -F 'fp8-fp8.matmul.cublas ' | grep -qF 'not here' &&
+    { echo 'cuBLASLt 12.9 is too old for what it has'; bad=1; }
+
+# Sums as tensor cores make them are worse than those of any order of binary32's, but as good as kernels
+# that use them claim; others are not.
+QG_SIMT_CUT=0 "$qgauge" golden verify --backend cublas --scheme fp8-fp8 >"$dir/out.txt" ||
+    { echo 'sums of e4m3 as measured are wrong'; cat "$dir/out.txt"; bad=1; }
+QG_SIMT_CUT=9 "$qgauge" golden verify --backend cublas --scheme fp8-fp8 >"$dir/out.txt" &&
+    { echo 'sums of e4m3 with four places are right'; cat "$dir/out.txt"; bad=1; }
 QG_SIMT_ARCH=sm_80 "$qgauge" golden verify --backend cublas --scheme fp8-block >"$dir/verify.txt"
 [ $? = 77 ] && grep 'fp8-block.matmul.cublas$' "$dir/verify.txt" | grep -q 'SKIP: .* this is sm_80' ||
     { echo 'golden verify of what the device has not is not SKIP'; cat "$dir/verify.txt"; bad=1; }

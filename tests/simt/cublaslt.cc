@@ -4,6 +4,7 @@
  * one: D [m,n] = op(A) [m,k] op(B) [k,n].
  */
 #include <cublasLt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,7 +70,8 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 
 size_t cublasLtGetVersion(void)
 {
-    return 130000;
+    const char *version = getenv("QG_SIMT_CUBLASLT");
+    return version ? strtoull(version, NULL, 10) : 130000;
 }
 
 const char *cublasLtGetStatusString(cublasStatus_t status)
@@ -587,12 +589,90 @@ static void read_line(const struct product *p, bool of_a, size_t row, size_t k, 
     }
 }
 
+/* --- sums as tensor cores make them ------------------------------------------------------------
+ */
+
+/* An instruction aligns its products and the sum so far to the largest exponent among them, cuts
+ * off what lies behind so many binary places, and the result likewise; now and then the sum is
+ * added to another in binary32. The exponents of a product's factors count, those of subnormal
+ * numbers as that of the least normal one. (P. Xie et al., arXiv:2511.10909: of e4m3 on sm_90, of
+ * 16-bit numbers on sm_80, after which there are more places.) */
+struct adder {
+    size_t products, visit;   /* of an instruction; between two visits to binary32, or 0 */
+    int places, kept, lowest; /* behind the largest; of the result; exponent of normal numbers */
+};
+
+/* That of a type where QG_SIMT_CUT says so, with so many places fewer; NULL: sums are exact. */
+static const struct adder *adder_of(cudaDataType type, struct adder *ret)
+{
+    const char *cut = getenv("QG_SIMT_CUT");
+    const int fewer = cut ? atoi(cut) : 0;
+    if (!cut)
+        return NULL;
+    if (type == CUDA_R_8F_E4M3 && simt_device()->major == 9)
+        *ret = {32, 128, 13 - fewer, 13 - fewer, -6};
+    else if (type == CUDA_R_16F || type == CUDA_R_16BF)
+        *ret = {8, 0, 24 - fewer, 23 - fewer, type == CUDA_R_16F ? -14 : -126};
+    else
+        return NULL;
+    return ret;
+}
+
+static int exponent(double x, int lowest)
+{
+    return fmax(ilogb(x), lowest);
+}
+
+static double cut_behind(double x, int exponent, int places)
+{
+    return ldexp(trunc(ldexp(x, places - exponent)), exponent - places);
+}
+
+/* One instruction: `sum` and n products. */
+static double add_products(const struct adder *r, double sum, const double *a, const double *b,
+                           size_t n)
+{
+    int top = sum != 0 ? exponent(sum, -126) : -1000;
+    for (size_t i = 0; i < n; i++)
+        if (a[i] * b[i] != 0)
+            top = fmax(top, exponent(a[i], r->lowest) + exponent(b[i], r->lowest));
+    double result = cut_behind(sum, top, r->places);
+    for (size_t i = 0; i < n; i++)
+        result += cut_behind(a[i] * b[i], top, r->places);
+    return cut_behind(result, exponent(result, -126), r->kept);
+}
+
+static double add_all(const struct adder *r, const double *a, const double *b, size_t n)
+{
+    double sum = 0, part = 0;
+    for (size_t i = 0; i < n; i += r->products) {
+        part = add_products(r, part, a + i, b + i, n - i < r->products ? n - i : r->products);
+        if (r->visit && (i + r->products) % r->visit == 0) {
+            sum = (float)(sum + part);
+            part = 0;
+        }
+    }
+    return (float)(sum + part);
+}
+
+/* --- one element ------------------------------------------------------------------------------ */
+
 /* One row of op(A) and one column of op(B), with their scales. */
 struct lines {
     const double *a, *b;
     const struct scale_table *s, *t;
     size_t row, col;
+    const struct adder *adder; /* or NULL */
 };
+
+/* n of both from k = at. */
+static double add_exactly(const struct lines *l, size_t at, size_t n)
+{
+    double sum = 0;
+    for (size_t i = at; i < at + n; i++)
+        sum += l->a[i] * l->b[i];
+    return sum;
+}
 
 /* From k = at to `end`, where pieces begin. */
 static double dot(const struct lines *l, size_t at, size_t end)
@@ -600,9 +680,9 @@ static double dot(const struct lines *l, size_t at, size_t end)
     const size_t extent = l->s->extent < l->t->extent ? l->s->extent : l->t->extent;
     double sum = 0;
     for (; at < end; at += extent) {
-        double part = 0;
-        for (size_t i = at; i < end && i < at + extent; i++)
-            part += l->a[i] * l->b[i];
+        const size_t n = end - at < extent ? end - at : extent;
+        const double part =
+            l->adder ? add_all(l->adder, l->a + at, l->b + at, n) : add_exactly(l, at, n);
         sum += part * scale_of(l->s, l->row, at / l->s->extent) *
                scale_of(l->t, l->col, at / l->t->extent);
     }
@@ -629,6 +709,8 @@ static void multiply_scaled(const struct product *p, size_t k, const struct scal
 {
     const size_t rows = p->d_layout.rows, cols = p->d_layout.cols;
     double *a = (double *)malloc((rows + 1) * k * sizeof *a), *b = a + rows * k;
+    struct adder coarse;
+    const struct adder *adder = adder_of(p->a_layout.type, &coarse);
     if (!a) {
         simt_break(cudaErrorMemoryAllocation);
         return;
@@ -638,7 +720,7 @@ static void multiply_scaled(const struct product *p, size_t k, const struct scal
     for (size_t col = 0; col < cols; col++) {
         read_line(p, false, col, k, b);
         for (size_t row = 0; row < rows; row++) {
-            const struct lines l = {a + row * k, b, s, t, row, col};
+            const struct lines l = {a + row * k, b, s, t, row, col, adder};
             store_element(p, &l, k);
         }
     }
