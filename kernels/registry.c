@@ -75,7 +75,9 @@ static const struct qg_backend backends[] = {
     {"c", "plain C that the compiler may vectorise", probe_c, NULL, NULL},
     {"blas", "dequantize to binary32, then OpenBLAS sgemm: the baseline", probe_blas, NULL, NULL},
     {"cuda", "kernels for NVIDIA's devices, one stream", qg_cuda_probe, STOPWATCH, IS_ALONE},
-    {"cublas", "cuBLASLt, on codes where it has the format, else on what they stand for",
+    {"cublas",
+     "cuBLASLt, on codes where it has the format, else on what they stand for, unpacked in every "
+     "call",
      qg_cublas_probe, STOPWATCH, IS_ALONE},
 };
 
