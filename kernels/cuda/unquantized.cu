@@ -4,6 +4,8 @@
  * itself: what a product costs that nothing comes before or after.
  */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/matmul.cuh"
 
@@ -37,6 +39,11 @@ void matmul_tf32(const struct qg_args *a)
 
 bool takes_tf32(const struct qg_args *a, char *text, size_t size)
 {
+    const char *word = getenv("NVIDIA_TF32_OVERRIDE"); // of all of NVIDIA's libraries
+    if (word && strcmp(word, "0") == 0) {
+        snprintf(text, size, "NVIDIA_TF32_OVERRIDE=0 forbids TF32");
+        return false;
+    }
     if (!a || a->dtype == QG_F32)
         return true;
     snprintf(text, size, "TF32 is a way to read F32; %s is multiplied as it is",

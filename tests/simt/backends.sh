@@ -56,6 +56,10 @@ QG_SIMT_ARCH=sm_80 "$qgauge" golden verify --backend cublas --scheme fp8-block >
 [ $? = 77 ] && grep 'fp8-block.matmul.cublas$' "$dir/verify.txt" | grep -q 'SKIP: .* this is sm_80' ||
     { echo 'golden verify of what the device has not is not SKIP'; cat "$dir/verify.txt"; bad=1; }
 
+NVIDIA_TF32_OVERRIDE=0 "$qgauge" repro 'unquantized.matmul.cublas.tf32 2x16x256 f32 fill=normal seed=7' >"$dir/out.txt"
+[ $? = 77 ] && grep -q 'NVIDIA_TF32_OVERRIDE=0 forbids TF32' "$dir/out.txt" ||
+    { echo 'TF32 that is forbidden is not SKIP'; cat "$dir/out.txt"; bad=1; }
+
 # answers ANSWER CODE VERDICT: what cuBLASLt has no kernel for is SKIP, what it finds wrong is FAIL.
 answers() {
     QG_SIMT_INT8=$1 "$qgauge" repro 'int8-int8.matmul.cublas 2x16x256 bf16 fill=normal seed=7' >"$dir/out.txt"
