@@ -28,6 +28,7 @@ struct entry {
 
 struct qg_golden {
     char folder[TEXT];
+    const char *only;
     struct entry *entries;
     size_t n_entries, next_entry;
     hid_t file;
@@ -384,7 +385,8 @@ static enum qg_status step(struct qg_golden *g, bool *found, struct qg_error *er
             return bad(g, "not a group", err);
         bool named = read_text(set, "scheme", g->scheme);
         g->next_op = 0;
-        g->n_ops = named && g->scheme[0] ? count_links(set) : 0;
+        const bool asked = g->only ? strcmp(g->scheme, g->only) == 0 : g->scheme[0];
+        g->n_ops = named && asked ? count_links(set) : 0;
         H5Gclose(set);
         if (!named)
             return bad(g, "there is no attribute 'scheme'", err);
@@ -416,12 +418,14 @@ static enum qg_status next_file(struct qg_golden *g, struct qg_error *err)
     return QG_OK;
 }
 
-enum qg_status qg_golden_open(const char *folder, struct qg_golden **ret_g, struct qg_error *err)
+enum qg_status qg_golden_open(const char *folder, const char *only, struct qg_golden **ret_g,
+                              struct qg_error *err)
 {
     struct qg_golden *g = calloc(1, sizeof *g);
     if (!g)
         return qg_fail(err, QG_ENOMEM, "golden folder '%s': no memory", folder);
     g->file = H5I_INVALID_HID;
+    g->only = only;
     if (snprintf(g->folder, sizeof g->folder, "%s", folder) >= (int)sizeof g->folder) {
         free(g);
         return qg_fail(err, QG_EINVAL, "the golden folder's path is longer than %d characters",
@@ -545,7 +549,7 @@ enum qg_status qg_golden_model(const char *folder, int64_t seed, struct qg_golde
                                struct qg_error *err)
 {
     struct qg_golden *g;
-    if (qg_golden_open(folder, &g, err) != QG_OK)
+    if (qg_golden_open(folder, NULL, &g, err) != QG_OK)
         return err->status;
     struct qg_golden_model m = {.seed = seed};
     bool found = false;
@@ -623,7 +627,7 @@ enum qg_status qg_golden_numbers(const char *folder, const char *file, const cha
 {
     struct qg_golden *g;
     struct qg_golden_numbers n = {.n = 0};
-    if (qg_golden_open(folder, &g, err) != QG_OK)
+    if (qg_golden_open(folder, NULL, &g, err) != QG_OK)
         return err->status;
     while (g->next_entry < g->n_entries && strcmp(g->entries[g->next_entry].name, file) != 0)
         g->next_entry++;

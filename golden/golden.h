@@ -64,9 +64,10 @@ struct qg_golden;
 
 /* Opens a folder of goldens: reads MANIFEST.tsv and looks for files that it does not list.
  * QG_EABSENT when the folder or the manifest is missing, QG_EFORMAT when a file is not listed. A
- * listed file is opened, and its sha256 checked, when the reading comes to it. */
-QG_MUST_CHECK enum qg_status qg_golden_open(const char *folder, struct qg_golden **ret_g,
-                                            struct qg_error *err);
+ * listed file is opened, and its sha256 checked, when the reading comes to it. `only`: cases of
+ * this scheme or layer alone, a name that lives longer than *ret_g; NULL: all. */
+QG_MUST_CHECK enum qg_status qg_golden_open(const char *folder, const char *only,
+                                            struct qg_golden **ret_g, struct qg_error *err);
 
 /* The next case, files in manifest order, sets and operations in alphabetical order; *ret_case is
  * NULL at the end. Sets of the test model are passed over. */

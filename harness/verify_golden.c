@@ -384,10 +384,8 @@ enum qg_status qg_verify_golden(const struct qg_verify_request *r, struct qg_ver
     char set[512] = "", file[512] = "";
     enum qg_status status = make_rows(&v, r, err);
     if (status == QG_OK)
-        status = qg_golden_open(r->folder, &g, err);
+        status = qg_golden_open(r->folder, r->name, &g, err);
     while (status == QG_OK && (status = qg_golden_next(g, &c, err)) == QG_OK && c) {
-        if (!is_wanted(r, c->scheme))
-            continue;
         if (r->on_case)
             r->on_case(c, r->user);
         bool new_file = strcmp(file, c->file) != 0, new_set = new_file || strcmp(set, c->set) != 0;

@@ -114,7 +114,7 @@ static enum qg_status read_all(void)
 {
     struct qg_golden *g;
     const struct qg_golden_case *c;
-    enum qg_status status = qg_golden_open(folder, &g, &err);
+    enum qg_status status = qg_golden_open(folder, NULL, &g, &err);
     if (status != QG_OK)
         return status;
     while ((status = qg_golden_next(g, &c, &err)) == QG_OK && c)

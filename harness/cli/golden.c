@@ -273,12 +273,10 @@ static int list(const struct options *o)
     const struct qg_golden_case *c;
     const char *only = o->request.name;
     size_t n = 0;
-    if (qg_golden_open(o->request.folder, &g, &err) != QG_OK)
+    if (qg_golden_open(o->request.folder, only, &g, &err) != QG_OK)
         return qg_report_error(&qg_command_golden, &err);
     enum qg_status status;
     while ((status = qg_golden_next(g, &c, &err)) == QG_OK && c) {
-        if (only && strcmp(only, c->scheme) != 0)
-            continue;
         n++;
         printf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c->file, c->set, c->scheme, c->operand,
                c->op, c->dtype, c->params, c->library, c->function, c->note);
