@@ -430,7 +430,7 @@ static const struct qg_plane e5m2_planes[] = PLANES(QG_E5M2, &qg_ext_cols, "one 
         .params = params, .variants = variants, .dtypes = 1u << QG_F32 | 1u << QG_BF16,           \
         .operand = {[QG_WEIGHT] = OPERAND(plane, bits, number),                                   \
                     [QG_ACTIVATION] = OPERAND(plane, bits, number)},                              \
-        .matmul = matmul, .refuse = refuse                                                        \
+        .matmul = matmul, .refuse = refuse, .adapts = true                                        \
     }
 
 static const char nonfinite[] =

@@ -19,7 +19,8 @@ from peft.tuners.lora.layer import Linear
 from store import WORDS
 
 SCHEMES = ["int4", "int4-old", "int4-tinygemm", "int8", "int8-g32", "intx", "int8-row", "nf4", "nf4-bnb",
-           "nf4-bnb-double", "fp4-bnb", "gptq", "awq", "fp8", "ct-int4", "ct-int8", "unquantized"]
+           "nf4-bnb-double", "fp4-bnb", "gptq", "awq", "fp8", "ct-int4", "ct-int8", "unquantized", "mxfp4",
+           "mxfp6-e2m3", "mxfp6-e3m2", "mxfp8-e4m3", "mxfp8-e5m2", "nvfp4", "nvfp4-single", "nvfp4-te"]
 DTYPES = {word: dtype for dtype, word in WORDS.items()}
 SHAPES = [(8, 2.0), (5, 0.3), (16, -1.5)]  # rank and s take turns
 

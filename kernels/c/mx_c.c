@@ -206,6 +206,7 @@ static void inputs(const struct qg_args *a, float *x, float *scales)
 
 static const struct qg_product product = {weights, inputs, NULL};
 QG_MATMUL(product)
+QG_LORA(product)
 
 #define ROW(s, what, o, f)                                                            \
     {                                                                                 \
@@ -214,7 +215,9 @@ QG_MATMUL(product)
 #define OPERAND(s, what)                                                                         \
     ROW(s, what, QG_FAKE_QUANT, fake_quant), ROW(s, what, QG_FAKE_QUANT_GRAD, qg_pass_gradient), \
         ROW(s, what, QG_CONVERT, convert), ROW(s, what, QG_DEQUANT, dequant)
-#define SCHEME(s) OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_MATMUL_ROWS(s, product)
+#define SCHEME(s)                                                                 \
+    OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_MATMUL_ROWS(s, product), \
+        QG_LORA_ROWS(s, product)
 
 const struct qg_kernel qg_kernels_mx_c[] = {
     SCHEME("mxfp4"),      SCHEME("mxfp6-e2m3"), SCHEME("mxfp6-e3m2"),

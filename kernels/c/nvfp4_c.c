@@ -218,6 +218,7 @@ static void finish(const struct qg_args *a, size_t row, size_t n, float factor, 
 
 static const struct qg_product product = {weights, inputs, finish};
 QG_MATMUL(product)
+QG_LORA(product)
 
 #define ROW(s, what, o, f)                                                            \
     {                                                                                 \
@@ -229,9 +230,17 @@ QG_MATMUL(product)
         STORED(s, what)
 
 const struct qg_kernel qg_kernels_nvfp4_c[] = {
-    TRAINED("nvfp4", QG_WEIGHT),         TRAINED("nvfp4", QG_ACTIVATION),
-    TRAINED("nvfp4-single", QG_WEIGHT),  TRAINED("nvfp4-single", QG_ACTIVATION),
-    STORED("nvfp4-te", QG_WEIGHT),       STORED("nvfp4-te", QG_ACTIVATION),
-    QG_MATMUL_ROWS("nvfp4", product),    QG_MATMUL_ROWS("nvfp4-single", product),
-    QG_MATMUL_ROWS("nvfp4-te", product), {.scheme = NULL},
+    TRAINED("nvfp4", QG_WEIGHT),
+    TRAINED("nvfp4", QG_ACTIVATION),
+    TRAINED("nvfp4-single", QG_WEIGHT),
+    TRAINED("nvfp4-single", QG_ACTIVATION),
+    STORED("nvfp4-te", QG_WEIGHT),
+    STORED("nvfp4-te", QG_ACTIVATION),
+    QG_MATMUL_ROWS("nvfp4", product),
+    QG_MATMUL_ROWS("nvfp4-single", product),
+    QG_MATMUL_ROWS("nvfp4-te", product),
+    QG_LORA_ROWS("nvfp4", product),
+    QG_LORA_ROWS("nvfp4-single", product),
+    QG_LORA_ROWS("nvfp4-te", product),
+    {.scheme = NULL},
 };

@@ -208,7 +208,9 @@ void matmul_mxfp8(const struct qg_args *a)
     QG_CUDA_ROW(s, what, QG_FAKE_QUANT, fake_quant),                \
         QG_CUDA_ROW(s, what, QG_FAKE_QUANT_GRAD, qg_pass_gradient), \
         QG_CUDA_ROW(s, what, QG_CONVERT, convert), QG_CUDA_ROW(s, what, QG_DEQUANT, dequant)
-#define SCHEME(s) OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_CUDA_PRODUCT(s, product_of)
+#define SCHEME(s)                                                                     \
+    OPERAND(s, QG_WEIGHT), OPERAND(s, QG_ACTIVATION), QG_CUDA_PRODUCT(s, product_of), \
+        QG_CUDA_LORA(s, product_of)
 
 } // namespace
 

@@ -142,7 +142,12 @@ void dequant(const struct qg_args *a)
 struct product : qg_plain_product<stored> {
     const float *amax; /* of x; NULL where whole values are multiplied */
 
-    __device__ float finish(size_t, size_t, float sum) const
+    __device__ float finish(size_t m, size_t row, float sum) const
+    {
+        return qg_plain_product<stored>::finish(m, row, scaled(sum));
+    }
+
+    __device__ float scaled(float sum) const
     {
         const struct decoder d = w.decoder;
         if (d.whole)
@@ -240,8 +245,11 @@ extern "C" const struct qg_kernel qg_kernels_nvfp4_cuda[] = {
     STORED("nvfp4-te", QG_WEIGHT),
     STORED("nvfp4-te", QG_ACTIVATION),
     QG_CUDA_PRODUCT("nvfp4", product_of),
+    QG_CUDA_LORA("nvfp4", product_of),
     QG_CUDA_PRODUCT("nvfp4-single", product_of),
+    QG_CUDA_LORA("nvfp4-single", product_of),
     QG_CUDA_PRODUCT("nvfp4-te", product_of),
+    QG_CUDA_LORA("nvfp4-te", product_of),
     NVFP4("nvfp4"),
     NVFP4("nvfp4-single"),
     NVFP4("nvfp4-te"),
