@@ -278,7 +278,7 @@ static double code_value(const struct qg_place *p)
     return ((double)(p->in_group % 16) - 3) / 128;
 }
 
-static const struct qg_fill codes = {"codes", "", NULL, false, code_value};
+static const struct qg_fill codes = {.name = "codes", .summary = "", .value = code_value};
 
 START_TEST(test_doubt)
 {
