@@ -55,9 +55,9 @@ enum qg_verdict {
 /* What a device said of itself between the samples of a timing. NaN, 0 and "" where it said
  * nothing and on processors. */
 struct qg_conditions {
-    double sm_mhz_low,
-        sm_mhz_high;     /* lowest and highest clock of its multiprocessors, and lowest */
-    double memory_mhz;   /* of its memory, while samples were taken that count */
+    /* Clocks while samples were taken that count: of its multiprocessors, and the lowest of its
+     * memory. */
+    double sm_mhz_low, sm_mhz_high, memory_mhz;
     double celsius;      /* highest */
     double watts;        /* mean of the answers, each of which may be the mean of a second */
     uint32_t discarded;  /* samples that do not count: the device had lowered its clocks */

@@ -69,16 +69,41 @@ static inline void qg_straight_through(const struct qg_args *a)
     }
 }
 
+/* What the product of x and w may lose where both are read as TF32, with 11 bits of significand
+ * instead of 24. Nobody says how what does not fit is taken away: cut off, it is less than 2^-10 of
+ * the factor, and rounding may overflow; whether what is below 2^-126 is kept is not said either.
+ * With factors x' and w' that lie so near,
+ *
+ *     |x' w' - x w| < (2^-9 + 2^-20) |x w| + 2^-125 (|x| + |w|) + 2^-252
+ *
+ * (NVIDIA A100 Tensor Core GPU Architecture, white paper, "TF32"; PTX ISA, "Alternate
+ * Floating-Point Data Formats": tf32.) */
+static inline double qg_tf32_loss(double x, double w)
+{
+    const double overflows = 0x1p128 - 0x1p116; // to nearest, with 11 bits
+    x = fabs(x), w = fabs(w);
+    if (!(x < INFINITY && w < INFINITY))
+        return 0; // they stay what they are
+    if (x >= overflows || w >= overflows)
+        return INFINITY;
+    return (0x1p-9 + 0x1p-20) * x * w + 0x1p-125 * (x + w) + 0x1p-252;
+}
+
 /* Column n of y = x . w^T for one row w[K] of weights: the exact sum, rounded to binary32 (the
  * accumulator), rounded to y's dtype. One rounding per term: the product. */
 static inline void qg_matmul_row(const struct qg_args *a, size_t n, const float *w)
 {
     for (size_t m = 0; m < a->m; m++) {
         struct qg_sum s = {0};
+        double lost = 0;
         for (size_t k = 0; k < a->cols; k++)
             qg_sum_add(&s, (double)qg_get(&a->in[0], m * a->cols + k) * w[k]);
+        for (size_t k = 0; a->tf32 && k < a->cols; k++)
+            lost += qg_tf32_loss(qg_get(&a->in[0], m * a->cols + k), w[k]);
         double exact = qg_sum_value(&s);
-        qg_emit(a, m * a->rows + n, (float)exact, exact, qg_sum_bound(&s, a->cols, a->depth, 1));
+        s.magnitude += lost;
+        qg_emit(a, m * a->rows + n, (float)exact, exact,
+                qg_sum_bound(&s, a->cols, a->depth, 1) + lost);
     }
 }
 

@@ -531,8 +531,9 @@ static void print_verdicts(const struct qg_result *r, size_t counts[QG_VERDICT_C
         printf("; %zu comparisons of prepare with convert", r->n_gaps);
     if (r->n_atlas)
         printf("; %zu of schemes that claim one format", r->n_atlas);
-    if (count_discarded(r))
-        printf("; %zu without times: the device had lowered its clocks", count_discarded(r));
+    const size_t discarded = count_discarded(r);
+    if (discarded)
+        printf("; %zu without times: the device had lowered its clocks", discarded);
     puts("");
 }
 

@@ -21,19 +21,11 @@ struct qg_plain_product<struct qg_numbers> product_of(const struct qg_args *a) {
     return {{a->in[1]}, a->in[0], a->out[0], a->cols};
 }
 
+template <bool tf32>
 void matmul_cublas(const struct qg_args *a)
 {
-    const struct qg_factor x = {a->in[0], QG_SCALE_NONE, NULL, false},
-                           w = {a->in[1], QG_SCALE_NONE, NULL, false};
-    qg_cublas_product(a, &x, &w, &a->out[0]);
-}
-
-/* --- TF32 ------------------------------------------------------------------------------------ */
-
-void matmul_tf32(const struct qg_args *a)
-{
-    const struct qg_factor x = {a->in[0], QG_SCALE_NONE, NULL, true},
-                           w = {a->in[1], QG_SCALE_NONE, NULL, true};
+    const struct qg_factor x = {a->in[0], QG_SCALE_NONE, NULL, tf32},
+                           w = {a->in[1], QG_SCALE_NONE, NULL, tf32};
     qg_cublas_product(a, &x, &w, &a->out[0]);
 }
 
@@ -56,9 +48,9 @@ bool takes_tf32(const struct qg_args *a, char *text, size_t size)
 extern "C" const struct qg_kernel qg_kernels_unquantized_cuda[] = {
     QG_CUDA_ROW("unquantized", QG_WEIGHT, QG_CONVERT, keep),
     QG_CUDA_ROW("unquantized", QG_WEIGHT, QG_DEQUANT, keep),
-    QG_CUDA_MATMULS("unquantized", qg_matmul<product_of>, matmul_cublas),
+    QG_CUDA_MATMULS("unquantized", qg_matmul<product_of>, matmul_cublas<false>),
     QG_CUBLAS_ROW("unquantized", "tf32", QG_WITHIN_BOUND, QG_REORDERS | QG_SHORTENS, qg_core_depth,
-                  matmul_tf32, takes_tf32),
-    QG_CUDA_LORAS("unquantized", product_of, qg_matmul<product_of>, matmul_cublas),
+                  matmul_cublas<true>, takes_tf32),
+    QG_CUDA_LORAS("unquantized", product_of, qg_matmul<product_of>, matmul_cublas<false>),
     QG_CUDA_END,
 };

@@ -589,8 +589,7 @@ static void read_line(const struct product *p, bool of_a, size_t row, size_t k, 
     }
 }
 
-/* --- sums as tensor cores make them ------------------------------------------------------------
- */
+/* --- sums as tensor cores make them ----------------------------------------------------------- */
 
 /* An instruction aligns its products and the sum so far to the largest exponent among them, cuts
  * off what lies behind so many binary places, and the result likewise; now and then the sum is
